@@ -1,0 +1,163 @@
+"""`decide`: what a message changes. All rules of I2, I4, I5 and I9 live here and nowhere else.
+
+Pure and total: every message has an answer in every state, and an unwelcome one (late, repeated, out of place) is
+answered with no events; it is no error. Give a new message its arm here and its transitions in `transitions`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, TypeAlias, assert_never
+
+from orchestrator.session import events as e
+from orchestrator.session import messages as m
+from orchestrator.session.state import SessionState
+from orchestrator.session.transitions import Phase, may_follow
+from orchestrator.session.values import ErrorRecord, Json, RetrySpec, payload_digest
+
+Decision: TypeAlias = tuple[e.Event, ...]
+
+NOTHING: Final[Decision] = ()
+
+
+def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
+    """Return the events that the message causes, in order; `()` where it changes nothing."""
+    if state.has_ended:
+        return NOTHING
+    match message:
+        case m.StepStarting():
+            return _step_starting(state, message)
+        case m.StepSucceeded():
+            return _step_succeeded(state, message)
+        case m.StepAttemptFailed():
+            return _step_attempt_failed(state, message, now)
+        case m.AgentRequested():
+            return _agent_requested(state, message)
+        case m.AgentSucceeded():
+            return _agent_succeeded(state, message)
+        case m.AgentAttemptFailed():
+            return _agent_attempt_failed(state, message, now)
+        case m.ProgressMade():
+            return _progress_made(state, message)
+        case m.HandlerReturned():
+            return (e.SessionCompleted(result=message.result),)
+        case m.HandlerRaised():
+            return (e.SessionFailed(error=message.error),)
+        case m.CrashLoopDetected():
+            return (e.SessionFailed(error=_crash_loop(message)),)
+        case _:
+            assert_never(message)
+
+
+def same_start(recorded: e.SessionStarted, asked: e.SessionStarted) -> bool:
+    """Return whether two starts of one session id ask for the same thing: then it is one session, one run (I4)."""
+    return recorded.payload_sha256 == asked.payload_sha256
+
+
+def start(session_type: str, tenant: str, payload: Json, *, trace: str | None, task_token: str | None) -> e.SessionStarted:
+    """Return the event that accepts such a session."""
+    return e.SessionStarted(
+        session_type=session_type,
+        tenant=tenant,
+        input=payload,
+        payload_sha256=payload_digest(session_type, tenant, payload),
+        trace=trace,
+        task_token=task_token,
+    )
+
+
+def _step_starting(state: SessionState, message: m.StepStarting) -> Decision:
+    if state.phase_of(message.operation) is Phase.STARTED:
+        # Only one run of the handler lives at a time, so a start that is recorded already is of a run that died
+        # before its outcome was: whether the function ran is in doubt, and it must not run again (I5).
+        error = ErrorRecord("StepInterrupted", "STEP_INTERRUPTED", "the step's node stopped before its outcome was recorded")
+        return (e.StepFailed(operation=message.operation, error=error, attempt=message.attempt),)
+    if not may_follow(state.phase_of(message.operation), e.StepStarted):
+        return NOTHING
+    return (e.StepStarted(operation=message.operation, attempt=message.attempt),)
+
+
+def _step_succeeded(state: SessionState, message: m.StepSucceeded) -> Decision:
+    if not may_follow(state.phase_of(message.operation), e.StepCompleted) or _is_stale(state, message):
+        return NOTHING
+    return (e.StepCompleted(operation=message.operation, result=message.result, attempt=message.attempt),)
+
+
+def _step_attempt_failed(state: SessionState, message: m.StepAttemptFailed, now: datetime) -> Decision:
+    if not may_follow(state.phase_of(message.operation), e.StepFailed) or _is_stale(state, message):
+        return NOTHING
+    if _gives_up(message, message.retry):
+        return (e.StepFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
+    due = now + message.retry.delay_after(message.attempt, message.jitter)
+    return (
+        e.StepRetrying(
+            operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due
+        ),
+    )
+
+
+def _agent_requested(state: SessionState, message: m.AgentRequested) -> Decision:
+    if not may_follow(state.phase_of(message.operation), e.AgentStarted):
+        return NOTHING
+    return (
+        e.AgentStarted(
+            operation=message.operation,
+            agent=message.agent,
+            prompt=message.prompt,
+            kwargs=message.kwargs,
+            timeout=message.timeout,
+            retry=message.retry,
+        ),
+    )
+
+
+def _agent_succeeded(state: SessionState, message: m.AgentSucceeded) -> Decision:
+    if not may_follow(state.phase_of(message.operation), e.AgentCompleted) or _is_stale(state, message):
+        return NOTHING
+    return (
+        e.AgentCompleted(
+            operation=message.operation, result=message.result, attempt=message.attempt, usage=message.usage
+        ),
+    )
+
+
+def _agent_attempt_failed(state: SessionState, message: m.AgentAttemptFailed, now: datetime) -> Decision:
+    if not may_follow(state.phase_of(message.operation), e.AgentFailed) or _is_stale(state, message):
+        return NOTHING
+    order = state.operations[message.operation].order
+    retry = (order.retry if order is not None else None) or RetrySpec()
+    if _gives_up(message, retry):
+        return (e.AgentFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
+    due = now + retry.delay_after(message.attempt, message.jitter)
+    return (
+        e.AgentRetrying(
+            operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due
+        ),
+    )
+
+
+def _progress_made(state: SessionState, message: m.ProgressMade) -> Decision:
+    if not may_follow(state.phase_of(message.operation), e.ProgressReported):
+        return NOTHING
+    return (
+        e.ProgressReported(
+            operation=message.operation, message=message.message, percent=message.percent, data=message.data
+        ),
+    )
+
+
+def _is_stale(
+    state: SessionState, message: m.StepSucceeded | m.StepAttemptFailed | m.AgentSucceeded | m.AgentAttemptFailed
+) -> bool:
+    """Return whether the outcome is of another attempt than the one under way."""
+    operation = state.operations.get(message.operation)
+    return message.attempt != (1 if operation is None else operation.attempt)
+
+
+def _gives_up(message: m.StepAttemptFailed | m.AgentAttemptFailed, retry: RetrySpec) -> bool:
+    return not message.is_retryable or message.attempt >= retry.max_attempts
+
+
+def _crash_loop(message: m.CrashLoopDetected) -> ErrorRecord:
+    text = f"{message.takeovers} nodes in a row died while they ran this session, and none recorded anything new"
+    return ErrorRecord("CrashLoop", "CRASH_LOOP", text)

@@ -1,0 +1,96 @@
+"""The small values that events, messages and the state share: JSON, errors, retry policies, ids.
+
+Nothing here knows what a session does. Add a value when two of its neighbours need it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+JsonObject: TypeAlias = dict[str, Json]
+
+ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+SESSION_ID_LENGTH_MAX: Final = 110
+"""A given session id leaves room for the suffix of its later generations (`:g2`) within 128 characters."""
+SESSION_TYPE_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+TENANT_DEFAULT: Final = "default"
+
+_GENERATION_SUFFIX = re.compile(r":g\d+\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """What a journal keeps of an error: its Python type, its stable code and its text."""
+
+    type: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySpec:
+    """How often and how far apart an operation is tried; durations in seconds."""
+
+    max_attempts: int = 1
+    initial_delay: float = 1.0
+    max_delay: float = 60.0
+    multiplier: float = 2.0
+
+    def delay_after(self, attempt: int, jitter: float) -> timedelta:
+        """Return the pause after failed attempt `attempt` (from 1): full jitter, `jitter` drawn from [0, 1).
+
+        Full jitter: a uniform draw between zero and the exponential bound (AWS Architecture Blog, "Exponential
+        Backoff And Jitter").
+        """
+        # The exponent is bounded because a float overflows long before a patient policy runs out of attempts.
+        bound = min(self.max_delay, self.initial_delay * self.multiplier ** min(attempt - 1, 64))
+        return timedelta(seconds=bound * jitter)
+
+
+def truncate_to_millis(instant: datetime) -> datetime:
+    """Return the instant as the journal can keep it: UTC, whole milliseconds."""
+    utc = instant.astimezone(UTC)
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+
+
+def format_instant(instant: datetime) -> str:
+    """Return an RFC 3339 instant with milliseconds, such as `2026-01-31T12:00:00.000Z`."""
+    return f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03d}Z"
+
+
+def is_valid_id(text: str) -> bool:
+    """Return whether the text may be an id anywhere in the contract."""
+    return ID_PATTERN.fullmatch(text) is not None
+
+
+def is_valid_session_id(text: str) -> bool:
+    """Return whether a caller may choose this session id: no generation suffix, at most 110 characters."""
+    return len(text) <= SESSION_ID_LENGTH_MAX and is_valid_id(text) and _GENERATION_SUFFIX.search(text) is None
+
+
+def derive_session_id(tenant: str, session_type: str, idempotency_key: str) -> str:
+    """Return the one session id of these three: the same three give the same id on every node, for ever (I4)."""
+    digest = hashlib.sha256(canonical_json([tenant, session_type, idempotency_key]).encode()).hexdigest()
+    return f"{session_type}-{digest[:32]}"
+
+
+def payload_digest(session_type: str, tenant: str, payload: Json) -> str:
+    """Return the SHA-256 (hex) that tells whether two starts of one session id ask for the same thing (I4)."""
+    return hashlib.sha256(canonical_json([session_type, tenant, payload]).encode()).hexdigest()
+
+
+def canonical_json(value: Json) -> str:
+    """Return JSON text that is equal for equal values: keys sorted, no white space."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def compact_json(value: Json | Mapping[str, Json]) -> str:
+    """Return JSON text without white space, keys in the order given."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
