@@ -1,0 +1,167 @@
+"""Every error of the product, by what its reader does about it. Each has a stable `code`; texts may change, codes not.
+
+```
+OrchestratorError
+├── what a user's handler can catch
+│   ├── OperationFailed ── StepFailed (── StepInterrupted) · AgentFailed · OperationTimedOut
+│   └── SessionCancelled
+├── what a user's handler can raise: NonRetryable
+├── bugs of the user's code: NonDeterminismError · NotSerializable · NoInvocation · RegistrationError
+└── faults, named by what the caller does
+    ├── Retryable   try again: nothing is decided
+    ├── Stale       drop the actor: another epoch owns the session
+    ├── Poison      dead-letter the message: it can never succeed
+    └── Unavailable stop: a setting or a dependency is wrong
+```
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from orchestrator.session.values import ErrorRecord
+
+MESSAGE_LENGTH_MAX: Final = 2_000
+"""Characters of an error's text that a journal keeps: an error page of a megabyte would burst the item (I12)."""
+
+
+class OrchestratorError(Exception):
+    """Base of all errors; `code` is stable and safe to branch on."""
+
+    code: ClassVar[str] = "ORCHESTRATOR_ERROR"
+
+
+# --- what a user's handler can catch ---------------------------------------------------------------------------
+
+
+class OperationFailed(OrchestratorError):
+    """An operation ended without a result. `error` is what the journal holds; `operation` its id."""
+
+    code: ClassVar[str] = "OPERATION_FAILED"
+
+    def __init__(self, operation: str, error: ErrorRecord) -> None:
+        super().__init__(f"{operation}: {error.type}: {error.message}")
+        self.operation = operation
+        self.error = error
+
+
+class StepFailed(OperationFailed):
+    """A step's last attempt raised."""
+
+    code = "STEP_FAILED"
+
+
+class StepInterrupted(StepFailed):
+    """An `at_most_once` step's node died before the outcome was recorded: whether it ran is in doubt."""
+
+    code = "STEP_INTERRUPTED"
+
+
+class AgentFailed(OperationFailed):
+    """An agent's last attempt raised, or nobody registered that agent."""
+
+    code = "AGENT_FAILED"
+
+
+class OperationTimedOut(OperationFailed):
+    """The last attempt of a step or agent took longer than its timeout."""
+
+    code = "OPERATION_TIMED_OUT"
+
+
+# --- what a user's handler can raise ---------------------------------------------------------------------------
+
+
+class NonRetryable(OrchestratorError):
+    """Raise this (or a subclass) in a step or an agent: no attempt follows, whatever the retry policy says."""
+
+    code = "NON_RETRYABLE"
+
+
+# --- bugs of the user's code -----------------------------------------------------------------------------------
+
+
+class NonDeterminismError(OrchestratorError):
+    """The handler asks for another operation than the journal records. The session is kept, marked BLOCKED."""
+
+    code = "NON_DETERMINISM"
+
+    def __init__(self, recorded: str, asked: str) -> None:
+        super().__init__(
+            f"the journal records {recorded} next, the handler asked for {asked}: "
+            "deploy code that matches the journal, and the session goes on"
+        )
+        self.recorded = recorded
+        self.asked = asked
+
+
+class NotSerializable(OrchestratorError):
+    """A value is not JSON, and no dataclass or pydantic model either."""
+
+    code = "NOT_SERIALIZABLE"
+
+
+class NoInvocation(OrchestratorError):
+    """`current_invocation()` was called outside a step or an agent."""
+
+    code = "NO_INVOCATION"
+
+
+class RegistrationError(OrchestratorError):
+    """A session type, an agent or a trigger is declared wrongly; raised when the application is imported."""
+
+    code = "REGISTRATION"
+
+
+# --- faults ----------------------------------------------------------------------------------------------------
+
+
+class Retryable(OrchestratorError):
+    """Nothing was decided; the same call may succeed later."""
+
+    code = "RETRYABLE"
+
+
+class Stale(OrchestratorError):
+    """Another epoch owns the session: drop the actor, silently (I7)."""
+
+    code = "STALE"
+
+
+class Poison(OrchestratorError):
+    """A message that can never succeed. `reason` is the stable code that goes out with it (I11)."""
+
+    code = "POISON"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Unavailable(OrchestratorError):
+    """A dependency is not there or refuses us: a missing table, a wrong permission, a bad setting."""
+
+    code = "UNAVAILABLE"
+
+
+class SettingsError(Unavailable):
+    """A setting is wrong; the text is one line that names it."""
+
+    code = "BAD_SETTING"
+
+
+def describe(error: BaseException) -> ErrorRecord:
+    """Return what a journal keeps of an exception: its type, its code (`UNHANDLED` where it has none), its text."""
+    code = error.code if isinstance(error, OrchestratorError) else "UNHANDLED"
+    text = str(error).encode("utf-8", "replace").decode()
+    return ErrorRecord(type=type(error).__name__, code=code, message=text[:MESSAGE_LENGTH_MAX])
+
+
+def revive(operation: str, kind: str, error: ErrorRecord) -> OperationFailed:
+    """Return the exception that a handler sees for a recorded failure; `kind` is `step` or `agent`."""
+    by_code: dict[str, type[OperationFailed]] = {
+        OperationTimedOut.code: OperationTimedOut,
+        StepInterrupted.code: StepInterrupted,
+    }
+    fallback = AgentFailed if kind == "agent" else StepFailed
+    return by_code.get(error.code, fallback)(operation, error)

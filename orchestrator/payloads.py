@@ -1,0 +1,176 @@
+"""Values ↔ JSON, at the doors where user code begins: inputs, results and prompts are checked against annotations here.
+
+What goes through `dump` is exactly what a journal gives back later, so a handler sees the same value live and on replay.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import lru_cache
+from typing import Final
+
+import pydantic_core
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+
+from orchestrator.errors import NotSerializable, OrchestratorError
+from orchestrator.session.values import Json
+
+DEPTH_MAX: Final = 200
+"""Levels of nesting: deeper JSON parses here and there, depending on how deep the parser's caller already is."""
+
+BYTES_MAX: Final = 204_800
+"""What a journal holds of one payload unless the settings say otherwise (`ORCHESTRATOR_INLINE_LIMIT_BYTES`)."""
+
+
+class InvalidPayload(OrchestratorError):
+    """A value does not fit the annotation; `field` is the path of the first misfit (`order.lines.0.price`)."""
+
+    code = "INVALID_PAYLOAD"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class PayloadTooLarge(OrchestratorError):
+    """A value takes more bytes of JSON than the journal holds inline (I12)."""
+
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class PayloadType:
+    """What an annotation says about a payload. Without an annotation, or with a plain one, any JSON value fits."""
+
+    __slots__ = ("_adapter",)
+
+    def __init__(self, annotation: object) -> None:
+        self._adapter = _adapter_for(annotation)
+
+    def load(self, value: Json, name: str = "input") -> object:
+        """Return the value as the annotation wants it.
+
+        Raises:
+            InvalidPayload: it does not fit; names the field, from `name` on.
+        """
+        if self._adapter is None:
+            return value
+        try:
+            return self._adapter.validate_python(value)
+        except ValidationError as invalid:
+            first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise InvalidPayload(".".join([name, *(str(part) for part in first["loc"])]), first["msg"]) from None
+
+    def dump(self, value: object, name: str = "result", *, bytes_max: int = BYTES_MAX) -> Json:
+        """Return the value as JSON, checked against the annotation.
+
+        Raises:
+            NotSerializable: it is not JSON and cannot be made JSON.
+            InvalidPayload: it does not fit the annotation.
+            PayloadTooLarge: its JSON takes more than `bytes_max` bytes.
+        """
+        dumped = to_json(value, name, bytes_max=bytes_max)
+        if self._adapter is not None:
+            self.load(dumped, name)
+        return dumped
+
+
+def to_json(value: object, name: str, *, bytes_max: int = BYTES_MAX) -> Json:
+    """Return a JSON copy of the value: plain JSON, or what pydantic makes of models, dataclasses, dates and the like.
+
+    Raises:
+        NotSerializable: there is no JSON for it (NaN, a lone surrogate, a cycle, an object of no known kind).
+        PayloadTooLarge: its JSON takes more than `bytes_max` bytes.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_jsonable)
+        size = len(text.encode())
+        if size > bytes_max:
+            raise PayloadTooLarge(f"{name}: {size} bytes of JSON; at most {bytes_max} fit into the journal")
+        return parse_json(text)
+    except (TypeError, ValueError, RecursionError, pydantic_core.PydanticSerializationError) as error:
+        raise NotSerializable(f"{name}: {type(value).__name__} is not JSON: {str(error)[:300]}") from None
+
+
+def parse_json(text: str) -> Json:
+    """Return the JSON value of a text from outside.
+
+    Raises:
+        ValueError: not JSON, or JSON that no journal can hold (NaN, lone surrogates, more than 200 levels).
+    """
+    if text.count("[") + text.count("{") > DEPTH_MAX and _depth(text) > DEPTH_MAX:
+        raise ValueError(f"more than {DEPTH_MAX} levels of nesting")
+    value: Json = json.loads(text, parse_constant=_refuse_constant)
+    if "\\ud" in text or "\\uD" in text:
+        # An escaped lone surrogate parses, and then no UTF-8 can hold it (RFC 8259, section 8.2).
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def annotations_of(fn: Callable[..., object]) -> tuple[list[inspect.Parameter], object]:
+    """Return a callable's parameters and return annotation, with text annotations resolved where they can be."""
+    try:
+        hints = typing.get_type_hints(fn)
+    except (NameError, TypeError, AttributeError):
+        hints = {}
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return [], inspect.Parameter.empty
+    parameters = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]
+    return parameters, hints.get("return", signature.return_annotation)
+
+
+@lru_cache(maxsize=1024)
+def result_type_of(fn: Callable[..., object]) -> PayloadType:
+    """Return the payload type of what a step's function returns: its models and dataclasses come back as such."""
+    annotation = annotations_of(fn)[1]
+    return PayloadType(annotation if _names_a_model(annotation) else object)
+
+
+def _names_a_model(annotation: object) -> bool:
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        return True
+    return any(_names_a_model(part) for part in typing.get_args(annotation))
+
+
+_PLAIN: Final = (inspect.Parameter.empty, typing.Any, object, Json, "Json")
+
+
+def _adapter_for(annotation: object) -> TypeAdapter[object] | None:
+    if any(annotation is plain or annotation == plain for plain in _PLAIN) or isinstance(annotation, str):
+        return None
+    try:
+        return TypeAdapter[object](annotation)  # type: ignore[arg-type]
+    except (PydanticUserError, NameError):
+        # An annotation that pydantic cannot check, such as a protocol or a class of the user's: any JSON fits.
+        return None
+
+
+def _to_jsonable(value: object) -> object:
+    return pydantic_core.to_jsonable_python(value, inf_nan_mode="constants", by_alias=True)
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(text: str) -> int:
+    """Return the deepest nesting of brackets outside strings."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for char in text:
+        if in_string:
+            in_string = escaped or char != '"'
+            escaped = char == "\\" and not escaped
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "]}":
+            depth -= 1
+    return deepest

@@ -1,0 +1,86 @@
+"""Every setting, read once from the environment at start. A bad one stops the start with one line that names it.
+
+The names are the contract's. A new setting needs a default that suits the smallest container.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from orchestrator.errors import SettingsError
+
+ENV_PREFIX: Final = "ORCHESTRATOR_"
+_CONTAINER_MARKERS: Final = ("/.dockerenv", "/run/.containerenv")
+
+
+def _default_host() -> str:
+    """Return all interfaces inside a container, loopback elsewhere: a laptop must not open a port to its network."""
+    in_container = "ECS_CONTAINER_METADATA_URI_V4" in os.environ or any(Path(p).exists() for p in _CONTAINER_MARKERS)
+    return "0.0.0.0" if in_container else "127.0.0.1"  # noqa: S104 - only where the container's network is the border
+
+
+class Settings(BaseSettings):
+    """The settings of one process; durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    queue: str = Field(default="orchestrator-sessions", min_length=1)
+    table: str = Field(default="orchestrator", min_length=3)
+    bucket: str = Field(default="orchestrator-artifacts", min_length=3)
+    event_bus: str = "orchestrator"
+    approval_topic_arn: str | None = None
+    public_url: str | None = None
+    host: str = Field(default_factory=_default_host)
+    port: int = Field(default=8080, ge=0, le=65_535)
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    max_sessions: int = Field(default=1_000, ge=1, le=1_000_000)
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=3_600)
+    node_timeout_seconds: float = Field(default=15.0, gt=0, le=86_400)
+    drain_seconds: float = Field(default=100.0, ge=0, le=3_600)
+    passivate_after_seconds: float = Field(default=30.0, ge=0)
+    inline_limit_bytes: int = Field(default=204_800, ge=1_024, le=300_000)
+    retention_days: int = Field(default=90, ge=1, le=3_650)
+    tenant_limit: int = Field(default=0, ge=0)
+    max_fruitless_resumes: int = Field(default=5, ge=1)
+    log_format: Literal["json", "console"] | None = None
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        """Accept the keys as one comma-separated variable."""
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @property
+    def queue_name(self) -> str:
+        """The queue's name, whether the setting gives a name or a URL."""
+        return self.queue.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def dead_letter_queue_name(self) -> str:
+        """The name of the queue that takes what can never succeed."""
+        return f"{self.queue_name}-dlq"
+
+
+def load() -> Settings:
+    """Return the settings of this environment.
+
+    Raises:
+        SettingsError: a variable is wrong; its text names the variable and what was expected, on one line.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False, include_input=False)[0]
+        name = f"{ENV_PREFIX}{'_'.join(str(part) for part in first['loc'][:1])}".upper()
+        raise SettingsError(f"{name}: {first['msg']}") from None
+    if settings.node_timeout_seconds < 2 * settings.heartbeat_seconds:
+        raise SettingsError(
+            f"{ENV_PREFIX}NODE_TIMEOUT_SECONDS: must be at least twice {ENV_PREFIX}HEARTBEAT_SECONDS "
+            f"({settings.heartbeat_seconds:g}), or one late beat makes a living node look dead"
+        )
+    return settings

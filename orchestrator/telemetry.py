@@ -1,0 +1,89 @@
+"""Logs, and the trace context that a session carries. One event a line; no payload and no token in any of them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.aws.aws_xray_propagator import TRACE_HEADER_KEY, AwsXRayPropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+_W3C: Final = TraceContextTextMapPropagator()
+_XRAY: Final = AwsXRayPropagator()
+TRACEPARENT: Final = "traceparent"
+
+
+def configure_logging(log_format: Literal["json", "console"], *, level: int = logging.INFO) -> None:
+    """Send our logs, and warnings of the libraries, to standard error: JSON lines, or coloured text for a terminal."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+    ]
+    renderers: list[Processor] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        if log_format == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            foreign_pre_chain=shared,
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def silent_while(log: FilteringBoundLogger, is_silent: Callable[[], bool]) -> FilteringBoundLogger:
+    """Return a logger that says nothing while `is_silent()`: a replayed handler repeats no line."""
+
+    def gate(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        if is_silent():
+            raise structlog.DropEvent
+        return event
+
+    def forward(_: WrappedLogger, __: str, event: EventDict) -> tuple[tuple[object, ...], EventDict]:
+        return (event.pop("event"),), event
+
+    gated: FilteringBoundLogger = structlog.wrap_logger(
+        log, processors=[gate, forward], wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET)
+    )
+    return gated
+
+
+def trace_parent(*, xray_header: str | None, attributes: Mapping[str, str]) -> str | None:
+    """Return the sender's trace context as a W3C `traceparent`; `None` where there is none or it is malformed.
+
+    A `traceparent` message attribute goes before the SQS system attribute `AWSTraceHeader`.
+    """
+    context = _W3C.extract({TRACEPARENT: attributes[TRACEPARENT]}) if TRACEPARENT in attributes else Context()
+    if not _is_valid(context) and xray_header:
+        context = _XRAY.extract({TRACE_HEADER_KEY: xray_header})
+    if not _is_valid(context):
+        return None
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier, context)
+    return carrier.get(TRACEPARENT)
+
+
+def trace_ids(traceparent: str | None) -> dict[str, str]:
+    """Return what binds a log line to its trace: `trace_id` and `parent_span_id`; `{}` without a trace."""
+    parts = (traceparent or "").split("-")
+    return {"trace_id": parts[1], "parent_span_id": parts[2]} if len(parts) == 4 else {}
+
+
+def _is_valid(context: Context) -> bool:
+    return trace.get_current_span(context).get_span_context().is_valid
