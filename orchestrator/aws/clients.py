@@ -1,0 +1,79 @@
+"""Opens the connections to AWS, for as long as a `with` block lasts.
+
+Our own patience decides about retries, so botocore makes exactly one attempt of each call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError
+
+from orchestrator.aws.faults import CONNECTION_FAULTS
+from orchestrator.errors import SettingsError, Unavailable
+
+if TYPE_CHECKING:
+    from types_aiobotocore_dynamodb import DynamoDBClient
+    from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_sqs import SQSClient
+
+CONNECTIONS_MAX: Final = 50
+CONNECT_SECONDS_MAX: Final = 5
+READ_SECONDS_MAX: Final = 30
+"""Over the longest poll of a queue (20 s)."""
+
+UNREACHABLE: Final = (BotoCoreError, *CONNECTION_FAULTS)
+"""What opening or probing a connection raises where nothing answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """One client of each service, sharing one session and its credentials."""
+
+    dynamodb: DynamoDBClient
+    sqs: SQSClient
+    s3: S3Client
+    region: str
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[Clients]:
+    """Yield clients made from the environment (region, endpoint and credentials are the SDK's own settings).
+
+    Raises:
+        SettingsError: no region is set.
+        Unavailable: no credentials can be found.
+    """
+    session = get_session()
+    region = session.get_config_variable("region") or os.environ.get("AWS_REGION")
+    if not region:
+        raise SettingsError("AWS_REGION: not set; name the region of the queue, the table and the bucket")
+    config = AioConfig(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        max_pool_connections=CONNECTIONS_MAX,
+        connect_timeout=CONNECT_SECONDS_MAX,
+        read_timeout=READ_SECONDS_MAX,
+        # Requests are built in this package alone and typed; checking each against the model costs a tenth of a call.
+        parameter_validation=False,
+    )
+    s3_config = config.merge(AioConfig(signature_version="s3v4", s3={"addressing_style": "path"}))
+    async with AsyncExitStack() as stack:
+        try:
+            if await session.get_credentials() is None:
+                raise Unavailable("no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give the task a role")
+            yield Clients(
+                dynamodb=await stack.enter_async_context(
+                    session.create_client("dynamodb", region_name=region, config=config)
+                ),
+                sqs=await stack.enter_async_context(session.create_client("sqs", region_name=region, config=config)),
+                s3=await stack.enter_async_context(session.create_client("s3", region_name=region, config=s3_config)),
+                region=region,
+            )
+        except BotoCoreError as error:
+            raise Unavailable(f"AWS cannot be reached: {error}") from error

@@ -1,0 +1,192 @@
+"""AWS error codes → what we do about them, in one table; and the patience with which a call is tried again.
+
+A code that is not in the table is a refusal: it is raised, never retried blindly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, TypeVar
+
+import aiohttp
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError as BotoConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+)
+from botocore.parsers import ResponseParserError
+
+from actors import Clock
+from orchestrator.errors import Unavailable
+
+T = TypeVar("T")
+
+BACKOFF_BASE_SECONDS: Final = 0.05
+BACKOFF_MAX_SECONDS: Final = 5.0
+
+
+class Verdict(Enum):
+    """What an error code means for the caller."""
+
+    RETRY = "retry"
+    CONDITION = "condition"
+    CANCELLED = "cancelled"
+    MISSING = "missing"
+    REFUSED = "refused"
+
+
+FAULTS: Final[dict[str, Verdict]] = {
+    # DynamoDB, "Error handling", and the codes of `BatchStatementError`, which lack the suffix `Exception`.
+    "ConditionalCheckFailedException": Verdict.CONDITION,
+    "ConditionalCheckFailed": Verdict.CONDITION,
+    "DuplicateItemException": Verdict.CONDITION,
+    "DuplicateItem": Verdict.CONDITION,
+    "TransactionCanceledException": Verdict.CANCELLED,
+    "TransactionConflictException": Verdict.RETRY,
+    "TransactionConflict": Verdict.RETRY,
+    "TransactionInProgressException": Verdict.RETRY,
+    "ProvisionedThroughputExceededException": Verdict.RETRY,
+    "ProvisionedThroughputExceeded": Verdict.RETRY,
+    "RequestLimitExceeded": Verdict.RETRY,
+    "ThrottlingException": Verdict.RETRY,
+    "ThrottlingError": Verdict.RETRY,
+    "Throttling": Verdict.RETRY,
+    "ThrottledException": Verdict.RETRY,
+    "RequestThrottled": Verdict.RETRY,
+    "RequestThrottledException": Verdict.RETRY,
+    "TooManyRequestsException": Verdict.RETRY,
+    "SlowDown": Verdict.RETRY,
+    "LimitExceededException": Verdict.RETRY,
+    "OverLimit": Verdict.RETRY,
+    "InternalServerError": Verdict.RETRY,
+    "InternalServerErrorException": Verdict.RETRY,
+    "InternalError": Verdict.RETRY,
+    "InternalFailure": Verdict.RETRY,
+    "ServiceUnavailable": Verdict.RETRY,
+    "ServiceUnavailableException": Verdict.RETRY,
+    "RequestTimeout": Verdict.RETRY,
+    "RequestTimeoutException": Verdict.RETRY,
+    # Credentials rotate under a running container: the next attempt signs with fresh ones.
+    "ExpiredToken": Verdict.RETRY,
+    "ExpiredTokenException": Verdict.RETRY,
+    "ResourceNotFoundException": Verdict.MISSING,
+    "ResourceNotFound": Verdict.MISSING,
+    "AWS.SimpleQueueService.NonExistentQueue": Verdict.MISSING,
+    "QueueDoesNotExist": Verdict.MISSING,
+    "NoSuchKey": Verdict.MISSING,
+    "NoSuchBucket": Verdict.MISSING,
+    "404": Verdict.MISSING,
+}
+
+CONNECTION_FAULTS: Final = (
+    BotoConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    ResponseParserError,
+    aiohttp.ClientError,
+    ConnectionError,
+    TimeoutError,
+)
+"""No answer, or half of one: whether the call took effect is unknown."""
+
+
+RequestFailed = ClientError
+"""An answer that is an error, for those who only log it; what it means is in the table."""
+
+
+class Refused(Unavailable):
+    """AWS refuses the call and would refuse it again: a permission, a missing resource, a malformed request."""
+
+    code = "AWS_REFUSED"
+
+
+def error_code(error: ClientError) -> str:
+    """Return the error code that the service sent."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def verdict_of(error: BaseException) -> Verdict:
+    """Return what to do about an error raised by an AWS call."""
+    if isinstance(error, ClientError):
+        known = FAULTS.get(error_code(error))
+        if known is not None:
+            return known
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return Verdict.RETRY if status >= 500 else Verdict.REFUSED
+    return Verdict.RETRY if isinstance(error, CONNECTION_FAULTS) else Verdict.REFUSED
+
+
+@dataclass(slots=True)
+class Reachability:
+    """Since when a dependency has not answered; the health checks read it. Instants: monotonic seconds."""
+
+    name: str
+    clock: Clock
+    failing_since: float | None = None
+    last_error: str = ""
+
+    def succeeded(self) -> None:
+        """Note an answer, of whatever kind: the dependency is there."""
+        self.failing_since = None
+
+    def failed(self, error: BaseException) -> None:
+        """Note a call without a useful answer."""
+        self.last_error = f"{type(error).__name__}: {error}"[:300]
+        if self.failing_since is None:
+            self.failing_since = self.clock.monotonic()
+
+    def unreachable_for(self) -> float:
+        """Return for how many seconds every call has failed; 0 while the last one succeeded."""
+        return 0.0 if self.failing_since is None else self.clock.monotonic() - self.failing_since
+
+
+@dataclass(slots=True)
+class Patience:
+    """Tries a call until AWS decides it, with full-jitter backoff.
+
+    Gives up when its task is cancelled, or after `seconds_max` where somebody sits before a screen and waits.
+    """
+
+    clock: Clock
+    reachability: Reachability
+    draw: Callable[[], float] = field(repr=False)
+    seconds_max: float = float("inf")
+
+    def backoff(self, attempt: int) -> float:
+        """Return the pause in seconds after failed attempt `attempt` (from 1)."""
+        return min(BACKOFF_MAX_SECONDS, BACKOFF_BASE_SECONDS * 2.0 ** min(attempt, 16)) * self.draw()
+
+    async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the call's answer; raises what is neither throttling nor a fault of the service or the network."""
+        attempt = 0
+        deadline = self.clock.monotonic() + self.seconds_max
+        while True:
+            attempt += 1
+            try:
+                answer = await call()
+            except (ClientError, NoCredentialsError, *CONNECTION_FAULTS) as error:
+                if not self.note(error) or self.clock.monotonic() > deadline:
+                    raise
+                await self.clock.sleep(self.backoff(attempt))
+            else:
+                self.reachability.succeeded()
+                return answer
+
+    def note(self, error: BaseException) -> bool:
+        """Record what the error says about the dependency; return whether to try again."""
+        verdict = verdict_of(error)
+        if verdict in {Verdict.CONDITION, Verdict.CANCELLED}:
+            self.reachability.succeeded()
+        else:
+            self.reachability.failed(error)
+        return verdict is Verdict.RETRY
+
+
+async def give_way() -> None:
+    """Let every callback that is ready run once, so that what they ask for joins the same request."""
+    await asyncio.sleep(0)

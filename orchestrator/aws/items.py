@@ -1,0 +1,215 @@
+"""DynamoDB items and the conditional writes on them, as values; and how each is put on the wire, alone or in a batch.
+
+A write knows nothing of sessions. Every write names its whole key, so a batch can carry it as a PartiQL statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from types_aiobotocore_dynamodb.type_defs import (
+        AttributeValueTypeDef,
+        BatchStatementRequestTypeDef,
+        PutItemInputTypeDef,
+        TransactWriteItemTypeDef,
+        UpdateItemInputTypeDef,
+    )
+
+Value: TypeAlias = str | int | float | bool | bytes | frozenset[str] | None
+Item: TypeAlias = dict[str, Value]
+Wire: TypeAlias = "dict[str, AttributeValueTypeDef]"
+
+PARTITION_KEY: Final = "PK"
+SORT_KEY: Final = "SK"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The whole primary key of an item."""
+
+    pk: str
+    sk: str
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Put an item where none stands. Attributes whose value is `None` are left out."""
+
+    item: Item
+
+    @property
+    def key(self) -> Key:
+        """The item's key."""
+        return Key(str(self.item[PARTITION_KEY]), str(self.item[SORT_KEY]))
+
+    is_batchable: bool = field(default=True, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change an item that exists, if its attributes are as expected (`None`: absent).
+
+    `adds` adds to numbers that exist; it keeps the write out of batches.
+    """
+
+    key: Key
+    sets: Item
+    removes: tuple[str, ...] = ()
+    adds: Mapping[str, int] = field(default_factory=dict)
+    expected: Item = field(default_factory=dict)
+
+    @property
+    def is_batchable(self) -> bool:
+        """Whether a PartiQL statement can say it: settings and equalities only."""
+        return not self.adds and bool(self.sets) and None not in self.expected.values()
+
+
+Write: TypeAlias = Insert | Update
+
+
+def to_wire(item: Mapping[str, Value]) -> Wire:
+    """Return the item in DynamoDB's typed form, without its `None`s."""
+    return {name: wire_value(value) for name, value in item.items() if value is not None}
+
+
+def wire_value(value: Value) -> AttributeValueTypeDef:
+    """Return one value in DynamoDB's typed form."""
+    if isinstance(value, str):
+        return {"S": value}
+    if isinstance(value, bool):
+        return {"BOOL": value}
+    if isinstance(value, int | float):
+        return {"N": repr(value)}
+    if isinstance(value, bytes):
+        return {"B": value}
+    if isinstance(value, frozenset):
+        return {"SS": sorted(value)}
+    raise AssertionError("an absent attribute has no wire form")
+
+
+def from_wire(wire: Mapping[str, AttributeValueTypeDef]) -> Item:
+    """Return the item of a typed form; types we never write are refused by an assertion."""
+    return {name: _plain(value) for name, value in wire.items()}
+
+
+def _plain(value: AttributeValueTypeDef) -> Value:
+    if "S" in value:
+        return value["S"]
+    if "N" in value:
+        number = Decimal(value["N"])
+        return int(number) if number == number.to_integral_value() else float(number)
+    if "BOOL" in value:
+        return value["BOOL"]
+    if "SS" in value:
+        return frozenset(value["SS"])
+    if "B" in value:
+        return bytes(value["B"])
+    raise AssertionError(f"an attribute of a type that is never written: {value!r}")
+
+
+def lone_put(table: str, write: Insert) -> PutItemInputTypeDef:
+    """Return the insert as a `PutItem` request that hands back what stands in its way."""
+    return {
+        "TableName": table,
+        "Item": to_wire(write.item),
+        "ConditionExpression": f"attribute_not_exists({SORT_KEY})",
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+
+
+class _Placeholders:
+    """The names and values of one expression: attributes such as `owner` and `state` are reserved words."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        self.values: Wire = {}
+
+    def name(self, attribute: str) -> str:
+        placeholder = f"#{attribute}"
+        self.names[placeholder] = attribute
+        return placeholder
+
+    def value(self, of: Value) -> str:
+        placeholder = f":v{len(self.values)}"
+        self.values[placeholder] = wire_value(of)
+        return placeholder
+
+    def condition(self, attribute: str, expected: Value) -> str:
+        if expected is None:
+            return f"attribute_not_exists({self.name(attribute)})"
+        return f"{self.name(attribute)} = {self.value(expected)}"
+
+
+def lone_update(table: str, write: Update) -> UpdateItemInputTypeDef:
+    """Return the update as an `UpdateItem` request that hands back what does not match."""
+    p = _Placeholders()
+    sets = [f"{p.name(a)} = {p.value(v)}" for a, v in write.sets.items() if v is not None]
+    sets += [f"{p.name(a)} = {p.name(a)} + {p.value(v)}" for a, v in write.adds.items()]
+    expression = f"SET {', '.join(sets)}" if sets else ""
+    if write.removes:
+        expression += f" REMOVE {', '.join(p.name(a) for a in write.removes)}"
+    conditions = [p.condition(a, expected) for a, expected in write.expected.items()]
+    request: UpdateItemInputTypeDef = {
+        "TableName": table,
+        "Key": to_wire({PARTITION_KEY: write.key.pk, SORT_KEY: write.key.sk}),
+        "UpdateExpression": expression.strip(),
+        "ConditionExpression": " AND ".join([f"attribute_exists({SORT_KEY})", *conditions]),
+        "ExpressionAttributeNames": p.names,
+        "ReturnValues": "ALL_NEW",
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    if p.values:
+        request["ExpressionAttributeValues"] = p.values
+    return request
+
+
+def transact_put(table: str, write: Insert) -> TransactWriteItemTypeDef:
+    """Return the insert as one action of a transaction."""
+    put = lone_put(table, write)
+    return {
+        "Put": {
+            "TableName": table,
+            "Item": put["Item"],
+            "ConditionExpression": f"attribute_not_exists({SORT_KEY})",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+    }
+
+
+def batch_statement(table: str, write: Write) -> BatchStatementRequestTypeDef:
+    """Return the write as one PartiQL statement of a batch."""
+    if isinstance(write, Insert):
+        present = {name: value for name, value in write.item.items() if value is not None}
+        return {
+            "Statement": _insert_text(table, tuple(present)),
+            "Parameters": [wire_value(value) for value in present.values()],
+        }
+    sets = {name: value for name, value in write.sets.items() if value is not None}
+    return {
+        "Statement": _update_text(table, tuple(sets), write.removes, tuple(write.expected)),
+        "Parameters": [
+            *(wire_value(value) for value in sets.values()),
+            wire_value(write.key.pk),
+            wire_value(write.key.sk),
+            *(wire_value(value) for value in write.expected.values()),
+        ],
+    }
+
+
+@lru_cache(maxsize=256)
+def _insert_text(table: str, names: tuple[str, ...]) -> str:
+    pairs = ", ".join(f"'{name}': ?" for name in names)
+    return f'INSERT INTO "{table}" VALUE {{{pairs}}}'
+
+
+@lru_cache(maxsize=256)
+def _update_text(table: str, sets: tuple[str, ...], removes: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    assignments = " ".join(f'SET "{name}"=?' for name in sets)
+    removals = " ".join(f'REMOVE "{name}"' for name in removes)
+    conditions = "".join(f' AND "{name}"=?' for name in expected)
+    return f'UPDATE "{table}" {assignments} {removals} WHERE "{PARTITION_KEY}"=? AND "{SORT_KEY}"=?{conditions}'

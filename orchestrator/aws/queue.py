@@ -1,0 +1,126 @@
+"""The queue's wire: receive, delete in tens, prolong visibility, send. Messages as values, nothing of their meaning.
+
+Quotas: SQS, "Amazon SQS message quotas" (10 messages a request, 20 s of polling, 1 MiB a message with its attributes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from botocore.exceptions import ClientError
+
+from orchestrator.aws.faults import Patience, Refused, Verdict, verdict_of
+
+if TYPE_CHECKING:
+    from types_aiobotocore_sqs import SQSClient
+    from types_aiobotocore_sqs.type_defs import MessageTypeDef
+
+BATCH_MAX: Final = 10
+POLL_SECONDS_MAX: Final = 20
+MESSAGE_BYTES_MAX: Final = 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMessage:
+    """One delivery. `attributes` are the sender's (text ones), `receive_count` starts at 1."""
+
+    message_id: str
+    receipt: str
+    body: str
+    receive_count: int
+    trace_header: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Queue:
+    """One SQS queue by its URL."""
+
+    def __init__(self, client: SQSClient, url: str, patience: Patience) -> None:
+        self._client = client
+        self.url = url
+        self._patience = patience
+
+    async def receive(self, *, messages_max: int, wait_seconds: int, visibility_seconds: int) -> tuple[QueueMessage, ...]:
+        """Return up to `messages_max` (1..10) deliveries; `()` when none came within the wait. One attempt.
+
+        Raises whatever the call raises: the receiver backs off and keeps its health honest.
+        """
+        answer = await self._client.receive_message(
+            QueueUrl=self.url,
+            MaxNumberOfMessages=min(messages_max, BATCH_MAX),
+            WaitTimeSeconds=wait_seconds,
+            VisibilityTimeout=visibility_seconds,
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "AWSTraceHeader"],
+            MessageAttributeNames=["All"],
+        )
+        return tuple(_message(wire) for wire in answer.get("Messages", []))
+
+    async def delete(self, receipts: Sequence[str]) -> None:
+        """Delete up to 10 deliveries. One that cannot be deleted comes again, which is harmless."""
+        entries = [{"Id": str(i), "ReceiptHandle": receipt} for i, receipt in enumerate(receipts)]
+        await self._patience.insist(
+            lambda: self._client.delete_message_batch(QueueUrl=self.url, Entries=entries)  # type: ignore[arg-type]
+        )
+
+    async def prolong(self, receipts: Sequence[str], *, seconds: int) -> None:
+        """Hide up to 10 deliveries for that long from now; a receipt that is no longer valid is passed over."""
+        entries = [
+            {"Id": str(i), "ReceiptHandle": receipt, "VisibilityTimeout": seconds} for i, receipt in enumerate(receipts)
+        ]
+        await self._patience.insist(
+            lambda: self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=entries)  # type: ignore[arg-type]
+        )
+
+    async def send(self, body: str, *, attributes: Mapping[str, str] | None = None) -> str:
+        """Put a message on the queue and return its message id.
+
+        Raises:
+            Refused: the body or an attribute is not acceptable to SQS.
+        """
+        try:
+            answer = await self._patience.insist(
+                lambda: self._client.send_message(
+                    QueueUrl=self.url,
+                    MessageBody=body,
+                    MessageAttributes={
+                        name: {"DataType": "String", "StringValue": text} for name, text in (attributes or {}).items()
+                    },
+                )
+            )
+        except ClientError as error:
+            raise Refused(f"{self.url}: {error}") from error
+        return answer["MessageId"]
+
+
+async def find_queue(client: SQSClient, name_or_url: str, patience: Patience) -> Queue:
+    """Return the queue of that name or URL.
+
+    Raises:
+        Refused: there is no such queue, or we may not see it.
+    """
+    if name_or_url.startswith(("http://", "https://")):
+        return Queue(client, name_or_url, patience)
+    try:
+        answer = await client.get_queue_url(QueueName=name_or_url)
+    except ClientError as error:
+        hint = "; `orchestrator provision` creates it" if verdict_of(error) is Verdict.MISSING else ""
+        raise Refused(f"queue {name_or_url}: {error}{hint}") from error
+    return Queue(client, answer["QueueUrl"], patience)
+
+
+def _message(wire: MessageTypeDef) -> QueueMessage:
+    system = wire.get("Attributes", {})
+    return QueueMessage(
+        message_id=wire["MessageId"],
+        receipt=wire["ReceiptHandle"],
+        body=wire.get("Body", ""),
+        receive_count=int(system.get("ApproximateReceiveCount", "1")),
+        trace_header=system.get("AWSTraceHeader"),
+        attributes={
+            name: value["StringValue"]
+            for name, value in wire.get("MessageAttributes", {}).items()
+            if "StringValue" in value
+        },
+    )

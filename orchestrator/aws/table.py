@@ -1,0 +1,220 @@
+"""The one table, as the rest of the product uses it: conditional writes, consistent reads, pages to the last.
+
+Every call is tried until DynamoDB decides it; what it decides against comes back as a value or a named exception.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from botocore.exceptions import ClientError
+
+from orchestrator.aws import items
+from orchestrator.aws.faults import FAULTS, Patience, Refused, Verdict, error_code, verdict_of
+from orchestrator.aws.group_commit import Done, Fate, GroupCommit, Rejected, Undecided, Unmet
+from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, Update, Write
+from orchestrator.errors import OrchestratorError
+
+if TYPE_CHECKING:
+    from types_aiobotocore_dynamodb import DynamoDBClient
+    from types_aiobotocore_dynamodb.type_defs import BatchStatementResponseTypeDef, QueryInputTypeDef
+
+TRANSACTION_WRITES_MAX: Final = 100
+"""Actions of one `TransactWriteItems` (DynamoDB, quotas)."""
+
+
+class ConditionUnmet(OrchestratorError):
+    """A conditional write met something else; `item` is what stands there now, `None` for nothing."""
+
+    code = "CONDITION_UNMET"
+
+    def __init__(self, key: Key, item: Item | None) -> None:
+        super().__init__(f"{key.pk} {key.sk} is not as expected")
+        self.key = key
+        self.item = item
+
+
+class Table:
+    """Conditional writes and consistent reads on one table."""
+
+    def __init__(self, client: DynamoDBClient, name: str, patience: Patience, *, batches: bool = True) -> None:
+        """Wrap a client; `batches=False` sends every write alone, for services without parameterised PartiQL."""
+        self._client = client
+        self._name = name
+        self._patience = patience
+        self._commit = GroupCommit(self._send, patience, **({} if batches else {"batch_writes_max": 1}))
+
+    async def run(self) -> None:
+        """Carry the writes until cancelled; the owner of the table keeps this running as a task."""
+        await self._commit.run()
+
+    async def check(self) -> None:
+        """Return if the table is there. Raises `Refused` if it is not, or if we may not see it."""
+        try:
+            await self._patience.insist(lambda: self._client.describe_table(TableName=self._name))
+        except ClientError as error:
+            hint = "; `orchestrator provision` creates it" if verdict_of(error) is Verdict.MISSING else ""
+            raise Refused(f"table {self._name}: {error}{hint}") from error
+
+    async def write(self, write: Write) -> Item | None:
+        """Make one conditional write durable; return the new item where DynamoDB told it.
+
+        Raises:
+            ConditionUnmet: the condition does not hold (the item that stands there was read consistently).
+            Refused: the write is malformed or not permitted.
+        """
+        try:
+            fate = await self._commit.submit(write)
+        except ClientError as error:
+            raise Refused(f"{self._name}: {error}") from error
+        if isinstance(fate, Done):
+            return fate.item
+        raise ConditionUnmet(write.key, fate.item or await self.get(write.key))
+
+    async def write_all(self, writes: Sequence[Insert]) -> None:
+        """Insert all or none, in one transaction of at most 100.
+
+        Raises:
+            ConditionUnmet: an item stands at one of the keys (the first such one is named).
+            Refused: the transaction is malformed or not permitted.
+        """
+        assert len(writes) <= TRANSACTION_WRITES_MAX, f"{len(writes)} writes in one transaction"
+        token = uuid.uuid4().hex
+        actions = [items.transact_put(self._name, write) for write in writes]
+
+        async def transact() -> None:
+            try:
+                await self._client.transact_write_items(TransactItems=actions, ClientRequestToken=token)
+            except self._client.exceptions.TransactionCanceledException as error:
+                reasons = [reason.get("Code", "None") for reason in error.response.get("CancellationReasons", [])]
+                for write, reason in zip(writes, reasons, strict=False):
+                    if FAULTS.get(reason) is Verdict.CONDITION:
+                        raise ConditionUnmet(write.key, await self.get(write.key)) from None
+                raise _Conflicted(reasons) from error
+
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._patience.insist(transact)
+            except _Conflicted as conflict:
+                if any(FAULTS.get(reason) is not Verdict.RETRY for reason in conflict.reasons if reason != "None"):
+                    raise Refused(f"{self._name}: {conflict.__cause__}") from conflict
+                await self._patience.clock.sleep(self._patience.backoff(attempt))
+            except ClientError as error:
+                raise Refused(f"{self._name}: {error}") from error
+
+    async def get(self, key: Key) -> Item | None:
+        """Return the item as of now (a consistent read); `None` where there is none."""
+        answer = await self._patience.insist(
+            lambda: self._client.get_item(
+                TableName=self._name,
+                Key=items.to_wire({PARTITION_KEY: key.pk, SORT_KEY: key.sk}),
+                ConsistentRead=True,
+            )
+        )
+        return items.from_wire(answer["Item"]) if "Item" in answer else None
+
+    async def delete(self, key: Key) -> None:
+        """Remove the item; nothing happens where there is none."""
+        await self._patience.insist(
+            lambda: self._client.delete_item(
+                TableName=self._name, Key=items.to_wire({PARTITION_KEY: key.pk, SORT_KEY: key.sk})
+            )
+        )
+
+    def partition(self, pk: str, *, sk_after: str, sk_until: str) -> AsyncIterator[Item]:
+        """Yield the items of a partition with `sk_after < SK <= sk_until`, in order, by consistent reads."""
+        return self._pages(
+            {
+                "TableName": self._name,
+                "ConsistentRead": True,
+                # BETWEEN is inclusive at both ends; the zero character makes the smallest key after `sk_after`.
+                "KeyConditionExpression": f"{PARTITION_KEY} = :pk AND {SORT_KEY} BETWEEN :low AND :high",
+                "ExpressionAttributeValues": items.to_wire({":pk": pk, ":low": f"{sk_after}\x00", ":high": sk_until}),
+            }
+        )
+
+    def index(
+        self, name: str, partition: tuple[str, str], *, until: tuple[str, str] | None = None, newest_first: bool = False
+    ) -> AsyncIterator[Item]:
+        """Yield the items of one partition of an index, in its order; the index lags behind the table.
+
+        `partition` is (attribute, value); `until` is (attribute, greatest value that is wanted).
+        """
+        names = {"#p": partition[0]}
+        values: Item = {":p": partition[1]}
+        condition = "#p = :p"
+        if until is not None:
+            names["#s"] = until[0]
+            values[":until"] = until[1]
+            condition += " AND #s <= :until"
+        return self._pages(
+            {
+                "TableName": self._name,
+                "IndexName": name,
+                "KeyConditionExpression": condition,
+                "ExpressionAttributeNames": names,
+                "ExpressionAttributeValues": items.to_wire(values),
+                "ScanIndexForward": not newest_first,
+            }
+        )
+
+    async def _pages(self, request: QueryInputTypeDef) -> AsyncIterator[Item]:
+        while True:
+            page = await self._patience.insist(lambda: self._client.query(**request))
+            for wire in page["Items"]:
+                yield items.from_wire(wire)
+            if not page.get("LastEvaluatedKey"):
+                return
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    async def _send(self, writes: Sequence[Write]) -> Sequence[Fate]:
+        if len(writes) == 1:
+            return [await self._send_alone(writes[0])]
+        answer = await self._client.batch_execute_statement(
+            Statements=[items.batch_statement(self._name, write) for write in writes]
+        )
+        fates = [self._fate(response) for response in answer["Responses"]]
+        assert len(fates) == len(writes), f"{len(fates)} answers to {len(writes)} statements"
+        return fates
+
+    async def _send_alone(self, write: Write) -> Fate:
+        try:
+            if isinstance(write, Insert):
+                await self._client.put_item(**items.lone_put(self._name, write))
+                fate: Fate = Done()
+            else:
+                answer = await self._client.update_item(**items.lone_update(self._name, write))
+                fate = Done(items.from_wire(answer.get("Attributes", {})))
+        except ClientError as error:
+            if FAULTS.get(error_code(error)) is not Verdict.CONDITION:
+                raise
+            standing = error.response.get("Item")
+            fate = Unmet(items.from_wire(standing) if isinstance(standing, dict) and standing else None)
+        self._patience.reachability.succeeded()
+        return fate
+
+    def _fate(self, response: BatchStatementResponseTypeDef) -> Fate:
+        error = response.get("Error")
+        if not error:
+            self._patience.reachability.succeeded()
+            return Done()
+        raised = ClientError({"Error": {"Code": error.get("Code", ""), "Message": error.get("Message", "")}}, "BatchExecuteStatement")
+        verdict = FAULTS.get(error.get("Code", ""), Verdict.REFUSED)
+        if verdict is Verdict.CONDITION:
+            return Unmet()
+        if verdict is Verdict.RETRY:
+            self._patience.reachability.failed(raised)
+            return Undecided(raised)
+        return Rejected(raised)
+
+
+class _Conflicted(Exception):
+    """A transaction was cancelled for other reasons than its conditions."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__(", ".join(reasons))
+        self.reasons = reasons

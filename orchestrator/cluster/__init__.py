@@ -1,0 +1,150 @@
+"""Who owns which session, and which nodes live. HEAD is a session's one mutable item; every write to it is conditional.
+
+`Heads` and `Nodes` are the protocols; `dynamodb` and `memory` keep them, and one contract suite holds both to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Protocol
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.session.transitions import SessionStatus
+from orchestrator.session.values import Json
+
+DUE_SHARDS: Final = 4
+STATE_SHARDS: Final = 4
+"""Partitions of the sparse indexes: one hot index partition would throttle the whole table (1,000 write units/s,
+DynamoDB Developer Guide, "Designing partition keys")."""
+
+
+class NotOwner(OrchestratorError):
+    """HEAD is not as it was read: another node or epoch owns the session, or it does not exist."""
+
+    code = "NOT_OWNER"
+
+
+class NodeFenced(OrchestratorError):
+    """This node's registration is gone or marked dead: others may have taken its sessions; it must exit."""
+
+    code = "NODE_FENCED"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A session's HEAD as last read or written."""
+
+    session_id: str
+    session_type: str
+    tenant: str
+    status: SessionStatus
+    owner: str | None
+    epoch: int
+    last_seq: int
+    inbox_version: int
+    claim_nonce: str
+    takeovers: int
+    created_at: datetime
+    updated_at: datetime
+    wake_at: datetime | None = None
+    continued_as: str | None = None
+    attributes: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing, newest first; `cursor` asks for the next one, `None` where there is none."""
+
+    heads: tuple[Head, ...]
+    cursor: str | None
+
+
+class Heads(Protocol):
+    """The HEAD items. Rule 1: every write but the insert requires that HEAD exists."""
+
+    async def create(self, head: Head) -> Head:
+        """Insert a HEAD; return it, or the one that already stands there. Compare the nonces to tell which."""
+        ...
+
+    async def get(self, session_id: str) -> Head | None:
+        """Return HEAD as of now (a consistent read); `None` for an unknown session."""
+        ...
+
+    async def claim(self, head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_owner: bool) -> Head:
+        """Take the session over with the next epoch, if owner and epoch are still what `head` says.
+
+        Removes `wake_at`; adds 1 to `takeovers` where the owner is dead.
+
+        Raises:
+            NotOwner: somebody else changed HEAD first.
+        """
+        ...
+
+    async def settle_takeovers(self, head: Head) -> Head:
+        """Set `takeovers` to 1: the journal shows progress since the last takeover. Raises `NotOwner`."""
+        ...
+
+    async def end(self, head: Head, status: SessionStatus, *, last_seq: int, at: datetime) -> Head:
+        """Record the end: no owner, nothing due. Raises `NotOwner` when epoch or inbox version moved on."""
+        ...
+
+    async def release(
+        self, head: Head, status: SessionStatus, *, last_seq: int, at: datetime, wake_at: datetime | None,
+        attributes: Mapping[str, Json] | None = None,
+    ) -> Head:
+        """Give the session up without ending it: no owner, due at `wake_at`. Raises `NotOwner` like `end`."""
+        ...
+
+    def owned_by(self, node_id: str) -> AsyncIterator[str]:
+        """Yield the ids of sessions that the node owns; the index lags, so the list may be late both ways."""
+        ...
+
+    def due(self, before: datetime) -> AsyncIterator[str]:
+        """Yield the ids of sessions due before that instant, the longest due first within a shard; may be late."""
+        ...
+
+    async def listing(
+        self, *, status: SessionStatus | None, session_type: str | None, tenant: str | None,
+        cursor: str | None, limit: int,
+    ) -> Page:
+        """Return a page of sessions, newest change first. Raises `ValueError` for a cursor that is none of ours."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node's registration. `process` names the operating system process, where that can be told (see ADR 0002)."""
+
+    node_id: str
+    beat: int
+    address: str
+    started_at: datetime
+    version: str
+    process: str | None = None
+    sessions: int = 0
+    declared_dead_at: datetime | None = None
+
+
+class Nodes(Protocol):
+    """The registry of nodes. Node ids are never used again."""
+
+    async def register(self, node: NodeRecord) -> None:
+        """Insert the registration."""
+        ...
+
+    async def beat(self, node_id: str, *, sessions: int) -> None:
+        """Add 1 to the node's beat. Raises `NodeFenced` when the registration is gone or marked."""
+        ...
+
+    async def declare_dead(self, node_id: str, *, at: datetime, beat: int | None) -> bool:
+        """Mark the registration, if it still shows that beat (`None`: whatever it shows); return whether it is marked.
+
+        The mark is a tombstone: the node's sessions are audited for as long as it stands (a day).
+        """
+        ...
+
+    def all(self) -> AsyncIterator[NodeRecord]:
+        """Yield every registration, the marked ones too."""
+        ...

@@ -1,0 +1,119 @@
+"""Events ↔ the JSON of a journal, the same for every adapter: what is written today must be readable for years.
+
+Reading is strict about what the code needs and blind to fields it does not know, so that older code reads newer ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from datetime import datetime
+from typing import Final
+
+from orchestrator.journal import UnreadableEvent
+from orchestrator.session.events import EVENT_TYPES, TYPE_NAMES, Event
+from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec, compact_json, format_instant
+
+_OPERATION: Final = "operation"
+
+
+def type_name(event: Event) -> str:
+    """Return the event's type name in the contract (`STEP_COMPLETED`)."""
+    return TYPE_NAMES[type(event)]
+
+
+def operation_of(event: Event) -> str | None:
+    """Return the operation id the event belongs to; `None` for those of the whole session."""
+    operation = getattr(event, _OPERATION, None)
+    return operation if isinstance(operation, str) else None
+
+
+def data_of(event: Event) -> JsonObject:
+    """Return the event's own fields as JSON; optional ones that are `None` are left out, results never are."""
+    data: JsonObject = {}
+    for name, has_default in _DATA_FIELDS[type(event)]:
+        value = getattr(event, name)
+        if value is not None or not has_default:
+            data[name] = _plain(value)
+    return data
+
+
+def encode(event: Event) -> str:
+    """Return the event's `data` text."""
+    return compact_json(data_of(event))
+
+
+def decode(status: str, operation: str | None, data: str) -> Event:
+    """Return the event of such an item.
+
+    Raises:
+        UnreadableEvent: the type is not known to this version, or its data do not fit.
+    """
+    kind = EVENT_TYPES.get(status)
+    if kind is None:
+        raise UnreadableEvent(f"the journal holds an event of type {status}, which this version does not know")
+    try:
+        loaded = json.loads(data)
+        values = {name: read(loaded[name]) for name, read in _FIELD_READERS[kind] if name in loaded}
+        make: Callable[..., Event] = kind
+        return make(**values) if operation is None else make(operation=operation, **values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableEvent(f"the data of a {status} event cannot be read: {error}") from error
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, datetime):
+        return format_instant(value)
+    if isinstance(value, ErrorRecord | RetrySpec):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    # What is left is JSON already: the fields of events hold nothing else.
+    return value  # type: ignore[return-value]
+
+
+def _text(value: Json) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, not {value!r:.80}")
+    return value
+
+
+def _number(value: Json) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"a whole number was expected, not {value!r:.80}")
+    return value
+
+
+def _record(value: Json) -> ErrorRecord:
+    if not isinstance(value, dict):
+        raise TypeError(f"an error record was expected, not {value!r:.80}")
+    return ErrorRecord(_text(value["type"]), _text(value["code"]), _text(value["message"]))
+
+
+def _policy(value: Json) -> RetrySpec | None:
+    if not isinstance(value, dict):
+        return None
+    known = {f.name for f in fields(RetrySpec)}
+    return RetrySpec(**{name: part for name, part in value.items() if name in known})  # type: ignore[arg-type]
+
+
+_READERS: Final[dict[str, Callable[[Json], object]]] = {
+    "str": _text,
+    "int": _number,
+    "ErrorRecord": _record,
+    "RetrySpec | None": _policy,
+    "datetime": lambda value: datetime.fromisoformat(_text(value)),
+    "Json": lambda value: value,
+    "JsonObject | None": lambda value: value,
+    "str | None": lambda value: value,
+    "float | None": lambda value: value,
+}
+"""How a field is read back, by its annotation in `events`: a new kind of field needs its line here."""
+
+_DATA_FIELDS: Final = {
+    kind: tuple((f.name, f.default is None) for f in fields(kind) if f.name != _OPERATION) for kind in TYPE_NAMES
+}
+"""The fields of each event that stand in its data, and whether one may be left out."""
+
+_FIELD_READERS: Final = {
+    kind: tuple((f.name, _READERS[str(f.type)]) for f in fields(kind) if f.name != _OPERATION) for kind in TYPE_NAMES
+}

@@ -1,0 +1,95 @@
+"""The journal on DynamoDB: one immutable item an event, inserted on condition that its place is free (I1).
+
+The attribute names are the contract's. The journal is the lock of its session: who inserts event n+1 is the writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item
+from orchestrator.aws.table import ConditionUnmet, Table
+from orchestrator.journal import JournalConflict, UnreadableEvent
+from orchestrator.journal.codec import decode, encode, operation_of, type_name
+from orchestrator.session.events import Recorded
+from orchestrator.session.values import format_instant
+
+SESSION_LIFE_MAX: Final = timedelta(days=400)
+"""No session lives longer, so an event that expires this long after its session's start plus the retention is of an
+ended session: no open session loses its first event."""
+
+EVENT_PREFIX: Final = "EVENT#"
+LAST_EVENT: Final = f"{EVENT_PREFIX}9999999999"
+
+
+def partition_of(session_id: str) -> str:
+    """Return the partition key of a session's items."""
+    return f"SESSION#{session_id}"
+
+
+class DynamoDBJournal:
+    """A `Journal` on the table."""
+
+    def __init__(self, table: Table, *, retention: timedelta) -> None:
+        self._table = table
+        self._life = SESSION_LIFE_MAX + retention
+
+    async def append(self, session_id: str, events: Sequence[Recorded], *, started_at: datetime) -> None:
+        """See `Journal.append`."""
+        expires_at = int((started_at + self._life).timestamp())
+        writes = [Insert(_item(session_id, recorded, expires_at)) for recorded in events]
+        try:
+            if len(writes) == 1:
+                await self._table.write(writes[0])
+            else:
+                await self._table.write_all(writes)
+        except ConditionUnmet as unmet:
+            assert unmet.item is not None, f"{unmet.key.sk} of {session_id} vanished: events are never deleted early"
+            if str(unmet.item["event_id"]) not in {recorded.event_id for recorded in events}:
+                raise JournalConflict(session_id, _recorded(unmet.item)) from None
+            # Our own event stands there: the answer to an earlier attempt of this very append was lost.
+
+    async def read(self, session_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """See `Journal.read`."""
+        expected = after
+        rows = self._table.partition(partition_of(session_id), sk_after=_place(after), sk_until=LAST_EVENT)
+        async for item in rows:
+            recorded = _recorded(item)
+            expected += 1
+            if recorded.seq != expected:
+                raise UnreadableEvent(f"the journal of {session_id} lacks event {expected}: it was changed or expired")
+            yield recorded
+
+
+def _place(seq: int) -> str:
+    return f"{EVENT_PREFIX}{seq:010d}"
+
+
+def _item(session_id: str, recorded: Recorded, expires_at: int) -> Item:
+    return {
+        PARTITION_KEY: partition_of(session_id),
+        SORT_KEY: _place(recorded.seq),
+        "status": type_name(recorded.event),
+        "at": format_instant(recorded.at),
+        "data": encode(recorded.event),
+        "operation": operation_of(recorded.event),
+        "epoch": recorded.epoch,
+        "node": recorded.node,
+        "event_id": recorded.event_id,
+        "expires_at": expires_at,
+    }
+
+
+def _recorded(item: Item) -> Recorded:
+    operation, epoch = item.get("operation"), item["epoch"]
+    assert isinstance(epoch, int), f"{item[PARTITION_KEY]!r} {item[SORT_KEY]!r} has epoch {epoch!r}"
+    return Recorded(
+        seq=int(str(item[SORT_KEY]).removeprefix(EVENT_PREFIX)),
+        event=decode(str(item["status"]), None if operation is None else str(operation), str(item["data"])),
+        at=datetime.fromisoformat(str(item["at"])),
+        epoch=epoch,
+        node=str(item["node"]),
+        event_id=str(item["event_id"]),
+    )
