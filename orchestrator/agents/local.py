@@ -1,0 +1,48 @@
+"""Agents in this process: objects with `invoke_async`, async functions, and sync callables in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from contextvars import copy_context
+from functools import partial
+
+from orchestrator.agents import AgentReply
+from orchestrator.app import AgentTarget, InvokableAgent
+from orchestrator.payloads import to_json
+from orchestrator.session.values import Json, JsonObject
+
+
+class LocalAgent:
+    """An `Agent` over a registered object or function."""
+
+    def __init__(self, target: AgentTarget, threads: Executor, *, payload_bytes_max: int) -> None:
+        self._target = target
+        self._threads = threads
+        self._payload_bytes_max = payload_bytes_max
+
+    async def run(self, prompt: Json, kwargs: Mapping[str, Json]) -> AgentReply:
+        """See `Agent.run`."""
+        answer = await self._invoke(prompt, kwargs)
+        return AgentReply(result=to_json(answer, "result", bytes_max=self._payload_bytes_max), usage=_usage_of(answer))
+
+    async def _invoke(self, prompt: Json, kwargs: Mapping[str, Json]) -> object:
+        if isinstance(self._target, InvokableAgent):
+            return await self._target.invoke_async(prompt, **kwargs)
+        if inspect.iscoroutinefunction(self._target) or inspect.iscoroutinefunction(type(self._target).__call__):
+            answer = self._target(prompt, **kwargs)
+        else:
+            bound = partial(copy_context().run, partial(self._target, prompt, **kwargs))
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, bound)
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+def _usage_of(answer: object) -> JsonObject | None:
+    """Return the answer's `usage`, as an attribute or a key; `None` where it names none."""
+    usage = answer.get("usage") if isinstance(answer, dict) else getattr(answer, "usage", None)
+    if not isinstance(usage, Mapping):
+        return None
+    counts = to_json(dict(usage), "usage")
+    return counts if isinstance(counts, dict) else None

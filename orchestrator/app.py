@@ -1,0 +1,197 @@
+"""`Orchestrator`: what a user's application declares, and nothing that runs it: session types, agents, triggers.
+
+Declarations are checked when the module is imported, so that a mistake stops the deployment and not a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.errors import RegistrationError
+from orchestrator.payloads import PayloadType, annotations_of
+from orchestrator.session.values import SESSION_TYPE_PATTERN
+
+if TYPE_CHECKING:
+    from orchestrator.context import SessionContext
+
+Handler = Callable[..., Awaitable[object]]
+"""`async def handler(ctx: SessionContext, input: T) -> R`; the second parameter may be left out."""
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[object]])
+AgentT = TypeVar("AgentT")
+
+_HANDLER_PARAMETERS_MAX: Final = 2
+
+
+@runtime_checkable
+class InvokableAgent(Protocol):
+    """Anything with `invoke_async(prompt, **kwargs)`: a `strands.Agent` is one as it stands."""
+
+    async def invoke_async(self, prompt: object, **kwargs: object) -> object:
+        """Run the agent and return its answer."""
+        ...
+
+
+AgentTarget = InvokableAgent | Callable[..., object]
+
+
+class S3Object(BaseModel):
+    """What a handler started by `on_s3_object` receives: which object was created, not its content. Size in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bucket: str
+    key: str
+    version_id: str | None = None
+    etag: str | None = None
+    sequencer: str | None = None
+    size: int | None = None
+    event_name: str = "ObjectCreated:Put"
+    event_time: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionType:
+    """A declared session type: its name, its handler, the types of its input and result."""
+
+    name: str
+    handler: Handler
+    input_type: PayloadType
+    result_type: PayloadType
+    takes_input: bool
+
+    def start(self, ctx: SessionContext, value: object) -> Awaitable[object]:
+        """Return the handler's coroutine for one session."""
+        return self.handler(ctx, value) if self.takes_input else self.handler(ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Trigger:
+    """Objects created under `prefix` with `suffix` start sessions; `bucket` may hold wildcards (`*`)."""
+
+    session_type: str
+    bucket: str
+    prefix: str
+    suffix: str
+
+    def matches(self, created: S3Object) -> bool:
+        """Return whether the object starts a session of this type."""
+        return (
+            fnmatchcase(created.bucket, self.bucket)
+            and created.key.startswith(self.prefix)
+            and created.key.endswith(self.suffix)
+        )
+
+
+class Orchestrator:
+    """The registry of an application; `orchestrator serve MODULE:APP` runs it.
+
+    Use its methods as decorators. Names are unique; a second declaration of one raises `RegistrationError`.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, SessionType] = {}
+        self._agents: dict[str, AgentTarget] = {}
+        self._s3_rules: list[tuple[Handler, str, str, str]] = []
+
+    def session(self, name: str) -> Callable[[HandlerT], HandlerT]:
+        """Declare an async function as the handler of a session type.
+
+        Args:
+            name: 1 to 64 of `A-Z a-z 0-9 _ . -`; it stands in session ids and in the table, so keep it.
+        """
+        if SESSION_TYPE_PATTERN.fullmatch(name) is None:
+            raise RegistrationError(f"session type {name!r}: use 1 to 64 letters, digits, '_', '.' or '-'")
+
+        def declare(handler: HandlerT) -> HandlerT:
+            if name in self._sessions:
+                raise RegistrationError(f"session type {name!r} is declared twice")
+            self._sessions[name] = _session_type(name, handler)
+            return handler
+
+        return declare
+
+    def agent(self, name: str) -> Callable[[AgentT], AgentT]:
+        """Declare an agent: a class (made without arguments, once), an instance, or a function.
+
+        It needs `async invoke_async(prompt, **kwargs)`, or is called itself with `(prompt, **kwargs)`.
+        """
+        if not name:
+            raise RegistrationError("an agent needs a name")
+
+        def declare(agent: AgentT) -> AgentT:
+            if name in self._agents:
+                raise RegistrationError(f"agent {name!r} is declared twice")
+            self._agents[name] = _agent_target(name, agent)
+            return agent
+
+        return declare
+
+    def on_s3_object(self, *, bucket: str = "*", prefix: str = "", suffix: str = "") -> Callable[[HandlerT], HandlerT]:
+        """Start a session of the decorated handler's type for every object created that matches (case-sensitive).
+
+        The bucket's notifications must reach the queue. The handler's input is an `S3Object`; the same version of an
+        object starts one session however often S3 tells of it.
+        """
+
+        def declare(handler: HandlerT) -> HandlerT:
+            self._s3_rules.append((handler, bucket, prefix, suffix))
+            return handler
+
+        return declare
+
+    @property
+    def session_types(self) -> tuple[SessionType, ...]:
+        """The declared session types, in order of declaration."""
+        return tuple(self._sessions.values())
+
+    def session_type(self, name: str) -> SessionType | None:
+        """Return the session type of that name; `None` where none is declared."""
+        return self._sessions.get(name)
+
+    def agent_named(self, name: str) -> AgentTarget | None:
+        """Return the agent of that name; `None` where none is declared."""
+        return self._agents.get(name)
+
+    def s3_triggers(self) -> tuple[S3Trigger, ...]:
+        """Return the S3 triggers of every session type.
+
+        Raises:
+            RegistrationError: a trigger decorates a function that is no session handler.
+        """
+        names = {declared.handler: declared.name for declared in self._sessions.values()}
+        for handler, *_ in self._s3_rules:
+            if handler not in names:
+                raise RegistrationError(f"on_s3_object on {handler.__qualname__}, which is no @session handler")
+        return tuple(S3Trigger(names[handler], *rule) for handler, *rule in self._s3_rules)
+
+
+def _session_type(name: str, handler: Handler) -> SessionType:
+    parameters, result = annotations_of(handler)
+    positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    required = [p for p in positional if p.default is p.empty]
+    if not positional or len(required) > _HANDLER_PARAMETERS_MAX:
+        raise RegistrationError(f"session type {name!r}: its handler must take (ctx) or (ctx, input)")
+    takes_input = len(positional) >= _HANDLER_PARAMETERS_MAX
+    return SessionType(
+        name=name,
+        handler=handler,
+        input_type=PayloadType(positional[1].annotation if takes_input else object),
+        result_type=PayloadType(result),
+        takes_input=takes_input,
+    )
+
+
+def _agent_target(name: str, agent: object) -> AgentTarget:
+    if isinstance(agent, type):
+        try:
+            agent = agent()
+        except TypeError as error:
+            raise RegistrationError(f"agent {name!r}: {error}; declare an instance instead of the class") from error
+    if isinstance(agent, InvokableAgent) or callable(agent):
+        return agent
+    raise RegistrationError(f"agent {name!r} has no invoke_async and cannot be called")

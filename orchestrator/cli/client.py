@@ -1,0 +1,114 @@
+"""What the commands do with sessions: straight to the queue and the table, so that they work while no node runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from actors import SystemClock
+from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.queue import find_queue
+from orchestrator.aws.table import Table
+from orchestrator.cluster import Heads
+from orchestrator.cluster.dynamodb import DynamoDBHeads
+from orchestrator.journal import Journal
+from orchestrator.journal.dynamodb import DynamoDBJournal
+from orchestrator.session.transitions import ENDED, SessionStatus
+from orchestrator.session.values import JsonObject
+from orchestrator.settings import Settings
+from orchestrator.views import UnknownSession, event_view, head_view, session_view
+
+POLL_SECONDS_FIRST: Final = 0.1
+POLL_SECONDS_MAX: Final = 2.0
+ANSWER_SECONDS_MAX: Final = 15.0
+PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The queue and the table as a command uses them."""
+
+    clients: Clients
+    settings: Settings
+    patience: Patience
+    heads: Heads
+    journal: Journal
+
+    async def submit(self, body: str) -> None:
+        """Put a start message on the queue."""
+        queue = await find_queue(self.clients.sqs, self.settings.queue, self.patience)
+        await queue.send(body)
+
+    async def view(self, session_id: str) -> JsonObject:
+        """Return one session. Raises `UnknownSession`."""
+        return await session_view(self.heads, self.journal, session_id)
+
+    async def wait_for_end(self, session_id: str, *, seconds_max: float) -> JsonObject | None:
+        """Return the session once it has ended; `None` if it has not within that time."""
+        pause = POLL_SECONDS_FIRST
+        deadline = self.patience.clock.monotonic() + seconds_max
+        while self.patience.clock.monotonic() < deadline:
+            head = await self.heads.get(session_id)
+            if head is not None and head.status in ENDED:
+                return await self.view(session_id)
+            await self.patience.clock.sleep(pause)
+            pause = min(pause * 1.5, POLL_SECONDS_MAX)
+        return None
+
+    async def events(self, session_id: str, show: Callable[[JsonObject], None], *, follow: bool) -> None:
+        """Show the session's events; with `follow`, until its last one. Raises `UnknownSession`."""
+        if await self.heads.get(session_id) is None:
+            raise UnknownSession(session_id)
+        seen, pause = 0, POLL_SECONDS_FIRST
+        while True:
+            before = seen
+            async for recorded in self.journal.read(session_id, after=seen):
+                seen = recorded.seq
+                show(event_view(recorded))
+            if not follow:
+                return
+            head = await self.heads.get(session_id)
+            if head is not None and head.status in ENDED and before == seen:
+                return
+            pause = POLL_SECONDS_FIRST if seen > before else min(pause * 1.5, POLL_SECONDS_MAX)
+            await self.patience.clock.sleep(pause)
+
+    async def listing(
+        self, *, status: SessionStatus | None, session_type: str | None, tenant: str | None, limit: int
+    ) -> list[JsonObject]:
+        """Return up to `limit` sessions, the latest change first."""
+        rows: list[JsonObject] = []
+        cursor: str | None = None
+        while len(rows) < limit:
+            page = await self.heads.listing(
+                status=status,
+                session_type=session_type,
+                tenant=tenant,
+                cursor=cursor,
+                limit=min(PAGE, limit - len(rows)),
+            )
+            rows += [head_view(head) for head in page.heads]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        return rows
+
+
+@asynccontextmanager
+async def open_client(settings: Settings) -> AsyncIterator[Client]:
+    """Yield a client; its writes and reads give up instead of insisting for ever.
+
+    Raises:
+        Unavailable: AWS, the table or the queue cannot be reached.
+    """
+    clock = SystemClock()
+    patience = Patience(clock, Reachability("table", clock), random.random, seconds_max=ANSWER_SECONDS_MAX)
+    async with connect() as clients:
+        table = Table(clients.dynamodb, settings.table, patience)
+        journal = DynamoDBJournal(table, retention=timedelta(days=settings.retention_days))
+        yield Client(clients, settings, patience, DynamoDBHeads(table), journal)

@@ -1,0 +1,259 @@
+"""Drives a user's coroutine: hands back what is recorded, runs what is new, tells its actor how that went.
+
+Nothing here appends or decides. A step's function runs inside the handler's own task; an agent is an effect of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from actors import Clock
+from orchestrator.app import SessionType
+from orchestrator.context import AgentCall, SessionContext, StepCall, invocation_for, invocation_scope, observe
+from orchestrator.errors import NonDeterminismError, NonRetryable, NotSerializable, OperationTimedOut, describe, revive
+from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType, result_type_of, to_json
+from orchestrator.replay import Turnstile
+from orchestrator.session import messages as m
+from orchestrator.session.state import Operation, SessionState
+from orchestrator.session.transitions import OperationKind, Phase
+from orchestrator.session.values import ErrorRecord, Json
+from orchestrator.telemetry import silent_while
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from structlog.typing import FilteringBoundLogger
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The handler returned."""
+
+    result: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The handler raised."""
+
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The handler does not match its journal: the session is kept as it is until matching code comes."""
+
+    error: ErrorRecord
+
+
+Verdict: TypeAlias = Returned | Raised | Blocked
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerPorts:
+    """What a run needs of its surroundings. `tell` reaches its actor, `draw` returns a float from [0, 1)."""
+
+    tell: Callable[[m.Message], None]
+    clock: Clock
+    draw: Callable[[], float]
+    threads: Executor
+    payload_bytes_max: int
+    log: FilteringBoundLogger
+
+
+class HandlerRun:
+    """One run of one session's handler, from its first line. The `Operations` of its context."""
+
+    def __init__(self, state: SessionState, session_type: SessionType, ports: HandlerPorts) -> None:
+        """Prepare to replay what `state` holds and to go on from there."""
+        self._state = state
+        self._session_type = session_type
+        self._ports = ports
+        self._turnstile = Turnstile(state.operations.values(), ports.clock, self._stalled)
+        self._task: asyncio.Task[object] | None = None
+        self._mismatch: NonDeterminismError | None = None
+
+    @property
+    def epoch(self) -> int:
+        """See `Operations.epoch`."""
+        return self._state.epoch
+
+    @property
+    def is_replaying(self) -> bool:
+        """See `Operations.is_replaying`."""
+        return self._turnstile.is_replaying
+
+    def changed(self, operation: Operation) -> None:
+        """Take an operation as the journal has it after a new event."""
+        self._turnstile.changed(operation)
+
+    async def run(self) -> Verdict:
+        """Run the handler to its end and say how that was; raises nothing but cancellation."""
+        self._task = asyncio.current_task()
+        observe(self._state.started_at)
+        try:
+            value = self._session_type.input_type.load(self._state.started.input)
+            result = await self._session_type.start(self._context(), value)
+            verdict: Verdict = Returned(
+                self._session_type.result_type.dump(result, bytes_max=self._ports.payload_bytes_max)
+            )
+        except asyncio.CancelledError:
+            if self._mismatch is None:
+                raise
+            verdict = Blocked(describe(self._mismatch))
+        except Exception as error:
+            # User code: whatever it raises is the session's end, recorded with its type.
+            self._ports.log.info("handler_raised", exc_info=error)
+            verdict = Raised(describe(error))
+        return self._corrected(verdict)
+
+    def _corrected(self, verdict: Verdict) -> Verdict:
+        """Return the verdict, unless the handler ran past a mismatch by catching our error or our cancellation."""
+        unclaimed = self._turnstile.unclaimed()
+        if self._mismatch is None and unclaimed is not None:
+            self._mismatch = NonDeterminismError(_name(unclaimed), "nothing more: it ended")
+        return verdict if self._mismatch is None else Blocked(describe(self._mismatch))
+
+    def _context(self) -> SessionContext:
+        return SessionContext(
+            session_id=self._state.session_id,
+            session_type=self._session_type.name,
+            tenant=self._state.started.tenant,
+            started_at=self._state.started_at,
+            operations=self,
+            logger=silent_while(self._ports.log, lambda: self.is_replaying),
+        )
+
+    async def step(self, operation: str, call: StepCall) -> object:
+        """See `Operations.step`."""
+        result_type = result_type_of(_function(call.fn))
+        known = await self._reach(operation, OperationKind.STEP)
+        while known is None or not known.is_settled:
+            attempt = 1 if known is None else known.attempt
+            await self._wait_until(None if known is None else known.next_attempt_at)
+            if call.semantics == "at_most_once":
+                known = await self._report(operation, m.StepStarting(operation, attempt))
+                if known.is_settled:
+                    break
+            known = await self._report(operation, await self._attempt(operation, attempt, call, result_type))
+        return result_type.load(self._outcome(known), operation)
+
+    async def invoke_agent(self, operation: str, call: AgentCall) -> Json:
+        """See `Operations.invoke_agent`."""
+        known = await self._reach(operation, OperationKind.AGENT)
+        if known is None:
+            known = await self._report(operation, self._agent_request(operation, call))
+        while not known.is_settled:
+            known = await self._turnstile.next_change(operation, after_seq=known.changed_seq)
+        return self._outcome(known)
+
+    async def progress(self, operation: str, message: str, percent: float | None, data: object) -> None:
+        """See `Operations.progress`."""
+        # Nothing hangs on people's events: one that is not recorded is not worth holding up a replay for.
+        if self._turnstile.known(operation) is None and not self.is_replaying:
+            await self._report(operation, m.ProgressMade(operation, message, percent, to_json(data, "data")))
+
+    async def _reach(self, operation: str, kind: OperationKind) -> Operation | None:
+        known = self._turnstile.known(operation)
+        if known is not None and known.kind is not kind:
+            self._mismatch = NonDeterminismError(_name(known), f"{kind} {operation!r}")
+            raise self._mismatch
+        return await self._turnstile.reach(operation)
+
+    async def _report(self, operation: str, message: m.Message) -> Operation:
+        """Tell the actor, and return the operation as the journal has it then."""
+        seen = self._turnstile.known(operation)
+        self._ports.tell(message)
+        return await self._turnstile.next_change(operation, after_seq=0 if seen is None else seen.changed_seq)
+
+    async def _wait_until(self, instant: datetime | None) -> None:
+        if instant is not None:
+            await self._ports.clock.sleep(max(0.0, (instant - self._ports.clock.now()).total_seconds()))
+
+    def _outcome(self, known: Operation) -> Json:
+        observe(known.changed_at)
+        if known.phase is Phase.FAILED:
+            assert known.error is not None, f"{known.operation_id} failed without an error"
+            raise revive(known.operation_id, known.kind, known.error)
+        # The handler may change what it is given; what the state holds must stay as the journal has it.
+        return _copy(known.result)
+
+    async def _attempt(
+        self, operation: str, attempt: int, call: StepCall, result_type: PayloadType
+    ) -> m.StepSucceeded | m.StepAttemptFailed:
+        """Run the step's function once and say how it went."""
+
+        def failed(error: ErrorRecord, *, is_retryable: bool) -> m.StepAttemptFailed:
+            return m.StepAttemptFailed(operation, attempt, error, call.retry.spec, is_retryable, self._ports.draw())
+
+        limit = asyncio.timeout(None if call.timeout is None else call.timeout.total_seconds())
+        invocation = invocation_for(self._state.session_id, operation, attempt, self._ports.tell)
+        try:
+            async with limit:
+                with invocation_scope(invocation):
+                    result = await self._call(call)
+            return m.StepSucceeded(operation, attempt, result_type.dump(result, bytes_max=self._ports.payload_bytes_max))
+        except (NotSerializable, InvalidPayload, PayloadTooLarge, NonRetryable) as error:
+            return failed(describe(error), is_retryable=False)
+        except Exception as error:
+            # User code: what it raises is the attempt's outcome.
+            if isinstance(error, TimeoutError) and limit.expired():
+                return failed(timed_out(call.timeout), is_retryable=True)
+            return failed(describe(error), is_retryable=True)
+
+    async def _call(self, call: StepCall) -> object:
+        if inspect.iscoroutinefunction(_function(call.fn)):
+            result: object = call.fn(*call.args, **call.kwargs)
+        else:
+            bound = partial(copy_context().run, partial(call.fn, *call.args, **call.kwargs))
+            result = await asyncio.get_running_loop().run_in_executor(self._ports.threads, bound)
+        return await result if inspect.isawaitable(result) else result
+
+    def _agent_request(self, operation: str, call: AgentCall) -> m.AgentRequested:
+        limit = self._ports.payload_bytes_max
+        kwargs = to_json(dict(call.kwargs), "kwargs", bytes_max=limit // 2) if call.kwargs else None
+        return m.AgentRequested(
+            operation=operation,
+            agent=call.agent,
+            prompt=to_json(call.prompt, "prompt", bytes_max=limit),
+            kwargs=kwargs if isinstance(kwargs, dict) else None,
+            timeout=None if call.timeout is None else call.timeout.total_seconds(),
+            retry=call.retry.spec,
+        )
+
+    def _stalled(self, recorded: Operation, asked: str) -> None:
+        self._mismatch = NonDeterminismError(_name(recorded), f"operation {asked!r}")
+        assert self._task is not None, "a stall before the handler ran"
+        # Cancelled, not raised: the handler's own `except Exception` must not hide a mismatch.
+        self._task.cancel()
+
+
+def timed_out(timeout: object) -> ErrorRecord:
+    """Return what the journal keeps of an attempt that was cut off at its timeout."""
+    return ErrorRecord("OperationTimedOut", OperationTimedOut.code, f"no result within {timeout}")
+
+
+def _function(fn: Callable[..., object]) -> Callable[..., object]:
+    """Return what a `functools.partial` wraps, which is where the annotations are."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    return fn
+
+
+def _name(operation: Operation) -> str:
+    return f"{operation.kind} {operation.operation_id!r}"
+
+
+def _copy(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {key: _copy(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_copy(part) for part in value]
+    return value

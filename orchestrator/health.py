@@ -1,0 +1,133 @@
+"""Is this node well? One answer, for ECS, AgentCore and people: HEALTHY, HEALTHY_BUSY or UNHEALTHY, and why.
+
+HEALTHY_BUSY exactly while a background task runs. A check reports what is, never what is hoped for.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from actors import ActorSystem, BusySignal, Clock
+
+UNREACHABLE_SECONDS_MAX: Final = 60.0
+"""How long the table or the queue may be out of reach before the node calls itself unhealthy."""
+STALL_SECONDS_MAX: Final = 5.0
+STALL_MEMORY_SECONDS: Final = 30.0
+TICK_SECONDS: Final = 0.5
+
+
+class HealthStatus(StrEnum):
+    """What a node says of itself."""
+
+    HEALTHY = "HEALTHY"
+    HEALTHY_BUSY = "HEALTHY_BUSY"
+    UNHEALTHY = "UNHEALTHY"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A node's health now. `checks` names what is wrong, and is empty while nothing is. `since`: last change of busy."""
+
+    status: HealthStatus
+    active_tasks: int
+    sessions: int
+    is_draining: bool
+    since: datetime
+    checks: Mapping[str, str]
+
+
+class LoopWatch:
+    """Measures how late the event loop runs, and ends the process when it stands still past a limit.
+
+    The limit is watched from a thread: a loop that stands still cannot end itself.
+    """
+
+    def __init__(self, clock: Clock, *, stall_seconds_max: float, on_stalled: Callable[[str], None]) -> None:
+        """Watch from `run` on; `on_stalled(reason)` is called in the thread and must end the process."""
+        self._clock = clock
+        self._limit = stall_seconds_max
+        self._on_stalled = on_stalled
+        self._ticked_at = clock.monotonic()
+        self._worst = 0.0
+        self._worst_at = float("-inf")
+        self._ended = threading.Event()
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        self._ticked_at = self._clock.monotonic()
+        thread = threading.Thread(target=self._guard, name="loop watch", daemon=True)
+        thread.start()
+        try:
+            while True:
+                await self._clock.sleep(TICK_SECONDS)
+                now = self._clock.monotonic()
+                self._note(now - self._ticked_at - TICK_SECONDS, now)
+                self._ticked_at = now
+        finally:
+            self._ended.set()
+
+    def recent_stall(self) -> float:
+        """Return the longest stall in seconds that a health check should still know of; 0 for none."""
+        age = self._clock.monotonic() - self._worst_at
+        return self._worst if age < STALL_MEMORY_SECONDS and self._worst > STALL_SECONDS_MAX else 0.0
+
+    def _note(self, late: float, now: float) -> None:
+        if late > STALL_SECONDS_MAX or now - self._worst_at >= STALL_MEMORY_SECONDS:
+            self._worst, self._worst_at = late, now
+
+    def _guard(self) -> None:
+        while not self._ended.wait(TICK_SECONDS):
+            late = self._clock.monotonic() - self._ticked_at
+            if late > self._limit:
+                # Whoever reads this at night wants to know which line holds the loop.
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                self._on_stalled(f"the event loop stood still for {late:.1f} s: some code blocks it (see the traceback)")
+                return
+
+
+class Health:
+    """Gathers the checks of one node."""
+
+    def __init__(
+        self, *, busy: BusySignal, system: ActorSystem, loop: LoopWatch, reachability: Mapping[str, Callable[[], float]]
+    ) -> None:
+        """`reachability` maps a dependency's name to the seconds for which it has not answered."""
+        self._busy = busy
+        self._system = system
+        self._loop = loop
+        self._reachability = reachability
+        self.is_ready = False
+        self.is_draining = False
+
+    def report(self) -> Report:
+        """Return the node's health as of now."""
+        checks = dict(self._failing())
+        busy = HealthStatus.HEALTHY_BUSY if self._busy.is_busy else HealthStatus.HEALTHY
+        return Report(
+            status=HealthStatus.UNHEALTHY if checks else busy,
+            active_tasks=self._busy.active,
+            sessions=len(self._system),
+            is_draining=self.is_draining,
+            since=self._busy.changed_at,
+            checks=checks,
+        )
+
+    def _failing(self) -> dict[str, str]:
+        failing = {
+            name: f"out of reach for {seconds():.0f} s"
+            for name, seconds in self._reachability.items()
+            if seconds() > UNREACHABLE_SECONDS_MAX
+        }
+        stall = self._loop.recent_stall()
+        if stall:
+            failing["event_loop"] = f"stood still for {stall:.1f} s within the last {STALL_MEMORY_SECONDS:.0f} s"
+        if self._system.gave_up is not None:
+            failing["supervisor"] = f"gave up over {self._system.gave_up.actor_id}: {self._system.gave_up.error}"
+        return failing

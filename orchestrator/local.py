@@ -1,0 +1,159 @@
+"""An AWS emulator as a child process on loopback, for `orchestrator dev`, the demo and tests: no account, no Docker.
+
+It starts with only the services the product needs, keeps its state in a folder, and is always told to end in order,
+because it saves its state only then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from orchestrator.errors import Unavailable
+
+EMULATOR_MODULE: Final = "ministack"
+EMULATOR_PORT: Final = 4566
+SERVICES: Final = "dynamodb,sqs,s3,sns,events,iam,sts"
+START_TRIES_MAX: Final = 300
+START_TRY_SECONDS: Final = 0.1
+STOP_SECONDS_MAX: Final = 20.0
+REGION: Final = "us-east-1"
+CREDENTIAL: Final = "local"
+"""Not twelve digits, which the emulator would take for an account of its own; and nothing that AWS would accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """A running emulator and what a client of it must have in its environment."""
+
+    endpoint_url: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The SDK's own variables that lead to this emulator and nowhere else."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": CREDENTIAL,
+            "AWS_SECRET_ACCESS_KEY": CREDENTIAL,
+        }
+
+
+@asynccontextmanager
+async def emulator(*, port: int, state: Path | None) -> AsyncIterator[Emulator]:
+    """Run the emulator while the block runs; with `state`, it goes on from what it saved there.
+
+    Raises:
+        Unavailable: it is not installed, its port is taken, or it does not come up.
+    """
+    if find_spec(EMULATOR_MODULE) is None:
+        raise Unavailable(f"the emulator {EMULATOR_MODULE} is not installed: pip install 'session-orchestrator[dev]'")
+    if not _is_free(port):
+        raise Unavailable(f"port {port} is taken; choose another one with --emulator-port")
+    if state is not None:
+        state.mkdir(parents=True, exist_ok=True)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        EMULATOR_MODULE,
+        env=_environment(port, state),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        # Of its own group, so that Ctrl-C reaches us alone and the node drains before its table is gone.
+        start_new_session=True,
+    )
+    try:
+        running = Emulator(f"http://127.0.0.1:{port}")
+        await _until_ready(child, running)
+        yield running
+    finally:
+        await _end(child)
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+def _environment(port: int, state: Path | None) -> dict[str, str]:
+    # The user's own AWS settings stay out of the child, all but what any program needs.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ORCHESTRATOR_"))}
+    saved = (
+        {}
+        if state is None
+        else {
+            "PERSIST_STATE": "1",
+            "STATE_DIR": str(state.resolve()),
+            "S3_PERSIST": "1",
+            "S3_DATA_DIR": str((state / "s3").resolve()),
+        }
+    )
+    return {
+        **kept,
+        **saved,
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "EDGE_PORT": str(port),
+        "IOT_MTLS_ENABLED": "0",
+        "SFTP_ENABLED": "0",
+        "SERVICES": SERVICES,
+        "LOG_LEVEL": "ERROR",
+    }
+
+
+async def _until_ready(child: asyncio.subprocess.Process, running: Emulator) -> None:
+    for _ in range(START_TRIES_MAX):
+        if child.returncode is not None:
+            raise Unavailable(f"the emulator ended at once with exit code {child.returncode}")
+        if await asyncio.to_thread(_answers, f"{running.endpoint_url}/_ministack/ready"):
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(child.wait(), START_TRY_SECONDS)
+    raise Unavailable(f"the emulator does not answer at {running.endpoint_url}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - a loopback address made above
+            return answer.status == 200 and bool(json.loads(answer.read() or b"{}") is not None)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(child.wait(), STOP_SECONDS_MAX)
+    except TimeoutError:
+        child.kill()
+        await child.wait()

@@ -1,0 +1,277 @@
+"""The composition root: builds every room of a node, runs them under one TaskGroup, and stops them in order.
+
+Two stops: stop taking (not ready, queue left alone), then stop working (drain, hand over). Nothing else starts tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from actors import ActorSystem, BusySignal, Clock, SystemClock
+from orchestrator.agents import Agent
+from orchestrator.agents.local import LocalAgent
+from orchestrator.app import Orchestrator
+from orchestrator.aws.bucket import Bucket
+from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.queue import find_queue
+from orchestrator.aws.table import Table
+from orchestrator.cluster import NodeRecord
+from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
+from orchestrator.errors import Poison
+from orchestrator.health import Health, LoopWatch
+from orchestrator.http.server import HttpPorts, serving
+from orchestrator.intake import Envelope
+from orchestrator.intake.formats import Reader
+from orchestrator.intake.sqs import SQSIntake, StoreBody
+from orchestrator.journal.dynamodb import DynamoDBJournal
+from orchestrator.performer import Performer
+from orchestrator.process_identity import own_process
+from orchestrator.rescuer import Rescuer, RescuerPorts
+from orchestrator.router import IdempotencyConflict, NodeCapacity, Router
+from orchestrator.session.values import compact_json, truncate_to_millis
+from orchestrator.session_actor import SessionPorts, SessionSupervisor
+from orchestrator.settings import Settings
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+STEP_THREADS_MAX: Final = 64
+EXIT_FENCED: Final = 70
+"""The exit code of a node that fenced itself (sysexits: internal software error); its supervisor starts a new one."""
+INTAKE_STOP_SECONDS_MAX: Final = 10.0
+
+log: FilteringBoundLogger = structlog.get_logger("orchestrator")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A node that takes sessions: its id and where its HTTP endpoints are (`host:port`)."""
+
+    node_id: str
+    address: str
+
+
+def fence(reason: str) -> None:
+    """End this process before it does anything else: others may own its sessions by now (rule 3)."""
+    log.critical("node_fenced", reason=reason)
+    os._exit(EXIT_FENCED)
+
+
+@asynccontextmanager
+async def stop_signals() -> AsyncIterator[asyncio.Event]:
+    """Yield an event that SIGTERM and SIGINT set."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for each in signals:
+        loop.add_signal_handler(each, stop.set)
+    try:
+        yield stop
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+async def serve(
+    app: Orchestrator, settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None = None
+) -> None:
+    """Run one node until `stop` is set, then drain it.
+
+    Raises:
+        Unavailable: a setting, a permission, the table or the queue is wrong; the text names it.
+    """
+    async with AsyncExitStack() as stack:
+        clients = await stack.enter_async_context(connect())
+        node = await _build(app, settings, clients, stack)
+        await node.run(stop, on_ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """All rooms of one node, built and not yet running."""
+
+    record: NodeRecord
+    settings: Settings
+    table: Table
+    system: ActorSystem
+    router: Router
+    reader: Reader
+    intake: SQSIntake
+    rescuer: Rescuer
+    health: Health
+    loop_watch: LoopWatch
+    http: HttpPorts
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
+        """Run until `stop`, then stop taking, stop working, and leave."""
+        async with asyncio.TaskGroup() as tasks:
+            carrier = tasks.create_task(self.table.run(), name="table")
+            watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
+            await self.rescuer.enter()
+            async with serving(self.http, host=self.settings.host, port=self.settings.port) as address, self.system:
+                rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
+                receiving = tasks.create_task(self.intake.run(self.handle), name="intake")
+                self.health.is_ready = True
+                log.info("node_ready", node=self.record.node_id, address=address)
+                if on_ready is not None:
+                    on_ready(Ready(self.record.node_id, address))
+                await stop.wait()
+                await self._drain(receiving)
+                rescuing.cancel()
+                with suppress(asyncio.CancelledError):
+                    await rescuing
+            await self.rescuer.leave()
+            carrier.cancel()
+            watch.cancel()
+        log.info("node_stopped", node=self.record.node_id)
+
+    async def handle(self, envelope: Envelope) -> None:
+        """Do what an envelope asks; returning means that it is durable. Raises `Poison` for what never can be."""
+        for request in self.reader.read(envelope):
+            try:
+                accepted = await self.router.start(request)
+            except IdempotencyConflict as conflict:
+                raise Poison(conflict.code, str(conflict)) from None
+            event = "session_accepted" if accepted.is_new else "duplicate_absorbed"
+            log.info(event, session_id=accepted.session_id, message_id=envelope.message_id)
+
+    async def _drain(self, receiving: asyncio.Task[None]) -> None:
+        log.info("node_draining", node=self.record.node_id, sessions=len(self.system))
+        self.health.is_draining = True
+        self.router.is_draining = True
+        self.rescuer.drain()
+        self.intake.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INTAKE_STOP_SECONDS_MAX):
+                await asyncio.shield(receiving)
+        report = await self.system.drain(self.settings.drain_seconds)
+        receiving.cancel()
+        log.info("node_drained", finished=len(report.finished), handed_over=len(report.cut))
+
+
+async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack: AsyncExitStack) -> Node:
+    clock: Clock = SystemClock()
+    draw = random.SystemRandom().random
+    node_id = uuid.uuid4().hex[:12]
+    numbers = count(1)
+    table_patience = Patience(clock, Reachability("table", clock), draw)
+    queue_patience = Patience(clock, Reachability("queue", clock), draw)
+    chore_patience = Patience(clock, Reachability("queue chores", clock), draw)
+    table = Table(clients.dynamodb, settings.table, table_patience)
+    await table.check()
+    queue = await find_queue(clients.sqs, settings.queue, chore_patience)
+    dead_letters = await find_queue(clients.sqs, settings.dead_letter_queue_name, chore_patience)
+    threads = stack.enter_context(_threads())
+    journal = DynamoDBJournal(table, retention=timedelta(days=settings.retention_days))
+    heads = DynamoDBHeads(table)
+    busy = BusySignal(clock)
+    capacity = NodeCapacity(settings.max_sessions)
+    ports = SessionPorts(
+        node_id=node_id,
+        app=app,
+        journal=journal,
+        heads=heads,
+        performer=Performer(agents=_lookup(app, settings, threads), clock=clock, draw=draw),
+        clock=clock,
+        threads=threads,
+        draw=draw,
+        new_id=lambda: f"{node_id}.{next(numbers)}",
+        fruitless_resumes_max=settings.max_fruitless_resumes,
+        payload_bytes_max=settings.inline_limit_bytes,
+        log=log,
+    )
+    system = ActorSystem(clock=clock, busy=busy, on_end=capacity.changed)
+    capacity.watch(system)
+    router = Router(system, ports, capacity, SessionSupervisor(clock, log))
+    reader = Reader(app, lambda: uuid.uuid4().hex, payload_bytes_max=settings.inline_limit_bytes)
+    intake = SQSIntake(
+        queue=queue,
+        dead_letters=dead_letters,
+        store_body=_body_store(Bucket(clients.s3, settings.bucket, chore_patience)),
+        capacity=capacity,
+        patience=queue_patience,
+        clock=clock,
+        log=log,
+    )
+    capacity.subscribe(intake.room_changed)
+    record = NodeRecord(
+        node_id=node_id,
+        beat=0,
+        address=f"{socket.gethostname()}:{settings.port}",
+        started_at=truncate_to_millis(clock.now()),
+        version=version("session-orchestrator"),
+        process=own_process(),
+    )
+    rescuer = Rescuer(
+        RescuerPorts(
+            node=record,
+            nodes=DynamoDBNodes(table),
+            heads=heads,
+            router=router,
+            capacity=capacity,
+            clock=clock,
+            on_fenced=fence,
+            log=log,
+        ),
+        heartbeat_seconds=settings.heartbeat_seconds,
+        node_timeout_seconds=settings.node_timeout_seconds,
+    )
+    loop_watch = LoopWatch(clock, stall_seconds_max=settings.node_timeout_seconds, on_stalled=fence)
+    health = Health(
+        busy=busy,
+        system=system,
+        loop=loop_watch,
+        reachability={
+            "table": table_patience.reachability.unreachable_for,
+            "queue": intake.unreachable_for,
+        },
+    )
+    http = HttpPorts(node_id, health, router, reader, heads, journal, settings.api_keys, log)
+    return Node(record, settings, table, system, router, reader, intake, rescuer, health, loop_watch, http)
+
+
+def _lookup(app: Orchestrator, settings: Settings, threads: ThreadPoolExecutor) -> Callable[[str], Agent | None]:
+    def agent_named(name: str) -> Agent | None:
+        target = app.agent_named(name)
+        if target is None:
+            return None
+        return LocalAgent(target, threads, payload_bytes_max=settings.inline_limit_bytes)
+
+    return agent_named
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Yield the threads of sync steps and agents; one that never returns is left behind, not waited for."""
+    threads = ThreadPoolExecutor(STEP_THREADS_MAX, thread_name_prefix="step")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _body_store(bucket: Bucket) -> StoreBody:
+    async def store(message_id: str, body: str) -> str:
+        raw = body.encode()
+        key = f"dead-letters/{message_id}.json"
+        await bucket.put(key, raw, content_type="application/json")
+        digest = hashlib.sha256(raw).hexdigest()
+        return compact_json({"artifact": f"s3://{bucket.name}/{key}", "bytes": len(raw), "sha256": digest})
+
+    return store

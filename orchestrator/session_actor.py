@@ -1,0 +1,346 @@
+"""The shell around the pure rules, one actor a session: decide → append → evolve → perform.
+
+The append is the only commit point. There is no recovery code: activation folds the journal and performs what the state
+owes, and that is the same line that starts things the first time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, assert_never
+
+from actors import ActorContext, BackgroundTask, Cancelled, Clock, Directive, Failed, Failure, Outcome, Succeeded
+from orchestrator.app import Orchestrator
+from orchestrator.cluster import Head, Heads, NotOwner
+from orchestrator.errors import Stale, describe
+from orchestrator.handler import Blocked, HandlerPorts, HandlerRun, Raised, Returned, Verdict
+from orchestrator.journal import Journal, JournalConflict, UnreadableEvent
+from orchestrator.performer import Performer
+from orchestrator.session import messages as m
+from orchestrator.session.decide import decide
+from orchestrator.session.events import TYPE_NAMES, Event, Recorded, SessionResumed
+from orchestrator.session.owed import Effect, EffectKey, RunAgent, RunHandler, owed
+from orchestrator.session.state import SessionState, begin, evolve
+from orchestrator.session.transitions import SessionStatus
+from orchestrator.session.values import ErrorRecord, Json, truncate_to_millis
+from orchestrator.telemetry import trace_ids
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+BLOCKED_DELAY_BASE: Final = timedelta(seconds=30)
+BLOCKED_DELAY_MAX: Final = timedelta(hours=1)
+FAILURES_MAX: Final = 50
+FAILURES_WITHIN_SECONDS: Final = 60.0
+BLOCKED_TIMES: Final = "blocked_times"
+BLOCKED_ERROR: Final = "blocked_error"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedFound:
+    """The handler and its journal do not match."""
+
+    error: ErrorRecord
+
+
+ActorMessage = m.Message | BlockedFound
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPorts:
+    """What every session actor of a node shares. `draw` returns a float from [0, 1), `new_id` a unique id."""
+
+    node_id: str
+    app: Orchestrator
+    journal: Journal
+    heads: Heads
+    performer: Performer
+    clock: Clock
+    threads: Executor
+    draw: Callable[[], float]
+    new_id: Callable[[], str]
+    fruitless_resumes_max: int
+    payload_bytes_max: int
+    log: FilteringBoundLogger
+
+
+class SessionSupervisor:
+    """Stops every session actor that failed: HEAD stays, so the node's own audit takes the session up again.
+
+    A node on which session after session fails is sick itself: past the limit the failure escalates, and the node shows
+    UNHEALTHY.
+    """
+
+    def __init__(self, clock: Clock, log: FilteringBoundLogger) -> None:
+        self._clock = clock
+        self._log = log
+        self._recent: deque[float] = deque(maxlen=FAILURES_MAX)
+
+    def __call__(self, failure: Failure) -> Directive:
+        """Return STOP, or ESCALATE after too many failures within a minute."""
+        if isinstance(failure.error, Stale):
+            return Directive.STOP
+        self._log.error("session_actor_failed", session_id=failure.actor_id, phase=failure.phase, exc_info=failure.error)
+        now = self._clock.monotonic()
+        self._recent.append(now)
+        is_sick = len(self._recent) == FAILURES_MAX and now - self._recent[0] < FAILURES_WITHIN_SECONDS
+        return Directive.ESCALATE if is_sick else Directive.STOP
+
+
+class SessionActor:
+    """One session in this node's memory. Raises `Stale` as soon as another epoch shows: then it is dropped, silently."""
+
+    def __init__(
+        self, context: ActorContext[ActorMessage], ports: SessionPorts, head: Head, state: SessionState | None
+    ) -> None:
+        """Start from HEAD as claimed; `state` is known for a session just created, `None` for one to be read."""
+        self._context = context
+        self._ports = ports
+        self._head = head
+        self._known_state = state
+        self._run: HandlerRun | None = None
+        self._in_flight: dict[EffectKey, BackgroundTask] = {}
+        self._performed: dict[EffectKey, Effect] | None = None
+        self._is_released = False
+        self._log = ports.log.bind(session_id=head.session_id, epoch=head.epoch)
+
+    @property
+    def _state(self) -> SessionState:
+        assert self._known_state is not None, f"{self._head.session_id} is used before it was read"
+        return self._known_state
+
+    async def activate(self) -> None:
+        """Fold the journal, mark the new epoch in it, and start what is owed."""
+        if self._known_state is None:
+            try:
+                self._known_state = await self._read()
+            except UnreadableEvent as error:
+                await self._block(describe(error))
+                return
+            self._bind_trace()
+            await self._resume()
+        else:
+            self._bind_trace()
+        await self._carry_on()
+
+    async def receive(self, message: ActorMessage) -> None:
+        """Handle one message. Returning means that what it changed is durable."""
+        if isinstance(message, BlockedFound):
+            await self._block(message.error)
+            return
+        events = decide(self._state, message, self._now())
+        if events:
+            await self._commit(events)
+            await self._carry_on()
+
+    async def deactivate(self) -> None:
+        """Hand the session over: unowned and due now, so that another node goes on with it in about a second."""
+        if self._known_state is not None and not self._is_released and not self._state.has_ended:
+            await self._release(SessionStatus.RUNNING, wake_at=self._now())
+            self._log.info("session_handed_over", last_seq=self._state.last_seq)
+
+    # --- the four verbs ------------------------------------------------------------------------------------------
+
+    async def _commit(self, events: tuple[Event, ...]) -> None:
+        """Append the events and fold them; a conflict means that another epoch writes here now."""
+        recorded = self._stamp(events)
+        try:
+            await self._ports.journal.append(
+                self._head.session_id, recorded, started_at=self._state.started_at
+            )
+        except JournalConflict as conflict:
+            self._log.info("session_fenced", found_epoch=conflict.existing.epoch, found_node=conflict.existing.node)
+            raise Stale(str(conflict)) from None
+        for each in recorded:
+            self._fold(each)
+
+    def _stamp(self, events: tuple[Event, ...]) -> tuple[Recorded, ...]:
+        now, first = self._now(), self._state.last_seq + 1
+        return tuple(
+            Recorded(first + i, event, now, self._head.epoch, self._ports.node_id, self._ports.new_id())
+            for i, event in enumerate(events)
+        )
+
+    def _fold(self, recorded: Recorded) -> None:
+        self._known_state = evolve(self._state, recorded)
+        operation_id = getattr(recorded.event, "operation", None)
+        if operation_id is None:
+            return
+        operation = self._state.operations[operation_id]
+        self._log.debug(
+            "event_recorded", status=TYPE_NAMES[type(recorded.event)], operation=operation_id, attempt=operation.attempt
+        )
+        if self._run is not None:
+            self._run.changed(operation)
+
+    async def _carry_on(self) -> None:
+        """Do what the state asks for after a change: start and cancel effects, or record the end."""
+        self._perform()
+        if self._state.has_ended:
+            await self._finish()
+
+    def _perform(self) -> None:
+        wanted = owed(self._state)
+        if wanted is self._performed:
+            return
+        for key in self._in_flight.keys() - wanted.keys():
+            self._in_flight.pop(key).cancel()
+        for key, effect in wanted.items():
+            if key not in self._in_flight:
+                self._in_flight[key] = self._start(effect)
+        self._performed = wanted
+
+    # --- effects -------------------------------------------------------------------------------------------------
+
+    def _start(self, effect: Effect) -> BackgroundTask:
+        match effect:
+            case RunHandler():
+                return self._start_handler()
+            case RunAgent():
+                work = self._ports.performer.run_agent(
+                    self._head.session_id, effect, self._context.tell_self, self._log
+                )
+                return self._context.background.start(f"agent {effect.operation}", work, self._agent_ended)
+            case _:
+                assert_never(effect)
+
+    def _start_handler(self) -> BackgroundTask:
+        session_type = self._ports.app.session_type(self._state.started.session_type)
+        if session_type is None:
+            error = ErrorRecord(
+                "UnknownSessionType",
+                "UNKNOWN_SESSION_TYPE",
+                f"no session type {self._state.started.session_type!r} is declared by the code of this node",
+            )
+            return self._context.background.start("handler", _blocked(error), self._handler_ended)
+        ports = HandlerPorts(
+            tell=self._context.tell_self,
+            clock=self._ports.clock,
+            draw=self._ports.draw,
+            threads=self._ports.threads,
+            payload_bytes_max=self._ports.payload_bytes_max,
+            log=self._log,
+        )
+        self._run = HandlerRun(self._state, session_type, ports)
+        return self._context.background.start("handler", self._run.run(), self._handler_ended)
+
+    def _handler_ended(self, outcome: Outcome[Verdict]) -> None:
+        match outcome:
+            case Succeeded(value=Returned(result=result)):
+                self._context.tell_self(m.HandlerReturned(result))
+            case Succeeded(value=Raised(error=error)):
+                self._context.tell_self(m.HandlerRaised(error))
+            case Succeeded(value=Blocked(error=error)):
+                self._context.tell_self(BlockedFound(error))
+            case Failed(error=error):
+                self._context.tell_self(m.HandlerRaised(describe(error)))
+            case Cancelled():
+                pass
+
+    def _agent_ended(self, outcome: Outcome[m.AgentSucceeded | m.AgentAttemptFailed]) -> None:
+        match outcome:
+            case Succeeded(value=message):
+                self._context.tell_self(message)
+            case Failed(error=error):
+                raise error
+            case Cancelled():
+                pass
+
+    # --- HEAD ----------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> SessionState:
+        state: SessionState | None = None
+        async for recorded in self._ports.journal.read(self._head.session_id):
+            state = begin(self._head.session_id, recorded) if state is None else evolve(state, recorded)
+        if state is None:
+            raise UnreadableEvent(f"HEAD of {self._head.session_id} stands over an empty journal")
+        return state
+
+    async def _resume(self) -> None:
+        """Fence whoever was here before: from this event on, only this epoch commits (I7)."""
+        while not self._state.has_ended:
+            if self._state.epoch > self._head.epoch:
+                raise Stale(f"the journal of {self._head.session_id} holds epoch {self._state.epoch}")
+            event = self._crash_loop_end() or SessionResumed()
+            try:
+                await self._append_resumption(event)
+            except JournalConflict:
+                # We own HEAD, and the former owner won this one race: go on from behind its event.
+                self._known_state = await self._read()
+                continue
+            self._log.info("session_resumed", last_seq=self._state.last_seq, takeovers=self._head.takeovers)
+            if self._head.takeovers > 1 and self._state.fruitless_resumes <= 1:
+                self._head = await self._ports.heads.settle_takeovers(self._head)
+            return
+
+    async def _append_resumption(self, event: Event) -> None:
+        recorded = self._stamp((event,))
+        await self._ports.journal.append(self._head.session_id, recorded, started_at=self._state.started_at)
+        self._fold(recorded[0])
+
+    def _crash_loop_end(self) -> Event | None:
+        """Return the end of a session that has taken down too many nodes in a row; `None` while it may try again."""
+        fruitless = min(self._head.takeovers, self._state.fruitless_resumes + 1)
+        if fruitless <= self._ports.fruitless_resumes_max:
+            return None
+        return decide(self._state, m.CrashLoopDetected(fruitless), self._now())[0]
+
+    async def _finish(self) -> None:
+        """Bring HEAD to the recorded end, then leave. A crash before this leaves it to a rescuer."""
+        while not self._is_released:
+            try:
+                self._head = await self._ports.heads.end(
+                    self._head, self._state.status, last_seq=self._state.last_seq, at=self._state.updated_at
+                )
+                self._is_released = True
+            except NotOwner:
+                await self._refresh_head()
+        error = self._state.error
+        self._log.info(
+            "session_ended", status=self._state.status, last_seq=self._state.last_seq, code=error.code if error else None
+        )
+        self._context.stop()
+
+    async def _block(self, error: ErrorRecord) -> None:
+        """Keep the session as it is, out of memory, until matching code comes; look again after a growing delay."""
+        times = self._head.attributes.get(BLOCKED_TIMES, 0)
+        times = times + 1 if isinstance(times, int) else 1
+        delay = min(BLOCKED_DELAY_MAX, BLOCKED_DELAY_BASE * 2 ** min(times - 1, 16))
+        attributes = {**self._head.attributes, BLOCKED_TIMES: times, BLOCKED_ERROR: f"{error.code}: {error.message}"}
+        self._log.warning("session_blocked", code=error.code, reason=error.message, next_try_seconds=delay.total_seconds())
+        await self._release(SessionStatus.BLOCKED, wake_at=self._now() + delay, attributes=attributes)
+        self._context.stop()
+
+    async def _release(
+        self, status: SessionStatus, *, wake_at: datetime, attributes: dict[str, Json] | None = None
+    ) -> None:
+        last_seq = self._head.last_seq if self._known_state is None else self._state.last_seq
+        while not self._is_released:
+            try:
+                self._head = await self._ports.heads.release(
+                    self._head, status, last_seq=last_seq, at=self._now(), wake_at=wake_at, attributes=attributes
+                )
+                self._is_released = True
+            except NotOwner:
+                await self._refresh_head()
+
+    async def _refresh_head(self) -> None:
+        """Take up a HEAD that a delivery moved on under us; raises `Stale` when it is ours no longer."""
+        head = await self._ports.heads.get(self._head.session_id)
+        if head is None or head.epoch != self._head.epoch or head.owner != self._ports.node_id:
+            raise Stale(f"HEAD of {self._head.session_id} is no longer ours: {head}")
+        self._head = head
+
+    def _bind_trace(self) -> None:
+        self._log = self._log.bind(session_type=self._state.started.session_type, **trace_ids(self._state.started.trace))
+
+    def _now(self) -> datetime:
+        return truncate_to_millis(self._ports.clock.now())
+
+
+async def _blocked(error: ErrorRecord) -> Verdict:
+    return Blocked(error)
