@@ -19,7 +19,7 @@ from typing import Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 from structlog.typing import FilteringBoundLogger
 
-from orchestrator.errors import NoInvocation
+from orchestrator.errors import MESSAGE_LENGTH_MAX, NoInvocation
 from orchestrator.payloads import to_json
 from orchestrator.session import messages as m
 from orchestrator.session.values import ID_PATTERN, Json, RetrySpec
@@ -132,7 +132,7 @@ def observe(instant: datetime) -> None:
 class SessionContext:
     """A handler's only way to the world. Every awaited operation is journaled under its id and runs once."""
 
-    def __init__(  # noqa: PLR0913 - the facts of one session, given once by the driver
+    def __init__(
         self,
         *,
         session_id: str,
@@ -150,8 +150,8 @@ class SessionContext:
         self._started_at = started_at
         self._operations = operations
         self._uses: dict[str, int] = {}
-        self._random = random.Random(f"random:{session_id}")  # noqa: S311 - repeatable on purpose, no secret
-        self._uuids = random.Random(f"uuid:{session_id}")  # noqa: S311 - repeatable on purpose, no secret
+        self._random = random.Random(f"random:{session_id}")
+        self._uuids = random.Random(f"uuid:{session_id}")
 
     @property
     def epoch(self) -> int:
@@ -294,9 +294,7 @@ def current_invocation() -> Invocation:
     return invocation
 
 
-def invocation_for(
-    session_id: str, operation: str, attempt: int, tell: Callable[[m.Message], None]
-) -> Invocation:
+def invocation_for(session_id: str, operation: str, attempt: int, tell: Callable[[m.Message], None]) -> Invocation:
     """Return the invocation of one attempt; its progress goes to the session's actor, from any thread."""
     loop = asyncio.get_running_loop()
     numbers = count(1)
@@ -305,7 +303,9 @@ def invocation_for(
         number = next(numbers)
         if number <= PROGRESS_MAX:
             progress_id = f"{operation}/progress#{attempt}.{number}"
-            loop.call_soon_threadsafe(tell, m.ProgressMade(progress_id, message, percent, to_json(data, "data")))
+            loop.call_soon_threadsafe(
+                tell, m.ProgressMade(progress_id, message[:MESSAGE_LENGTH_MAX], percent, to_json(data, "data"))
+            )
 
     return Invocation(session_id, operation, attempt, report)
 

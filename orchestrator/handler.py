@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from actors import Clock
 from orchestrator.app import SessionType
 from orchestrator.context import AgentCall, SessionContext, StepCall, invocation_for, invocation_scope, observe
-from orchestrator.errors import NonDeterminismError, NonRetryable, NotSerializable, OperationTimedOut, describe, revive
+from orchestrator.errors import (
+    MESSAGE_LENGTH_MAX,
+    NonDeterminismError,
+    NonRetryable,
+    NotSerializable,
+    OperationTimedOut,
+    describe,
+    revive,
+)
 from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType, result_type_of, to_json
 from orchestrator.replay import Turnstile
 from orchestrator.session import messages as m
@@ -158,7 +166,11 @@ class HandlerRun:
         """See `Operations.progress`."""
         # Nothing hangs on people's events: one that is not recorded is not worth holding up a replay for.
         if self._turnstile.known(operation) is None and not self.is_replaying:
-            await self._report(operation, m.ProgressMade(operation, message, percent, to_json(data, "data")))
+            await self._report(operation, self._progress(operation, message, percent, data))
+
+    def _progress(self, operation: str, message: str, percent: float | None, data: object) -> m.ProgressMade:
+        limit = self._ports.payload_bytes_max
+        return m.ProgressMade(operation, message[:MESSAGE_LENGTH_MAX], percent, to_json(data, "data", bytes_max=limit))
 
     async def _reach(self, operation: str, kind: OperationKind) -> Operation | None:
         known = self._turnstile.known(operation)
@@ -199,7 +211,9 @@ class HandlerRun:
             async with limit:
                 with invocation_scope(invocation):
                     result = await self._call(call)
-            return m.StepSucceeded(operation, attempt, result_type.dump(result, bytes_max=self._ports.payload_bytes_max))
+            return m.StepSucceeded(
+                operation, attempt, result_type.dump(result, bytes_max=self._ports.payload_bytes_max)
+            )
         except (NotSerializable, InvalidPayload, PayloadTooLarge, NonRetryable) as error:
             return failed(describe(error), is_retryable=False)
         except Exception as error:

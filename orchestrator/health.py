@@ -33,7 +33,7 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A node's health now. `checks` names what is wrong, and is empty while nothing is. `since`: last change of busy."""
+    """A node's health now. `checks` names what is wrong, and is empty while nothing is. `since`: the last flip."""
 
     status: HealthStatus
     active_tasks: int
@@ -88,7 +88,9 @@ class LoopWatch:
             if late > self._limit:
                 # Whoever reads this at night wants to know which line holds the loop.
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-                self._on_stalled(f"the event loop stood still for {late:.1f} s: some code blocks it (see the traceback)")
+                self._on_stalled(
+                    f"the event loop stood still for {late:.1f} s: some code blocks it (see the traceback)"
+                )
                 return
 
 

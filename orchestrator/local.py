@@ -64,7 +64,7 @@ async def emulator(*, port: int, state: Path | None) -> AsyncIterator[Emulator]:
     if not _is_free(port):
         raise Unavailable(f"port {port} is taken; choose another one with --emulator-port")
     if state is not None:
-        state.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -132,7 +132,7 @@ async def _until_ready(child: asyncio.subprocess.Process, running: Emulator) -> 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - a loopback address made above
+        with urllib.request.urlopen(url, timeout=1) as answer:
             return answer.status == 200 and bool(json.loads(answer.read() or b"{}") is not None)
     except (urllib.error.URLError, OSError, ValueError):
         return False

@@ -1,6 +1,6 @@
 """Values ↔ JSON, at the doors where user code begins: inputs, results and prompts are checked against annotations here.
 
-What goes through `dump` is exactly what a journal gives back later, so a handler sees the same value live and on replay.
+What goes through `dump` is exactly what a journal gives back later, so a handler sees the same value live and later.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Carries effects out in the background, and reports how each ended as a message to the session's actor.
 
-An effect is started only after the event that orders it is durable. Cancelling one is always allowed: it reports nothing
-then, and the state decides whether it is owed again.
+An effect is started only after the event that orders it is durable. Cancelling one is always allowed: it reports
+nothing then, and the state decides whether it is owed again.
 """
 
 from __future__ import annotations

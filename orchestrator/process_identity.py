@@ -1,7 +1,7 @@
 """Which operating system process this is, so that its successor on the same host can prove it gone without waiting.
 
-A beat that stands still needs the node timeout to mean death. A process of the same kernel and the same process namespace
-needs no timeout: if its id is free, or names a process that began at another time, it is gone (ADR 0002).
+A beat that stands still needs the node timeout to mean death. One of the same kernel and process namespace needs no
+timeout: if its id is free, or names a process that began at another time, it is gone (ADR 0002).
 """
 
 from __future__ import annotations

@@ -26,9 +26,7 @@ STALL_SECONDS: Final = 2.0
 class Turnstile:
     """Hands the outcomes of one session to one run of its handler."""
 
-    def __init__(
-        self, known: Iterable[Operation], clock: Clock, on_stall: Callable[[Operation, str], None]
-    ) -> None:
+    def __init__(self, known: Iterable[Operation], clock: Clock, on_stall: Callable[[Operation, str], None]) -> None:
         """Start before the first outcome. `on_stall(recorded, asked)` is called when the handler asks for another."""
         self._known = {operation.operation_id: operation for operation in known}
         self._replay = deque(
@@ -59,9 +57,7 @@ class Turnstile:
 
     def unclaimed(self) -> Operation | None:
         """Return the first recorded outcome that nobody asked for; `None` when all have been handed over."""
-        return next(
-            (op for op in self._replay if op.operation_id not in self._given_up | self._reaching.keys()), None
-        )
+        return next((op for op in self._replay if op.operation_id not in self._given_up | self._reaching.keys()), None)
 
     def changed(self, operation: Operation) -> None:
         """Take an operation as the journal has it after a new event; whoever awaits it goes on in its turn."""

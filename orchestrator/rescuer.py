@@ -7,13 +7,15 @@ monotonic clock, or when its process is provably gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from actors import Clock
 from orchestrator.cluster import Heads, NodeFenced, NodeRecord, Nodes
+from orchestrator.errors import Unavailable
 from orchestrator.process_identity import is_gone
 from orchestrator.router import NodeCapacity, Router
 from orchestrator.session.transitions import SessionStatus
@@ -104,12 +106,13 @@ class Rescuer:
     async def _watch_for_ever(self, tasks: asyncio.TaskGroup) -> None:
         rounds = 0
         while True:
-            async for node in self._ports.nodes.all():
-                await self._look_at(node, tasks)
-            if rounds % AUDIT_EVERY_BEATS == 0:
-                for dead in tuple(self._tombstones):
-                    await self._rescue_all(dead, tasks)
-                await self._audit_itself(tasks)
+            with self._keeping_on("watch"):
+                async for node in self._ports.nodes.all():
+                    await self._look_at(node, tasks)
+                if rounds % AUDIT_EVERY_BEATS == 0:
+                    for dead in tuple(self._tombstones):
+                        await self._rescue_all(dead, tasks)
+                    await self._audit_itself(tasks)
             rounds += 1
             await self._ports.clock.sleep(self._heartbeat)
 
@@ -126,11 +129,12 @@ class Rescuer:
             self._seen[node.node_id] = _Sighting(node.beat, now)
             sighting = self._seen[node.node_id]
         has_exited = is_gone(node.process)
-        if has_exited or now - sighting.since > self._timeout:
-            if await self._ports.nodes.declare_dead(node.node_id, at=self._now(), beat=node.beat):
-                self._ports.log.warning("node_declared_dead", dead_node=node.node_id, process_gone=has_exited)
-                self._tombstones.add(node.node_id)
-                await self._rescue_all(node.node_id, tasks)
+        if not has_exited and now - sighting.since <= self._timeout:
+            return
+        if await self._ports.nodes.declare_dead(node.node_id, at=self._now(), beat=node.beat):
+            self._ports.log.warning("node_declared_dead", dead_node=node.node_id, process_gone=has_exited)
+            self._tombstones.add(node.node_id)
+            await self._rescue_all(node.node_id, tasks)
 
     async def _rescue_all(self, dead: str, tasks: asyncio.TaskGroup) -> None:
         await self._activate_all(self._ports.heads.owned_by(dead), tasks, dead_owner=dead)
@@ -143,7 +147,8 @@ class Rescuer:
 
     async def _wake_for_ever(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            await self._activate_all(self._ports.heads.due(self._now()), tasks, only_unowned=True)
+            with self._keeping_on("due"):
+                await self._activate_all(self._ports.heads.due(self._now()), tasks, only_unowned=True)
             await self._ports.clock.sleep(DUE_EVERY_SECONDS)
 
     async def _try_blocked(self, tasks: asyncio.TaskGroup) -> None:
@@ -176,10 +181,19 @@ class Rescuer:
 
     async def _claim(self, session_id: str, dead_owner: str | None, only_unowned: bool) -> None:
         try:
-            if await self._ports.router.claim(session_id, dead_owner=dead_owner, only_unowned=only_unowned):
-                self._ports.log.info("session_claimed", session_id=session_id, dead_owner=dead_owner)
+            with self._keeping_on("claim"):
+                if await self._ports.router.claim(session_id, dead_owner=dead_owner, only_unowned=only_unowned):
+                    self._ports.log.info("session_claimed", session_id=session_id, dead_owner=dead_owner)
         finally:
             self._claims.release()
+
+    @contextmanager
+    def _keeping_on(self, chore: str) -> Iterator[None]:
+        """Log a refusal of AWS and go on: the next round tries again, and a node without one rescues nobody."""
+        try:
+            yield
+        except Unavailable as error:
+            self._ports.log.error("rescue_refused", chore=chore, error=str(error)[:300])
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())

@@ -1,7 +1,7 @@
 """Message → who owns this session? Creates and claims sessions, and brings their actors to life on this node.
 
-The order of creation is the acceptance (I3): event 1, then HEAD, then the acknowledgement. Whoever inserts HEAD owns the
-session, whoever wrote event 1; one claim or creation of a session at a time on a node (rule 2).
+The order of creation is the acceptance (I3): event 1, then HEAD, then the acknowledgement. Whoever inserts HEAD owns
+the session, whoever wrote event 1; one claim or creation of a session at a time on a node (rule 2).
 """
 
 from __future__ import annotations

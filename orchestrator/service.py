@@ -134,8 +134,7 @@ class Node:
                 await stop.wait()
                 await self._drain(receiving)
                 rescuing.cancel()
-                with suppress(asyncio.CancelledError):
-                    await rescuing
+                await asyncio.wait({rescuing})
             await self.rescuer.leave()
             carrier.cancel()
             watch.cancel()

@@ -84,7 +84,9 @@ class SessionSupervisor:
         """Return STOP, or ESCALATE after too many failures within a minute."""
         if isinstance(failure.error, Stale):
             return Directive.STOP
-        self._log.error("session_actor_failed", session_id=failure.actor_id, phase=failure.phase, exc_info=failure.error)
+        self._log.error(
+            "session_actor_failed", session_id=failure.actor_id, phase=failure.phase, exc_info=failure.error
+        )
         now = self._clock.monotonic()
         self._recent.append(now)
         is_sick = len(self._recent) == FAILURES_MAX and now - self._recent[0] < FAILURES_WITHIN_SECONDS
@@ -92,7 +94,7 @@ class SessionSupervisor:
 
 
 class SessionActor:
-    """One session in this node's memory. Raises `Stale` as soon as another epoch shows: then it is dropped, silently."""
+    """One session in this node's memory. Raises `Stale` when another epoch shows: it is dropped then, silently."""
 
     def __init__(
         self, context: ActorContext[ActorMessage], ports: SessionPorts, head: Head, state: SessionState | None
@@ -149,9 +151,7 @@ class SessionActor:
         """Append the events and fold them; a conflict means that another epoch writes here now."""
         recorded = self._stamp(events)
         try:
-            await self._ports.journal.append(
-                self._head.session_id, recorded, started_at=self._state.started_at
-            )
+            await self._ports.journal.append(self._head.session_id, recorded, started_at=self._state.started_at)
         except JournalConflict as conflict:
             self._log.info("session_fenced", found_epoch=conflict.existing.epoch, found_node=conflict.existing.node)
             raise Stale(str(conflict)) from None
@@ -265,6 +265,7 @@ class SessionActor:
         while not self._state.has_ended:
             if self._state.epoch > self._head.epoch:
                 raise Stale(f"the journal of {self._head.session_id} holds epoch {self._state.epoch}")
+            await self._settle_takeovers()
             event = self._crash_loop_end() or SessionResumed()
             try:
                 await self._append_resumption(event)
@@ -273,9 +274,17 @@ class SessionActor:
                 self._known_state = await self._read()
                 continue
             self._log.info("session_resumed", last_seq=self._state.last_seq, takeovers=self._head.takeovers)
-            if self._head.takeovers > 1 and self._state.fruitless_resumes <= 1:
-                self._head = await self._ports.heads.settle_takeovers(self._head)
             return
+
+    async def _settle_takeovers(self) -> None:
+        """Count takeovers from one again if the owner before us left more than its arrival in the journal (rule 12)."""
+        # An epoch that the journal does not show died before its SESSION_RESUMED: it made nothing of its turn.
+        made_progress = self._state.epoch == self._head.epoch - 1 and self._state.fruitless_resumes == 0
+        if made_progress and self._head.takeovers > 1:
+            try:
+                self._head = await self._ports.heads.settle_takeovers(self._head)
+            except NotOwner as error:
+                raise Stale(str(error)) from None
 
     async def _append_resumption(self, event: Event) -> None:
         recorded = self._stamp((event,))
@@ -284,10 +293,9 @@ class SessionActor:
 
     def _crash_loop_end(self) -> Event | None:
         """Return the end of a session that has taken down too many nodes in a row; `None` while it may try again."""
-        fruitless = min(self._head.takeovers, self._state.fruitless_resumes + 1)
-        if fruitless <= self._ports.fruitless_resumes_max:
+        if self._head.takeovers <= self._ports.fruitless_resumes_max:
             return None
-        return decide(self._state, m.CrashLoopDetected(fruitless), self._now())[0]
+        return decide(self._state, m.CrashLoopDetected(self._head.takeovers), self._now())[0]
 
     async def _finish(self) -> None:
         """Bring HEAD to the recorded end, then leave. A crash before this leaves it to a rescuer."""
@@ -301,7 +309,10 @@ class SessionActor:
                 await self._refresh_head()
         error = self._state.error
         self._log.info(
-            "session_ended", status=self._state.status, last_seq=self._state.last_seq, code=error.code if error else None
+            "session_ended",
+            status=self._state.status,
+            last_seq=self._state.last_seq,
+            code=error.code if error else None,
         )
         self._context.stop()
 
@@ -311,7 +322,9 @@ class SessionActor:
         times = times + 1 if isinstance(times, int) else 1
         delay = min(BLOCKED_DELAY_MAX, BLOCKED_DELAY_BASE * 2 ** min(times - 1, 16))
         attributes = {**self._head.attributes, BLOCKED_TIMES: times, BLOCKED_ERROR: f"{error.code}: {error.message}"}
-        self._log.warning("session_blocked", code=error.code, reason=error.message, next_try_seconds=delay.total_seconds())
+        self._log.warning(
+            "session_blocked", code=error.code, reason=error.message, next_try_seconds=delay.total_seconds()
+        )
         await self._release(SessionStatus.BLOCKED, wake_at=self._now() + delay, attributes=attributes)
         self._context.stop()
 
@@ -336,7 +349,9 @@ class SessionActor:
         self._head = head
 
     def _bind_trace(self) -> None:
-        self._log = self._log.bind(session_type=self._state.started.session_type, **trace_ids(self._state.started.trace))
+        self._log = self._log.bind(
+            session_type=self._state.started.session_type, **trace_ids(self._state.started.trace)
+        )
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())

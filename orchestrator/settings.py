@@ -21,7 +21,7 @@ _CONTAINER_MARKERS: Final = ("/.dockerenv", "/run/.containerenv")
 def _default_host() -> str:
     """Return all interfaces inside a container, loopback elsewhere: a laptop must not open a port to its network."""
     in_container = "ECS_CONTAINER_METADATA_URI_V4" in os.environ or any(Path(p).exists() for p in _CONTAINER_MARKERS)
-    return "0.0.0.0" if in_container else "127.0.0.1"  # noqa: S104 - only where the container's network is the border
+    return "0.0.0.0" if in_container else "127.0.0.1"
 
 
 class Settings(BaseSettings):
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     node_timeout_seconds: float = Field(default=15.0, gt=0, le=86_400)
     drain_seconds: float = Field(default=100.0, ge=0, le=3_600)
     passivate_after_seconds: float = Field(default=30.0, ge=0)
-    inline_limit_bytes: int = Field(default=204_800, ge=1_024, le=300_000)
+    inline_limit_bytes: int = Field(default=204_800, ge=1_024, le=250_000)
     retention_days: int = Field(default=90, ge=1, le=3_650)
     tenant_limit: int = Field(default=0, ge=0)
     max_fruitless_resumes: int = Field(default=5, ge=1)

@@ -1,5 +1,6 @@
 """The only door to AWS. Nothing outside this package imports aiobotocore or knows an AWS error code.
 
 `clients` opens the connections, `faults` is the one table of error codes, `table` speaks DynamoDB, `group_commit`
-gathers the writes of all actors into few requests, `queue` speaks SQS, `bucket` S3, `provision` creates what is missing.
+gathers the writes of all actors into few requests, `queue` speaks SQS, `bucket` S3, `provision` creates what is
+missing.
 """

@@ -14,10 +14,12 @@ from typing import Final, TypeVar
 import aiohttp
 from botocore.exceptions import (
     ClientError,
-    ConnectionError as BotoConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
 )
 from botocore.parsers import ResponseParserError
 
@@ -96,7 +98,7 @@ CONNECTION_FAULTS: Final = (
 
 
 RequestFailed = ClientError
-"""An answer that is an error, for those who only log it; what it means is in the table."""
+"""An answer that is an error, for those who only report it; what it means is in the table."""
 
 
 class Refused(Unavailable):

@@ -30,7 +30,13 @@ BY_DUE: Final = "by-due"
 BY_STATE: Final = "by-state"
 
 _EXISTS: Final = frozenset(
-    {"ResourceInUseException", "QueueAlreadyExists", "QueueNameExists", "BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+    {
+        "ResourceInUseException",
+        "QueueAlreadyExists",
+        "QueueNameExists",
+        "BucketAlreadyOwnedByYou",
+        "BucketAlreadyExists",
+    }
 )
 
 

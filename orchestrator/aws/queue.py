@@ -42,7 +42,9 @@ class Queue:
         self.url = url
         self._patience = patience
 
-    async def receive(self, *, messages_max: int, wait_seconds: int, visibility_seconds: int) -> tuple[QueueMessage, ...]:
+    async def receive(
+        self, *, messages_max: int, wait_seconds: int, visibility_seconds: int
+    ) -> tuple[QueueMessage, ...]:
         """Return up to `messages_max` (1..10) deliveries; `()` when none came within the wait. One attempt.
 
         Raises whatever the call raises: the receiver backs off and keeps its health honest.

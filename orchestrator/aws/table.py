@@ -6,20 +6,22 @@ Every call is tried until DynamoDB decides it; what it decides against comes bac
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from botocore.exceptions import ClientError
 
 from orchestrator.aws import items
 from orchestrator.aws.faults import FAULTS, Patience, Refused, Verdict, error_code, verdict_of
 from orchestrator.aws.group_commit import Done, Fate, GroupCommit, Rejected, Undecided, Unmet
-from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, Update, Write
+from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, Write
 from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
     from types_aiobotocore_dynamodb.type_defs import BatchStatementResponseTypeDef, QueryInputTypeDef
+
+T = TypeVar("T")
 
 TRANSACTION_WRITES_MAX: Final = 100
 """Actions of one `TransactWriteItems` (DynamoDB, quotas)."""
@@ -52,11 +54,7 @@ class Table:
 
     async def check(self) -> None:
         """Return if the table is there. Raises `Refused` if it is not, or if we may not see it."""
-        try:
-            await self._patience.insist(lambda: self._client.describe_table(TableName=self._name))
-        except ClientError as error:
-            hint = "; `orchestrator provision` creates it" if verdict_of(error) is Verdict.MISSING else ""
-            raise Refused(f"table {self._name}: {error}{hint}") from error
+        await self._insist(lambda: self._client.describe_table(TableName=self._name))
 
     async def write(self, write: Write) -> Item | None:
         """Make one conditional write durable; return the new item where DynamoDB told it.
@@ -108,7 +106,7 @@ class Table:
 
     async def get(self, key: Key) -> Item | None:
         """Return the item as of now (a consistent read); `None` where there is none."""
-        answer = await self._patience.insist(
+        answer = await self._insist(
             lambda: self._client.get_item(
                 TableName=self._name,
                 Key=items.to_wire({PARTITION_KEY: key.pk, SORT_KEY: key.sk}),
@@ -119,7 +117,7 @@ class Table:
 
     async def delete(self, key: Key) -> None:
         """Remove the item; nothing happens where there is none."""
-        await self._patience.insist(
+        await self._insist(
             lambda: self._client.delete_item(
                 TableName=self._name, Key=items.to_wire({PARTITION_KEY: key.pk, SORT_KEY: key.sk})
             )
@@ -164,12 +162,20 @@ class Table:
 
     async def _pages(self, request: QueryInputTypeDef) -> AsyncIterator[Item]:
         while True:
-            page = await self._patience.insist(lambda: self._client.query(**request))
+            page = await self._insist(lambda: self._client.query(**request))
             for wire in page["Items"]:
                 yield items.from_wire(wire)
             if not page.get("LastEvaluatedKey"):
                 return
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the call's answer; raises `Refused` for an error that patience does not mend."""
+        try:
+            return await self._patience.insist(call)
+        except ClientError as error:
+            hint = "; `orchestrator provision` creates it" if verdict_of(error) is Verdict.MISSING else ""
+            raise Refused(f"table {self._name}: {error}{hint}") from error
 
     async def _send(self, writes: Sequence[Write]) -> Sequence[Fate]:
         if len(writes) == 1:
@@ -202,7 +208,9 @@ class Table:
         if not error:
             self._patience.reachability.succeeded()
             return Done()
-        raised = ClientError({"Error": {"Code": error.get("Code", ""), "Message": error.get("Message", "")}}, "BatchExecuteStatement")
+        raised = ClientError(
+            {"Error": {"Code": error.get("Code", ""), "Message": error.get("Message", "")}}, "BatchExecuteStatement"
+        )
         verdict = FAULTS.get(error.get("Code", ""), Verdict.REFUSED)
         if verdict is Verdict.CONDITION:
             return Unmet()

@@ -11,7 +11,7 @@ from orchestrator.cli.output import Exit, fail
 
 
 def load_app(target: str) -> Orchestrator:
-    """Return the application; ends the command with a clear line where there is none. Looks in the current folder too."""
+    """Return the application; ends the command with a clear line where there is none. Looks here too."""
     module_name, colon, attribute = target.partition(":")
     if not colon or not module_name or not attribute:
         fail(f"{target!r} is not MODULE:APP, such as 'my_agents:app'", Exit.USAGE)

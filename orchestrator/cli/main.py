@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 import click
 import uvloop
-from botocore.exceptions import ClientError
 from click.shell_completion import get_completion_class
 
 from orchestrator.app import Orchestrator
 from orchestrator.aws.clients import UNREACHABLE, connect
+from orchestrator.aws.faults import RequestFailed
 from orchestrator.aws.provision import provision
 from orchestrator.cli.client import Client, open_client
 from orchestrator.cli.loading import load_app
@@ -146,7 +146,7 @@ def provision_command(json_output: bool) -> None:
 @click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
 @click.option("--timeout", type=float, default=WAIT_SECONDS_DEFAULT, show_default=True, help="Seconds to wait at most.")
 @as_json
-def submit_command(  # noqa: PLR0913 - one parameter an option
+def submit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     session_type: str,
     input_text: str,
     key: str | None,
@@ -211,7 +211,9 @@ def events_command(session_id: str, follow: bool, json_output: bool) -> None:
             print_json(event)
         else:
             operation = event["operation"] or ""
-            click.echo(f"{event['seq']:>5}  {event['at']}  {event['status']:<32} {operation!s:<24} {_short(event['data'])}")
+            click.echo(
+                f"{event['seq']:>5}  {event['at']}  {event['status']:<32} {operation!s:<24} {_short(event['data'])}"
+            )
 
     _with_client(lambda client: client.events(session_id, show, follow=follow))
 
@@ -246,7 +248,7 @@ def health_command(url: str | None, json_output: bool) -> None:
     if not address.startswith(("http://", "https://")):
         fail(f"--url: {address!r} is not an http address", Exit.USAGE)
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=HEALTH_SECONDS_MAX) as answer:  # noqa: S310 - checked above
+        with urllib.request.urlopen(f"{address}/health", timeout=HEALTH_SECONDS_MAX) as answer:
             body = json.loads(answer.read())
             code = Exit.DONE
     except urllib.error.HTTPError as error:
@@ -307,7 +309,7 @@ def _run(work: Awaitable[T]) -> T:
         fail(str(error), Exit.USAGE)
     except (Unavailable, *UNREACHABLE) as error:
         fail(str(error), Exit.UNREACHABLE)
-    except (OrchestratorError, ClientError) as error:
+    except (OrchestratorError, RequestFailed) as error:
         fail(str(error), Exit.FAILED)
     except KeyboardInterrupt:
         raise SystemExit(130) from None

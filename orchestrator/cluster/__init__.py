@@ -91,7 +91,13 @@ class Heads(Protocol):
         ...
 
     async def release(
-        self, head: Head, status: SessionStatus, *, last_seq: int, at: datetime, wake_at: datetime | None,
+        self,
+        head: Head,
+        status: SessionStatus,
+        *,
+        last_seq: int,
+        at: datetime,
+        wake_at: datetime | None,
         attributes: Mapping[str, Json] | None = None,
     ) -> Head:
         """Give the session up without ending it: no owner, due at `wake_at`. Raises `NotOwner` like `end`."""
@@ -106,8 +112,13 @@ class Heads(Protocol):
         ...
 
     async def listing(
-        self, *, status: SessionStatus | None, session_type: str | None, tenant: str | None,
-        cursor: str | None, limit: int,
+        self,
+        *,
+        status: SessionStatus | None,
+        session_type: str | None,
+        tenant: str | None,
+        cursor: str | None,
+        limit: int,
     ) -> Page:
         """Return a page of sessions, newest change first. Raises `ValueError` for a cursor that is none of ours."""
         ...

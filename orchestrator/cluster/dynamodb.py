@@ -39,8 +39,7 @@ class DynamoDBHeads:
         try:
             await self._table.write(Insert(_item(head)))
         except ConditionUnmet as unmet:
-            assert unmet.item is not None, f"HEAD of {head.session_id} vanished"
-            return _head(unmet.item)
+            return _head(_standing(unmet))
         return head
 
     async def get(self, session_id: str) -> Head | None:
@@ -126,7 +125,9 @@ class DynamoDBHeads:
     async def _newest(
         self, state_key: str, start: tuple[float, str] | None, session_type: str | None, tenant: str | None, limit: int
     ) -> list[Head]:
-        until = None if start is None else ("updated_at", format_instant(datetime.fromtimestamp(-start[0]).astimezone()))
+        until = (
+            None if start is None else ("updated_at", format_instant(datetime.fromtimestamp(-start[0]).astimezone()))
+        )
         found: list[Head] = []
         async for item in self._table.index(BY_STATE, ("state_key", state_key), until=until, newest_first=True):
             head = _head(item)
@@ -218,6 +219,11 @@ class DynamoDBNodes:
         """See `Nodes.all`."""
         async for item in self._table.partition(NODES, sk_after=_NODE_PREFIX, sk_until=f"{_NODE_PREFIX}~"):
             yield _node(item)
+
+
+def _standing(unmet: ConditionUnmet) -> Item:
+    assert unmet.item is not None, f"{unmet.key.pk} {unmet.key.sk} vanished: a HEAD is never deleted early"
+    return unmet.item
 
 
 def _unmoved(head: Head) -> Item:

@@ -1,4 +1,4 @@
-"""Errors on the wire: RFC 9457 `application/problem+json` with a stable `code`, for whatever goes wrong in a request."""
+"""Errors on the wire: RFC 9457 `application/problem+json` with a stable `code`, for whatever goes wrong."""
 
 from __future__ import annotations
 

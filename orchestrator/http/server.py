@@ -152,7 +152,9 @@ class Endpoints:
                 # Every key is compared, in constant time: the answer's delay tells nothing of any of them.
                 known = [hmac.compare_digest(key, given.strip().encode("utf-8", "surrogateescape")) for key in keys]
                 if scheme.lower() != "bearer" or not any(known):
-                    raise Problem(HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", "Authorization: a known Bearer key is needed")
+                    raise Problem(
+                        HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", "Authorization: a known Bearer key is needed"
+                    )
             return await handler(request)
 
         return check
@@ -161,9 +163,7 @@ class Endpoints:
 @asynccontextmanager
 async def serving(ports: HttpPorts, *, host: str, port: int) -> AsyncIterator[str]:
     """Serve while the block runs; yields the address as `host:port` (the real port where 0 was asked for)."""
-    runner = web.AppRunner(
-        Endpoints(ports).application(), access_log=None, handle_signals=False, shutdown_timeout=5.0
-    )
+    runner = web.AppRunner(Endpoints(ports).application(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
@@ -190,7 +190,9 @@ async def _object_body(request: web.Request) -> dict[str, Json]:
             HTTPStatus.REQUEST_TIMEOUT, "REQUEST_TIMEOUT", f"the body did not arrive within {BODY_SECONDS_MAX:g} s"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", f"the body is not JSON: {str(error)[:300]}") from None
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", f"the body is not JSON: {str(error)[:300]}"
+        ) from None
     if not isinstance(value, dict):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_MESSAGE", "the body is not a JSON object")
     return value

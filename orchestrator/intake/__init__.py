@@ -1,4 +1,4 @@
-"""Where messages come from. An envelope is a message with its delivery; it is acknowledged only after what it asks is durable.
+"""Where messages come from. An envelope is a message with its delivery, acknowledged when what it asks is durable.
 
 `formats` turns bodies into messages, `sqs` and `memory` deliver them.
 """

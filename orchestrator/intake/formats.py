@@ -1,4 +1,4 @@
-"""Bodies → messages: our own format, S3 notifications, and SNS or EventBridge around either. Total: bad input is `Poison`.
+"""Bodies → messages: our own format, S3 notifications, and SNS or EventBridge around either. Bad input is `Poison`.
 
 The parser of every outside format is here, and each error names the field and what would be right.
 """
@@ -77,7 +77,9 @@ class Reader:
         declared = self._app.session_type(body.session_type)
         if declared is None:
             known = ", ".join(t.name for t in self._app.session_types) or "none"
-            raise Poison("UNKNOWN_SESSION_TYPE", f"session_type: {body.session_type!r:.100} is not declared; known: {known}")
+            raise Poison(
+                "UNKNOWN_SESSION_TYPE", f"session_type: {body.session_type!r:.100} is not declared; known: {known}"
+            )
         tenant = TENANT_DEFAULT if body.tenant is None else body.tenant
         if ID_PATTERN.fullmatch(tenant) is None:
             raise Poison(NEVER_SUCCEEDS, f"tenant: {tenant!r:.150} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)")
@@ -102,7 +104,7 @@ class Reader:
             if not is_valid_session_id(body.session_id):
                 raise Poison(
                     NEVER_SUCCEEDS,
-                    f"session_id: {body.session_id!r:.150} is not one (1 to 110 of A-Z a-z 0-9 _ . : -, no ':g<n>' at the end)",
+                    f"session_id: {body.session_id!r:.150} is not one (1 to 110 of A-Z a-z 0-9 _.:-, no ':g<n>' last)",
                 )
             return body.session_id
         if body.idempotency_key is not None:

@@ -1,7 +1,7 @@
 """Envelopes from SQS: as many polls as the node has room for, none beyond; deleted in tens, and only when handled (I3).
 
-What the node has no room for stays in the queue. A message that can never succeed goes to the dead-letter queue with its
-reason; one whose handling takes long is hidden for longer; an outage of the queue is waited out.
+What the node has no room for stays in the queue. A message that can never succeed goes to the dead-letter queue with
+its reason; one whose handling takes long is hidden for longer; an outage of the queue is waited out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 RECEIVERS_MAX: Final = 8
 POLL_SECONDS: Final = 5
-"""A stop waits for the polls under way, because a poll that is cut swallows what the queue hands it until that is visible
-again. Short enough for a stop, long enough that an idle node costs some twenty cents a month in requests."""
+"""A stop waits for the polls under way, because a poll that is cut swallows what the queue hands it until that is
+visible again. Short enough for a stop, long enough that an idle node costs some twenty cents a month in requests."""
 VISIBILITY_SECONDS: Final = 30
 PROLONG_EVERY_SECONDS: Final = 10
 DELETE_LINGER_SECONDS: Final = 0.05
@@ -158,7 +158,9 @@ class SQSIntake:
         except Poison as poison:
             await self._dead_letter(message, poison.reason, str(poison))
         except OrchestratorError as error:
-            self._log.warning("message_deferred", message_id=message.message_id, code=error.code, error=str(error)[:300])
+            self._log.warning(
+                "message_deferred", message_id=message.message_id, code=error.code, error=str(error)[:300]
+            )
             return
         except Exception as error:
             # Supervision of one message: our bug must not take the others down; SQS brings it again, at last to the

@@ -46,9 +46,9 @@ class DynamoDBJournal:
             else:
                 await self._table.write_all(writes)
         except ConditionUnmet as unmet:
-            assert unmet.item is not None, f"{unmet.key.sk} of {session_id} vanished: events are never deleted early"
-            if str(unmet.item["event_id"]) not in {recorded.event_id for recorded in events}:
-                raise JournalConflict(session_id, _recorded(unmet.item)) from None
+            existing = _standing(unmet)
+            if str(existing["event_id"]) not in {recorded.event_id for recorded in events}:
+                raise JournalConflict(session_id, _recorded(existing)) from None
             # Our own event stands there: the answer to an earlier attempt of this very append was lost.
 
     async def read(self, session_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
@@ -61,6 +61,11 @@ class DynamoDBJournal:
             if recorded.seq != expected:
                 raise UnreadableEvent(f"the journal of {session_id} lacks event {expected}: it was changed or expired")
             yield recorded
+
+
+def _standing(unmet: ConditionUnmet) -> Item:
+    assert unmet.item is not None, f"{unmet.key.pk} {unmet.key.sk} vanished: events are never deleted early"
+    return unmet.item
 
 
 def _place(seq: int) -> str:

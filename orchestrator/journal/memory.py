@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-
 from datetime import datetime
 
 from orchestrator.journal import JournalConflict

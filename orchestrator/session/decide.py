@@ -20,7 +20,7 @@ Decision: TypeAlias = tuple[e.Event, ...]
 NOTHING: Final[Decision] = ()
 
 
-def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
+def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:  # noqa: PLR0911 - one arm a message
     """Return the events that the message causes, in order; `()` where it changes nothing."""
     if state.has_ended:
         return NOTHING
@@ -54,7 +54,9 @@ def same_start(recorded: e.SessionStarted, asked: e.SessionStarted) -> bool:
     return recorded.payload_sha256 == asked.payload_sha256
 
 
-def start(session_type: str, tenant: str, payload: Json, *, trace: str | None, task_token: str | None) -> e.SessionStarted:
+def start(
+    session_type: str, tenant: str, payload: Json, *, trace: str | None, task_token: str | None
+) -> e.SessionStarted:
     """Return the event that accepts such a session."""
     return e.SessionStarted(
         session_type=session_type,
@@ -70,7 +72,9 @@ def _step_starting(state: SessionState, message: m.StepStarting) -> Decision:
     if state.phase_of(message.operation) is Phase.STARTED:
         # Only one run of the handler lives at a time, so a start that is recorded already is of a run that died
         # before its outcome was: whether the function ran is in doubt, and it must not run again (I5).
-        error = ErrorRecord("StepInterrupted", "STEP_INTERRUPTED", "the step's node stopped before its outcome was recorded")
+        error = ErrorRecord(
+            "StepInterrupted", "STEP_INTERRUPTED", "the step's node stopped before its outcome was recorded"
+        )
         return (e.StepFailed(operation=message.operation, error=error, attempt=message.attempt),)
     if not may_follow(state.phase_of(message.operation), e.StepStarted):
         return NOTHING
@@ -90,9 +94,7 @@ def _step_attempt_failed(state: SessionState, message: m.StepAttemptFailed, now:
         return (e.StepFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
     due = now + message.retry.delay_after(message.attempt, message.jitter)
     return (
-        e.StepRetrying(
-            operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due
-        ),
+        e.StepRetrying(operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due),
     )
 
 
@@ -130,9 +132,7 @@ def _agent_attempt_failed(state: SessionState, message: m.AgentAttemptFailed, no
         return (e.AgentFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
     due = now + retry.delay_after(message.attempt, message.jitter)
     return (
-        e.AgentRetrying(
-            operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due
-        ),
+        e.AgentRetrying(operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due),
     )
 
 

@@ -21,7 +21,7 @@ class SessionStarted:
     tenant: str
     input: Json
     payload_sha256: str
-    trace: str | None = None
+    trace: str | None
     task_token: str | None = None
     parent: str | None = None
 

@@ -110,11 +110,12 @@ def evolve(state: SessionState, recorded: e.Recorded) -> SessionState:
     if isinstance(event, e.SessionStarted):
         raise AssertionError(f"{state.session_id}: a second AGENT_INVOCATION_STARTED at {recorded.seq}")
     if isinstance(event, e.SessionResumed):
-        return _stamped(state, recorded, resumes=state.resumes + 1, fruitless_resumes=state.fruitless_resumes + 1)
+        counts = (state.resumes + 1, state.fruitless_resumes + 1)
+        return replace(_stamped(state, recorded), resumes=counts[0], fruitless_resumes=counts[1])
     if isinstance(event, e.SessionCompleted):
-        return _stamped(state, recorded, status=SESSION_TRANSITIONS[type(event)], result=event.result)
+        return replace(_stamped(state, recorded), status=SESSION_TRANSITIONS[type(event)], result=event.result)
     if isinstance(event, e.SessionFailed):
-        return _stamped(state, recorded, status=SESSION_TRANSITIONS[type(event)], error=event.error)
+        return replace(_stamped(state, recorded), status=SESSION_TRANSITIONS[type(event)], error=event.error)
     return _with_operation(state, recorded, event)
 
 
@@ -126,27 +127,9 @@ def replay(session_id: str, journal: Iterable[e.Recorded]) -> SessionState | Non
     return state
 
 
-def _stamped(
-    state: SessionState,
-    recorded: e.Recorded,
-    *,
-    status: SessionStatus | None = None,
-    result: Json = None,
-    error: ErrorRecord | None = None,
-    resumes: int | None = None,
-    fruitless_resumes: int = 0,
-) -> SessionState:
-    return replace(
-        state,
-        last_seq=recorded.seq,
-        epoch=recorded.epoch,
-        updated_at=recorded.at,
-        status=status or state.status,
-        result=result,
-        error=error,
-        resumes=state.resumes if resumes is None else resumes,
-        fruitless_resumes=fruitless_resumes,
-    )
+def _stamped(state: SessionState, recorded: e.Recorded) -> SessionState:
+    """Return the state one event on, whatever event it was."""
+    return replace(state, last_seq=recorded.seq, epoch=recorded.epoch, updated_at=recorded.at, fruitless_resumes=0)
 
 
 _OperationEvent: TypeAlias = (
@@ -197,7 +180,9 @@ def _next_operation(before: Operation | None, recorded: e.Recorded, event: _Oper
         changed_at=recorded.at,
         changed_seq=recorded.seq,
         result=event.result if isinstance(event, e.StepCompleted | e.AgentCompleted) else None,
-        error=event.error if isinstance(event, e.StepFailed | e.AgentFailed | e.StepRetrying | e.AgentRetrying) else None,
+        error=event.error
+        if isinstance(event, e.StepFailed | e.AgentFailed | e.StepRetrying | e.AgentRetrying)
+        else None,
         next_attempt_at=event.next_attempt_at if isinstance(event, e.StepRetrying | e.AgentRetrying) else None,
         order=event if isinstance(event, e.AgentStarted) else (before.order if before is not None else None),
     )
