@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -19,10 +20,11 @@ from typing import Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 from structlog.typing import FilteringBoundLogger
 
+from actors import ActorStopped
 from orchestrator.errors import MESSAGE_LENGTH_MAX, NoInvocation
 from orchestrator.payloads import to_json
 from orchestrator.session import messages as m
-from orchestrator.session.values import ID_PATTERN, Json, RetrySpec
+from orchestrator.session.values import DELAY_SECONDS_MAX, ID_PATTERN, Json, RetrySpec
 
 T = TypeVar("T")
 
@@ -31,6 +33,7 @@ Operation: TypeAlias = Coroutine[object, object, T]
 
 NAME_LENGTH_MAX: Final = 100
 ATTEMPTS_MAX: Final = 1_000_000
+MULTIPLIER_MAX: Final = 1_000.0
 PROGRESS_MAX: Final = 1_000
 """Progress events of one attempt of a step or agent; later ones are dropped, for each is an item in the table."""
 
@@ -52,8 +55,10 @@ class RetryPolicy:
             raise ValueError(f"max_attempts: {self.max_attempts} is not between 1 and {ATTEMPTS_MAX}")
         if self.initial_delay < timedelta(0) or self.max_delay < self.initial_delay:
             raise ValueError("initial_delay, max_delay: both at least zero, max_delay not under initial_delay")
-        if self.multiplier < 1:
-            raise ValueError(f"multiplier: {self.multiplier} is under 1, so pauses would shrink")
+        if self.max_delay.total_seconds() > DELAY_SECONDS_MAX:
+            raise ValueError(f"max_delay: {self.max_delay} is over 400 days, the longest life of a session")
+        if not 1 <= self.multiplier <= MULTIPLIER_MAX:
+            raise ValueError(f"multiplier: {self.multiplier} is not between 1 and {MULTIPLIER_MAX:g}")
 
     @property
     def spec(self) -> RetrySpec:
@@ -238,6 +243,7 @@ class SessionContext:
 
     def progress(self, message: str, percent: float | None = None, data: object = None) -> Operation[None]:
         """Tell people how far the session is (`percent` 0..100); recorded once, nothing depends on it."""
+        _check_progress(message, percent)
         return self._operations.progress(self._operation_id("progress"), message, percent, data)
 
     def now(self) -> datetime:
@@ -299,13 +305,19 @@ def invocation_for(session_id: str, operation: str, attempt: int, tell: Callable
     loop = asyncio.get_running_loop()
     numbers = count(1)
 
+    def deliver(message: m.ProgressMade) -> None:
+        # A thread that is late may report to a session that has ended: nobody is interested any more.
+        with contextlib.suppress(ActorStopped):
+            tell(message)
+
     def report(message: str, percent: float | None, data: object) -> None:
+        _check_progress(message, percent)
         number = next(numbers)
-        if number <= PROGRESS_MAX:
-            progress_id = f"{operation}/progress#{attempt}.{number}"
-            loop.call_soon_threadsafe(
-                tell, m.ProgressMade(progress_id, message[:MESSAGE_LENGTH_MAX], percent, to_json(data, "data"))
-            )
+        if number > PROGRESS_MAX or loop.is_closed():
+            return
+        progress_id = f"{operation}/progress#{attempt}.{number}"
+        made = m.ProgressMade(progress_id, message[:MESSAGE_LENGTH_MAX], percent, to_json(data, "data"))
+        loop.call_soon_threadsafe(deliver, made)
 
     return Invocation(session_id, operation, attempt, report)
 
@@ -323,3 +335,11 @@ def invocation_scope(invocation: Invocation) -> Iterator[None]:
 def _check_timeout(timeout: timedelta | None) -> None:
     if timeout is not None and timeout <= timedelta(0):
         raise ValueError(f"timeout: {timeout} is not positive")
+
+
+def _check_progress(message: object, percent: object) -> None:
+    # Whatever the annotations say: what cannot be journaled must be refused where the mistake is.
+    if not isinstance(message, str):
+        raise ValueError(f"message: {message!r:.100} is not a text")
+    if percent is not None and not (isinstance(percent, int | float) and math.isfinite(percent)):
+        raise ValueError(f"percent: {percent!r:.100} is not a finite number")

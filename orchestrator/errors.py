@@ -23,6 +23,7 @@ from orchestrator.session.values import ErrorRecord
 
 MESSAGE_LENGTH_MAX: Final = 2_000
 """Characters of an error's text that a journal keeps: an error page of a megabyte would burst the item (I12)."""
+CODE_LENGTH_MAX: Final = 100
 
 
 class OrchestratorError(Exception):
@@ -151,10 +152,24 @@ class SettingsError(Unavailable):
 
 
 def describe(error: BaseException) -> ErrorRecord:
-    """Return what a journal keeps of an exception: its type, its code (`UNHANDLED` where it has none), its text."""
+    """Return what a journal keeps of an exception: its type, its code (`UNHANDLED` where it has none), its text.
+
+    Total: exceptions are user code, and may raise when they are printed or carry a code that is no text.
+    """
     code = error.code if isinstance(error, OrchestratorError) else "UNHANDLED"
-    text = str(error).encode("utf-8", "replace").decode()
-    return ErrorRecord(type=type(error).__name__, code=code, message=text[:MESSAGE_LENGTH_MAX])
+    try:
+        text = str(error)
+    except Exception as unprintable:
+        text = f"(its text cannot be had: {type(unprintable).__name__})"
+    return ErrorRecord(
+        type=_storable(type(error).__name__, CODE_LENGTH_MAX),
+        code=_storable(str(code), CODE_LENGTH_MAX),
+        message=_storable(text, MESSAGE_LENGTH_MAX),
+    )
+
+
+def _storable(text: str, length_max: int) -> str:
+    return text[:length_max].encode("utf-8", "replace").decode()
 
 
 def revive(operation: str, kind: str, error: ErrorRecord) -> OperationFailed:

@@ -6,15 +6,13 @@ Nothing here appends or decides. A step's function runs inside the handler's own
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from actors import Clock
+from orchestrator import user_code
 from orchestrator.app import SessionType
 from orchestrator.context import AgentCall, SessionContext, StepCall, invocation_for, invocation_scope, observe
 from orchestrator.errors import (
@@ -26,13 +24,14 @@ from orchestrator.errors import (
     describe,
     revive,
 )
-from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType, result_type_of, to_json
+from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType, copied, result_type_of, to_json
 from orchestrator.replay import Turnstile
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
 from orchestrator.session.values import ErrorRecord, Json
 from orchestrator.telemetry import silent_while
+from orchestrator.user_code import belongs_to_runtime
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -107,17 +106,15 @@ class HandlerRun:
         self._task = asyncio.current_task()
         observe(self._state.started_at)
         try:
-            value = self._session_type.input_type.load(self._state.started.input)
+            value = self._session_type.input_type.load(copied(self._state.started.input))
             result = await self._session_type.start(self._context(), value)
             verdict: Verdict = Returned(
                 self._session_type.result_type.dump(result, bytes_max=self._ports.payload_bytes_max)
             )
-        except asyncio.CancelledError:
-            if self._mismatch is None:
-                raise
-            verdict = Blocked(describe(self._mismatch))
-        except Exception as error:
+        except BaseException as error:
             # User code: whatever it raises is the session's end, recorded with its type.
+            if belongs_to_runtime(error) and self._mismatch is None:
+                raise
             self._ports.log.info("handler_raised", exc_info=error)
             verdict = Raised(describe(error))
         return self._corrected(verdict)
@@ -141,7 +138,7 @@ class HandlerRun:
 
     async def step(self, operation: str, call: StepCall) -> object:
         """See `Operations.step`."""
-        result_type = result_type_of(_function(call.fn))
+        result_type = result_type_of(call.fn)
         known = await self._reach(operation, OperationKind.STEP)
         while known is None or not known.is_settled:
             attempt = 1 if known is None else known.attempt
@@ -195,7 +192,7 @@ class HandlerRun:
             assert known.error is not None, f"{known.operation_id} failed without an error"
             raise revive(known.operation_id, known.kind, known.error)
         # The handler may change what it is given; what the state holds must stay as the journal has it.
-        return _copy(known.result)
+        return copied(known.result)
 
     async def _attempt(
         self, operation: str, attempt: int, call: StepCall, result_type: PayloadType
@@ -210,25 +207,19 @@ class HandlerRun:
         try:
             async with limit:
                 with invocation_scope(invocation):
-                    result = await self._call(call)
+                    result = await user_code.call(call.fn, call.args, call.kwargs, threads=self._ports.threads)
             return m.StepSucceeded(
                 operation, attempt, result_type.dump(result, bytes_max=self._ports.payload_bytes_max)
             )
         except (NotSerializable, InvalidPayload, PayloadTooLarge, NonRetryable) as error:
             return failed(describe(error), is_retryable=False)
-        except Exception as error:
+        except BaseException as error:
             # User code: what it raises is the attempt's outcome.
+            if belongs_to_runtime(error):
+                raise
             if isinstance(error, TimeoutError) and limit.expired():
                 return failed(timed_out(call.timeout), is_retryable=True)
             return failed(describe(error), is_retryable=True)
-
-    async def _call(self, call: StepCall) -> object:
-        if inspect.iscoroutinefunction(_function(call.fn)):
-            result: object = call.fn(*call.args, **call.kwargs)
-        else:
-            bound = partial(copy_context().run, partial(call.fn, *call.args, **call.kwargs))
-            result = await asyncio.get_running_loop().run_in_executor(self._ports.threads, bound)
-        return await result if inspect.isawaitable(result) else result
 
     def _agent_request(self, operation: str, call: AgentCall) -> m.AgentRequested:
         limit = self._ports.payload_bytes_max
@@ -254,20 +245,5 @@ def timed_out(timeout: object) -> ErrorRecord:
     return ErrorRecord("OperationTimedOut", OperationTimedOut.code, f"no result within {timeout}")
 
 
-def _function(fn: Callable[..., object]) -> Callable[..., object]:
-    """Return what a `functools.partial` wraps, which is where the annotations are."""
-    while isinstance(fn, partial):
-        fn = fn.func
-    return fn
-
-
 def _name(operation: Operation) -> str:
     return f"{operation.kind} {operation.operation_id!r}"
-
-
-def _copy(value: Json) -> Json:
-    if isinstance(value, dict):
-        return {key: _copy(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_copy(part) for part in value]
-    return value

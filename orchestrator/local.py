@@ -110,6 +110,8 @@ def _environment(port: int, state: Path | None) -> dict[str, str]:
         **kept,
         **saved,
         "BIND_HOST": "127.0.0.1",
+        # Or it would tidy up containers of the machine's engine.
+        "DOCKER_HOST": "unix:///nonexistent",
         "GATEWAY_PORT": str(port),
         "EDGE_PORT": str(port),
         "IOT_MTLS_ENABLED": "0",

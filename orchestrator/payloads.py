@@ -10,14 +10,14 @@ import json
 import typing
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import pydantic_core
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from orchestrator.errors import NotSerializable, OrchestratorError
-from orchestrator.session.values import Json
+from orchestrator.session.values import Json, JsonObject
 
 DEPTH_MAX: Final = 200
 """Levels of nesting: deeper JSON parses here and there, depending on how deep the parser's caller already is."""
@@ -124,11 +124,40 @@ def annotations_of(fn: Callable[..., object]) -> tuple[list[inspect.Parameter], 
     return parameters, hints.get("return", signature.return_annotation)
 
 
-@lru_cache(maxsize=1024)
 def result_type_of(fn: Callable[..., object]) -> PayloadType:
     """Return the payload type of what a step's function returns: its models and dataclasses come back as such."""
+    try:
+        return _cached_result_type(fn)
+    except TypeError:
+        # A callable that cannot be hashed cannot be remembered either.
+        return _result_type(fn)
+
+
+def _result_type(fn: Callable[..., object]) -> PayloadType:
+    while isinstance(fn, partial):
+        fn = fn.func
+    if not inspect.isroutine(fn) and not isinstance(fn, type):
+        # The annotations of a callable object are those of its call.
+        fn = getattr(fn, "__call__", fn)  # noqa: B004
     annotation = annotations_of(fn)[1]
     return PayloadType(annotation if _names_a_model(annotation) else object)
+
+
+_cached_result_type = lru_cache(maxsize=1024)(_result_type)
+
+
+def copied(value: Json) -> Json:
+    """Return a copy that shares nothing that can change: user code may change what it is given."""
+    if isinstance(value, dict):
+        return {key: copied(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [copied(part) for part in value]
+    return value
+
+
+def copied_object(value: JsonObject | None) -> JsonObject:
+    """Return a copy of the object; `{}` for none."""
+    return {key: copied(part) for key, part in (value or {}).items()}
 
 
 def _names_a_model(annotation: object) -> bool:

@@ -16,10 +16,11 @@ from actors import Clock
 from orchestrator.agents import Agent, AgentReply
 from orchestrator.context import invocation_for, invocation_scope
 from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, OperationTimedOut, describe
-from orchestrator.payloads import PayloadTooLarge
+from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
 from orchestrator.session.owed import RunAgent
 from orchestrator.session.values import ErrorRecord
+from orchestrator.user_code import belongs_to_runtime
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -50,11 +51,13 @@ class Performer:
         try:
             async with limit:
                 with invocation_scope(invocation_for(session_id, effect.operation, effect.attempt, tell)):
-                    reply: AgentReply = await agent.run(effect.order.prompt, effect.order.kwargs or {})
+                    reply: AgentReply = await agent.run(copied(effect.order.prompt), copied_object(effect.order.kwargs))
         except (NotSerializable, PayloadTooLarge, NonRetryable) as error:
             return self._failed(effect, describe(error), is_retryable=False)
-        except Exception as error:
+        except BaseException as error:
             # User code: what it raises is the attempt's outcome.
+            if belongs_to_runtime(error):
+                raise
             if isinstance(error, TimeoutError) and limit.expired():
                 return self._failed(effect, _timed_out(effect), is_retryable=True)
             return self._failed(effect, describe(error), is_retryable=True)

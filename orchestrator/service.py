@@ -74,6 +74,11 @@ def fence(reason: str) -> None:
     os._exit(EXIT_FENCED)
 
 
+def abandon() -> None:
+    """End this process, in order but for code that will not end."""
+    os._exit(0)
+
+
 @asynccontextmanager
 async def stop_signals() -> AsyncIterator[asyncio.Event]:
     """Yield an event that SIGTERM and SIGINT set."""
@@ -117,6 +122,7 @@ class Node:
     health: Health
     loop_watch: LoopWatch
     http: HttpPorts
+    abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
         """Run until `stop`, then stop taking, stop working, and leave."""
@@ -132,13 +138,16 @@ class Node:
                 if on_ready is not None:
                     on_ready(Ready(self.record.node_id, address))
                 await stop.wait()
-                await self._drain(receiving)
+                stuck = await self._drain(receiving)
                 rescuing.cancel()
                 await asyncio.wait({rescuing})
-            await self.rescuer.leave()
+                await self.rescuer.leave()
+                log.info("node_stopped", node=self.record.node_id, stuck=list(stuck))
+                if stuck:
+                    # A handler that ignores its cancellation would hold the process for ever.
+                    self.abandon()
             carrier.cancel()
             watch.cancel()
-        log.info("node_stopped", node=self.record.node_id)
 
     async def handle(self, envelope: Envelope) -> None:
         """Do what an envelope asks; returning means that it is durable. Raises `Poison` for what never can be."""
@@ -150,7 +159,8 @@ class Node:
             event = "session_accepted" if accepted.is_new else "duplicate_absorbed"
             log.info(event, session_id=accepted.session_id, message_id=envelope.message_id)
 
-    async def _drain(self, receiving: asyncio.Task[None]) -> None:
+    async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
+        """Stop taking, then stop working; return the sessions whose handler would not end."""
         log.info("node_draining", node=self.record.node_id, sessions=len(self.system))
         self.health.is_draining = True
         self.router.is_draining = True
@@ -162,6 +172,7 @@ class Node:
         report = await self.system.drain(self.settings.drain_seconds)
         receiving.cancel()
         log.info("node_drained", finished=len(report.finished), handed_over=len(report.cut))
+        return report.stuck
 
 
 async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack: AsyncExitStack) -> Node:
@@ -242,7 +253,7 @@ async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack:
         },
     )
     http = HttpPorts(node_id, health, router, reader, heads, journal, settings.api_keys, log)
-    return Node(record, settings, table, system, router, reader, intake, rescuer, health, loop_watch, http)
+    return Node(record, settings, table, system, router, reader, intake, rescuer, health, loop_watch, http, abandon)
 
 
 def _lookup(app: Orchestrator, settings: Settings, threads: ThreadPoolExecutor) -> Callable[[str], Agent | None]:

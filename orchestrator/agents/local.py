@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from contextvars import copy_context
-from functools import partial
 
 from orchestrator.agents import AgentReply
 from orchestrator.app import AgentTarget, InvokableAgent
 from orchestrator.payloads import to_json
 from orchestrator.session.values import Json, JsonObject
+from orchestrator.user_code import call
 
 
 class LocalAgent:
@@ -29,14 +26,8 @@ class LocalAgent:
         return AgentReply(result=to_json(answer, "result", bytes_max=self._payload_bytes_max), usage=_usage_of(answer))
 
     async def _invoke(self, prompt: Json, kwargs: Mapping[str, Json]) -> object:
-        if isinstance(self._target, InvokableAgent):
-            return await self._target.invoke_async(prompt, **kwargs)
-        if inspect.iscoroutinefunction(self._target) or inspect.iscoroutinefunction(type(self._target).__call__):
-            answer = self._target(prompt, **kwargs)
-        else:
-            bound = partial(copy_context().run, partial(self._target, prompt, **kwargs))
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, bound)
-        return await answer if inspect.isawaitable(answer) else answer
+        target = self._target.invoke_async if isinstance(self._target, InvokableAgent) else self._target
+        return await call(target, (prompt,), kwargs, threads=self._threads)
 
 
 def _usage_of(answer: object) -> JsonObject | None:

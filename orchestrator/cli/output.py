@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import IntEnum
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +22,8 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     UNREACHABLE = 4
 
+
+PIPE_WIDTH: Final = 400
 
 people = Console(stderr=True, highlight=False)
 
@@ -45,7 +47,8 @@ def print_rows(rows: list[JsonObject], columns: tuple[str, ...]) -> None:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console(highlight=False).print(table)
+    # Whatever reads a pipe wants a row a line, however wide.
+    Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 
 def print_fields(fields: JsonObject) -> None:

@@ -20,6 +20,8 @@ ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 SESSION_ID_LENGTH_MAX: Final = 110
 """A given session id leaves room for the suffix of its later generations (`:g2`) within 128 characters."""
 SESSION_TYPE_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+DELAY_SECONDS_MAX: Final = 400 * 86_400.0
+"""No pause is longer than the longest life of a session."""
 TENANT_DEFAULT: Final = "default"
 
 _GENERATION_SUFFIX = re.compile(r":g\d+\Z")
@@ -49,9 +51,12 @@ class RetrySpec:
         Full jitter: a uniform draw between zero and the exponential bound (AWS Architecture Blog, "Exponential
         Backoff And Jitter").
         """
-        # The exponent is bounded because a float overflows long before a patient policy runs out of attempts.
-        bound = min(self.max_delay, self.initial_delay * self.multiplier ** min(attempt - 1, 64))
-        return timedelta(seconds=bound * jitter)
+        try:
+            bound = min(self.max_delay, self.initial_delay * self.multiplier ** (attempt - 1))
+        except OverflowError:
+            # A float overflows long before a patient policy runs out of attempts.
+            bound = self.max_delay
+        return timedelta(seconds=min(bound, DELAY_SECONDS_MAX) * jitter)
 
 
 def truncate_to_millis(instant: datetime) -> datetime:
