@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import count
+from random import Random
 from typing import Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 from structlog.typing import FilteringBoundLogger
@@ -145,18 +146,22 @@ class SessionContext:
         tenant: str,
         started_at: datetime,
         operations: Operations,
-        logger: FilteringBoundLogger,
+        make_logger: Callable[[], FilteringBoundLogger],
     ) -> None:
         """Made by the product, never by a handler."""
         self.session_id = session_id
         self.session_type = session_type
         self.tenant = tenant
-        self.logger = logger
+        self._make_logger = make_logger
         self._started_at = started_at
         self._operations = operations
         self._uses: dict[str, int] = {}
-        self._random = random.Random(f"random:{session_id}")
-        self._uuids = random.Random(f"uuid:{session_id}")
+        self._draws: dict[str, Random] = {}
+
+    @cached_property
+    def logger(self) -> FilteringBoundLogger:
+        """A logger bound to the session; it says nothing while the handler is replaying."""
+        return self._make_logger()
 
     @property
     def epoch(self) -> int:
@@ -252,11 +257,18 @@ class SessionContext:
 
     def uuid4(self) -> uuid.UUID:
         """Return a random-looking UUID that is the same on replay; unique, but no secret."""
-        return uuid.UUID(int=self._uuids.getrandbits(128), version=4)
+        return uuid.UUID(int=self._draw("uuid").getrandbits(128), version=4)
 
     def random(self) -> float:
         """Return a float from [0, 1) that is the same on replay; no secret."""
-        return self._random.random()
+        return self._draw("random").random()
+
+    def _draw(self, purpose: str) -> Random:
+        """Return the session's generator for a purpose, seeded by the session id: repeatable, and no secret."""
+        generator = self._draws.get(purpose)
+        if generator is None:
+            generator = self._draws[purpose] = Random(f"{purpose}:{self.session_id}")
+        return generator
 
     def _operation_id(self, name: str) -> str:
         """Return `name`, or `name#2`, `name#3` … for its later uses, in call order."""

@@ -133,7 +133,7 @@ class HandlerRun:
             tenant=self._state.started.tenant,
             started_at=self._state.started_at,
             operations=self,
-            logger=silent_while(self._ports.log, lambda: self.is_replaying),
+            make_logger=lambda: silent_while(self._ports.log, lambda: self.is_replaying),
         )
 
     async def step(self, operation: str, call: StepCall) -> object:

@@ -17,7 +17,7 @@ import pydantic_core
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from orchestrator.errors import NotSerializable, OrchestratorError
-from orchestrator.session.values import Json, JsonObject
+from orchestrator.session.values import Json, JsonObject, compact_json
 
 DEPTH_MAX: Final = 200
 """Levels of nesting: deeper JSON parses here and there, depending on how deep the parser's caller already is."""
@@ -86,13 +86,20 @@ def to_json(value: object, name: str, *, bytes_max: int = BYTES_MAX) -> Json:
         PayloadTooLarge: its JSON takes more than `bytes_max` bytes.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_jsonable)
+        text = _ENCODER.encode(value)
         size = len(text.encode())
         if size > bytes_max:
             raise PayloadTooLarge(f"{name}: {size} bytes of JSON; at most {bytes_max} fit into the journal")
         return parse_json(text)
     except (TypeError, ValueError, RecursionError, pydantic_core.PydanticSerializationError) as error:
         raise NotSerializable(f"{name}: {type(value).__name__} is not JSON: {str(error)[:300]}") from None
+
+
+def check_size(value: Json, name: str, *, bytes_max: int) -> None:
+    """Return if the value's JSON takes at most `bytes_max` bytes, and raise `PayloadTooLarge` if not."""
+    size = len(compact_json(value).encode())
+    if size > bytes_max:
+        raise PayloadTooLarge(f"{name}: {size} bytes of JSON; at most {bytes_max} fit into the journal")
 
 
 def parse_json(text: str) -> Json:
@@ -103,7 +110,7 @@ def parse_json(text: str) -> Json:
     """
     if text.count("[") + text.count("{") > DEPTH_MAX and _depth(text) > DEPTH_MAX:
         raise ValueError(f"more than {DEPTH_MAX} levels of nesting")
-    value: Json = json.loads(text, parse_constant=_refuse_constant)
+    value: Json = _DECODER.decode(text)
     if "\\ud" in text or "\\uD" in text:
         # An escaped lone surrogate parses, and then no UTF-8 can hold it (RFC 8259, section 8.2).
         json.dumps(value, ensure_ascii=False).encode()
@@ -203,3 +210,8 @@ def _depth(text: str) -> int:
         elif char in "]}":
             depth -= 1
     return deepest
+
+
+# Made once: `json.dumps` and `json.loads` make one for each call that asks for anything but their defaults.
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_jsonable)
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -6,6 +6,7 @@ Two stops: stop taking (not ready, queue left alone), then stop working (drain, 
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import random
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 STEP_THREADS_MAX: Final = 64
 EXIT_FENCED: Final = 70
 """The exit code of a node that fenced itself (sysexits: internal software error); its supervisor starts a new one."""
+COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
@@ -104,7 +106,19 @@ async def serve(
     async with AsyncExitStack() as stack:
         clients = await stack.enter_async_context(connect())
         node = await _build(app, settings, clients, stack)
+        _calm_collector()
         await node.run(stop, on_ready)
+
+
+def _calm_collector() -> None:
+    """Take what was built so far out of the cyclic collector's sight, and let it look less often.
+
+    Sessions free themselves by reference counts; with the defaults, the collector walks all live ones again and again,
+    which was a tenth of a busy node's CPU (`docs/performance.md`).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +197,10 @@ async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack:
     table_patience = Patience(clock, Reachability("table", clock), draw)
     queue_patience = Patience(clock, Reachability("queue", clock), draw)
     chore_patience = Patience(clock, Reachability("queue chores", clock), draw)
-    table = Table(clients.dynamodb, settings.table, table_patience)
+    table = Table(clients.dynamodb, settings.table, table_patience, signed=clients.signed_dynamodb)
     await table.check()
-    queue = await find_queue(clients.sqs, settings.queue, chore_patience)
-    dead_letters = await find_queue(clients.sqs, settings.dead_letter_queue_name, chore_patience)
+    queue = await find_queue(clients, settings.queue, chore_patience)
+    dead_letters = await find_queue(clients, settings.dead_letter_queue_name, chore_patience)
     threads = stack.enter_context(_threads())
     journal = DynamoDBJournal(table, retention=timedelta(days=settings.retention_days))
     heads = DynamoDBHeads(table)

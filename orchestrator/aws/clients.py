@@ -16,6 +16,7 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError
 
 from orchestrator.aws.faults import CONNECTION_FAULTS
+from orchestrator.aws.signed import DYNAMODB, SQS, SignedClient, http_session
 from orchestrator.errors import SettingsError, Unavailable
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Clients:
     dynamodb: DynamoDBClient
     sqs: SQSClient
     s3: S3Client
+    signed_dynamodb: SignedClient
+    signed_sqs: SignedClient
     region: str
 
 
@@ -65,14 +68,35 @@ async def connect() -> AsyncIterator[Clients]:
     s3_config = config.merge(AioConfig(signature_version="s3v4", s3={"addressing_style": "path"}))
     async with AsyncExitStack() as stack:
         try:
-            if await session.get_credentials() is None:
+            credentials = await session.get_credentials()
+            if credentials is None:
                 raise Unavailable("no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give the task a role")
+            http = await stack.enter_async_context(
+                http_session(
+                    connections_max=CONNECTIONS_MAX,
+                    connect_seconds=CONNECT_SECONDS_MAX,
+                    read_seconds=READ_SECONDS_MAX,
+                )
+            )
+            dynamodb = await stack.enter_async_context(
+                session.create_client("dynamodb", region_name=region, config=config)
+            )
+            sqs = await stack.enter_async_context(session.create_client("sqs", region_name=region, config=config))
             yield Clients(
-                dynamodb=await stack.enter_async_context(
-                    session.create_client("dynamodb", region_name=region, config=config)
-                ),
-                sqs=await stack.enter_async_context(session.create_client("sqs", region_name=region, config=config)),
+                dynamodb=dynamodb,
+                sqs=sqs,
                 s3=await stack.enter_async_context(session.create_client("s3", region_name=region, config=s3_config)),
+                signed_dynamodb=SignedClient(
+                    http,
+                    credentials,
+                    endpoint_url=dynamodb.meta.endpoint_url,
+                    region=region,
+                    service="dynamodb",
+                    target=DYNAMODB,
+                ),
+                signed_sqs=SignedClient(
+                    http, credentials, endpoint_url=sqs.meta.endpoint_url, region=region, service="sqs", target=SQS
+                ),
                 region=region,
             )
         except BotoCoreError as error:

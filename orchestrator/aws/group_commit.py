@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from botocore.exceptions import ClientError, NoCredentialsError
 
 from orchestrator.aws.faults import CONNECTION_FAULTS, Patience, give_way
-from orchestrator.aws.items import Item, Key, Write
+from orchestrator.aws.items import Insert, Item, Key, Write
 
 BATCH_WRITES_MAX: Final = 25
 """Statements of one `BatchExecuteStatement` (DynamoDB, quotas)."""
@@ -175,6 +175,6 @@ class GroupCommit:
 
 
 def _size(write: Write) -> int:
-    """Return about how many bytes the write adds to a request; the texts are what can be long."""
-    values = write.item.values() if not hasattr(write, "sets") else write.sets.values()
-    return 200 + sum(len(value) for value in values if isinstance(value, str | bytes))
+    """Return about how many bytes the write adds to a request; the journaled data is what can be long."""
+    data = write.item.get("data") if isinstance(write, Insert) else write.sets.get("attributes")
+    return 1_000 + (len(data) if isinstance(data, str) else 0)

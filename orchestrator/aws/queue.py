@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
+from pydantic import BaseModel, Field
 
+from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Refused, Verdict, verdict_of
+from orchestrator.aws.signed import SignedClient
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
-    from types_aiobotocore_sqs.type_defs import MessageTypeDef
 
 BATCH_MAX: Final = 10
 POLL_SECONDS_MAX: Final = 20
@@ -37,8 +39,9 @@ class QueueMessage:
 class Queue:
     """One SQS queue by its URL."""
 
-    def __init__(self, client: SQSClient, url: str, patience: Patience) -> None:
+    def __init__(self, client: SQSClient, signed: SignedClient, url: str, patience: Patience) -> None:
         self._client = client
+        self._signed = signed
         self.url = url
         self._patience = patience
 
@@ -49,22 +52,24 @@ class Queue:
 
         Raises whatever the call raises: the receiver backs off and keeps its health honest.
         """
-        answer = await self._client.receive_message(
-            QueueUrl=self.url,
-            MaxNumberOfMessages=min(messages_max, BATCH_MAX),
-            WaitTimeSeconds=wait_seconds,
-            VisibilityTimeout=visibility_seconds,
-            MessageSystemAttributeNames=["ApproximateReceiveCount", "AWSTraceHeader"],
-            MessageAttributeNames=["All"],
+        answer = await self._signed.call(
+            "ReceiveMessage",
+            {
+                "QueueUrl": self.url,
+                "MaxNumberOfMessages": min(messages_max, BATCH_MAX),
+                "WaitTimeSeconds": wait_seconds,
+                "VisibilityTimeout": visibility_seconds,
+                "MessageSystemAttributeNames": ["ApproximateReceiveCount", "AWSTraceHeader"],
+                "MessageAttributeNames": ["All"],
+            },
         )
-        return tuple(_message(wire) for wire in answer.get("Messages", []))
+        return tuple(_message(wire) for wire in _Received.model_validate(answer).messages)
 
     async def delete(self, receipts: Sequence[str]) -> None:
         """Delete up to 10 deliveries. One that cannot be deleted comes again, which is harmless."""
         entries = [{"Id": str(i), "ReceiptHandle": receipt} for i, receipt in enumerate(receipts)]
-        await self._patience.insist(
-            lambda: self._client.delete_message_batch(QueueUrl=self.url, Entries=entries)  # type: ignore[arg-type]
-        )
+        request = {"QueueUrl": self.url, "Entries": entries}
+        await self._patience.insist(lambda: self._signed.call("DeleteMessageBatch", request))
 
     async def prolong(self, receipts: Sequence[str], *, seconds: int) -> None:
         """Hide up to 10 deliveries for that long from now; a receipt that is no longer valid is passed over."""
@@ -96,33 +101,48 @@ class Queue:
         return answer["MessageId"]
 
 
-async def find_queue(client: SQSClient, name_or_url: str, patience: Patience) -> Queue:
+async def find_queue(clients: Clients, name_or_url: str, patience: Patience) -> Queue:
     """Return the queue of that name or URL.
 
     Raises:
         Refused: there is no such queue, or we may not see it.
     """
     if name_or_url.startswith(("http://", "https://")):
-        return Queue(client, name_or_url, patience)
+        return Queue(clients.sqs, clients.signed_sqs, name_or_url, patience)
     try:
-        answer = await client.get_queue_url(QueueName=name_or_url)
+        answer = await clients.sqs.get_queue_url(QueueName=name_or_url)
     except ClientError as error:
         hint = "; `orchestrator provision` creates it" if verdict_of(error) is Verdict.MISSING else ""
         raise Refused(f"queue {name_or_url}: {error}{hint}") from error
-    return Queue(client, answer["QueueUrl"], patience)
+    return Queue(clients.sqs, clients.signed_sqs, answer["QueueUrl"], patience)
 
 
-def _message(wire: MessageTypeDef) -> QueueMessage:
-    system = wire.get("Attributes", {})
+class _Attribute(BaseModel):
+    string_value: str | None = Field(default=None, alias="StringValue")
+
+
+class _Message(BaseModel):
+    """A message as `ReceiveMessage` answers it (SQS API Reference)."""
+
+    message_id: str = Field(alias="MessageId")
+    receipt: str = Field(alias="ReceiptHandle")
+    body: str = Field(default="", alias="Body")
+    system: dict[str, str] = Field(default_factory=dict, alias="Attributes")
+    attributes: dict[str, _Attribute] = Field(default_factory=dict, alias="MessageAttributes")
+
+
+class _Received(BaseModel):
+    messages: list[_Message] = Field(default_factory=list, alias="Messages")
+
+
+def _message(wire: _Message) -> QueueMessage:
     return QueueMessage(
-        message_id=wire["MessageId"],
-        receipt=wire["ReceiptHandle"],
-        body=wire.get("Body", ""),
-        receive_count=int(system.get("ApproximateReceiveCount", "1")),
-        trace_header=system.get("AWSTraceHeader"),
+        message_id=wire.message_id,
+        receipt=wire.receipt,
+        body=wire.body,
+        receive_count=int(wire.system.get("ApproximateReceiveCount", "1")),
+        trace_header=wire.system.get("AWSTraceHeader"),
         attributes={
-            name: value["StringValue"]
-            for name, value in wire.get("MessageAttributes", {}).items()
-            if "StringValue" in value
+            name: value.string_value for name, value in wire.attributes.items() if value.string_value is not None
         },
     )

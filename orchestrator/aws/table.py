@@ -13,13 +13,15 @@ from botocore.exceptions import ClientError
 
 from orchestrator.aws import items
 from orchestrator.aws.faults import FAULTS, Patience, Refused, Verdict, error_code, verdict_of
-from orchestrator.aws.group_commit import Done, Fate, GroupCommit, Rejected, Undecided, Unmet
+from orchestrator.aws.group_commit import BATCH_WRITES_MAX, Done, Fate, GroupCommit, Rejected, Undecided, Unmet
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, Write
+from orchestrator.aws.signed import SignedClient
 from orchestrator.errors import OrchestratorError
+from orchestrator.session.values import Json
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
-    from types_aiobotocore_dynamodb.type_defs import BatchStatementResponseTypeDef, QueryInputTypeDef
+    from types_aiobotocore_dynamodb.type_defs import QueryInputTypeDef
 
 T = TypeVar("T")
 
@@ -38,15 +40,19 @@ class ConditionUnmet(OrchestratorError):
         self.item = item
 
 
+DONE: Final = Done()
+
+
 class Table:
     """Conditional writes and consistent reads on one table."""
 
-    def __init__(self, client: DynamoDBClient, name: str, patience: Patience, *, batches: bool = True) -> None:
-        """Wrap a client; `batches=False` sends every write alone, for services without parameterised PartiQL."""
+    def __init__(self, client: DynamoDBClient, name: str, patience: Patience, *, signed: SignedClient | None) -> None:
+        """Wrap a client; without a `signed` one for batches every write goes alone (moto has no such batches)."""
         self._client = client
+        self._signed = signed
         self._name = name
         self._patience = patience
-        self._commit = GroupCommit(self._send, patience, **({} if batches else {"batch_writes_max": 1}))
+        self._commit = GroupCommit(self._send, patience, batch_writes_max=BATCH_WRITES_MAX if signed else 1)
 
     async def run(self) -> None:
         """Carry the writes until cancelled; the owner of the table keeps this running as a task."""
@@ -178,14 +184,15 @@ class Table:
             raise Refused(f"table {self._name}: {error}{hint}") from error
 
     async def _send(self, writes: Sequence[Write]) -> Sequence[Fate]:
-        if len(writes) == 1:
+        if len(writes) == 1 or self._signed is None:
             return [await self._send_alone(writes[0])]
-        answer = await self._client.batch_execute_statement(
-            Statements=[items.batch_statement(self._name, write) for write in writes]
-        )
-        fates = [self._fate(response) for response in answer["Responses"]]
-        assert len(fates) == len(writes), f"{len(fates)} answers to {len(writes)} statements"
-        return fates
+        statements = [items.batch_statement(self._name, write) for write in writes]
+        answer = await self._signed.call("BatchExecuteStatement", {"Statements": statements})
+        responses = answer.get("Responses")
+        if not isinstance(responses, list) or len(responses) != len(writes):
+            raise ConnectionError(f"half an answer to {len(writes)} statements")
+        self._patience.reachability.succeeded()
+        return [self._fate(response) for response in responses]
 
     async def _send_alone(self, write: Write) -> Fate:
         try:
@@ -203,15 +210,13 @@ class Table:
         self._patience.reachability.succeeded()
         return fate
 
-    def _fate(self, response: BatchStatementResponseTypeDef) -> Fate:
-        error = response.get("Error")
-        if not error:
-            self._patience.reachability.succeeded()
-            return Done()
-        raised = ClientError(
-            {"Error": {"Code": error.get("Code", ""), "Message": error.get("Message", "")}}, "BatchExecuteStatement"
-        )
-        verdict = FAULTS.get(error.get("Code", ""), Verdict.REFUSED)
+    def _fate(self, response: Json) -> Fate:
+        error = response.get("Error") if isinstance(response, dict) else None
+        if not isinstance(error, dict):
+            return DONE
+        code, text = str(error.get("Code", "")), str(error.get("Message", ""))
+        raised = ClientError({"Error": {"Code": code, "Message": text}}, "BatchExecuteStatement")
+        verdict = FAULTS.get(code, Verdict.REFUSED)
         if verdict is Verdict.CONDITION:
             return Unmet()
         if verdict is Verdict.RETRY:

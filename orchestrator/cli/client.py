@@ -41,7 +41,7 @@ class Client:
 
     async def submit(self, body: str) -> None:
         """Put a start message on the queue."""
-        queue = await find_queue(self.clients.sqs, self.settings.queue, self.patience)
+        queue = await find_queue(self.clients, self.settings.queue, self.patience)
         await queue.send(body)
 
     async def view(self, session_id: str) -> JsonObject:
@@ -109,6 +109,6 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     clock = SystemClock()
     patience = Patience(clock, Reachability("table", clock), random.random, seconds_max=ANSWER_SECONDS_MAX)
     async with connect() as clients:
-        table = Table(clients.dynamodb, settings.table, patience)
+        table = Table(clients.dynamodb, settings.table, patience, signed=None)
         journal = DynamoDBJournal(table, retention=timedelta(days=settings.retention_days))
         yield Client(clients, settings, patience, DynamoDBHeads(table), journal)

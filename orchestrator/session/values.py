@@ -24,6 +24,9 @@ DELAY_SECONDS_MAX: Final = 400 * 86_400.0
 """No pause is longer than the longest life of a session."""
 TENANT_DEFAULT: Final = "default"
 
+# Made once: `json.dumps` makes an encoder for each call that asks for anything but its defaults.
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_COMPACT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _GENERATION_SUFFIX = re.compile(r":g\d+\Z")
 
 
@@ -61,13 +64,14 @@ class RetrySpec:
 
 def truncate_to_millis(instant: datetime) -> datetime:
     """Return the instant as the journal can keep it: UTC, whole milliseconds."""
-    utc = instant.astimezone(UTC)
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
     return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
 
 
 def format_instant(instant: datetime) -> str:
     """Return an RFC 3339 instant with milliseconds, such as `2026-01-31T12:00:00.000Z`."""
-    return f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03d}Z"
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return f"{utc.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def is_valid_id(text: str) -> bool:
@@ -93,9 +97,9 @@ def payload_digest(session_type: str, tenant: str, payload: Json) -> str:
 
 def canonical_json(value: Json) -> str:
     """Return JSON text that is equal for equal values: keys sorted, no white space."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def compact_json(value: Json | Mapping[str, Json]) -> str:
     """Return JSON text without white space, keys in the order given."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _COMPACT.encode(value)

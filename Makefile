@@ -1,0 +1,60 @@
+# Everything a contributor or CI runs. Each target installs what it needs into .venv, from hashed locks, on first use.
+# Needs Python 3.11 or newer, make and git. Another interpreter: `make test PYTHON=python3.12`.
+# More arguments for the tool behind a target: `make test ARGS='tests/unit -x'`, `make lock ARGS=--upgrade`.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+SOURCES := $(wildcard orchestrator actors tests examples bench)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Run the trade matching example against a local AWS emulator
+	@$(BIN)/python -m examples.trade_matching.demo $(ARGS)
+
+test: $(VENV)/.installed ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed ## Check style, types and the floors (who may import whom)
+	@echo "ruff check" && $(BIN)/ruff check $(SOURCES)
+	@echo "ruff format --check" && $(BIN)/ruff format --check $(SOURCES)
+	@echo "mypy --strict" && $(BIN)/mypy --strict $(SOURCES)
+	@echo "lint-imports" && $(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.installed ## Measure throughput, latency and the cost of a session
+	@$(BIN)/python -m bench $(ARGS)
+
+# The runtime lock follows the full one, so that the container runs the very versions that the tests ran.
+lock: export CUSTOM_COMPILE_COMMAND = make lock
+lock: $(VENV)/.installed ## Lock the dependencies again (ARGS=--upgrade to raise them)
+	@echo "locking requirements/dev.txt"
+	@$(BIN)/pip-compile $(ARGS) --all-extras --build-deps-for=editable --output-file=requirements/dev.txt pyproject.toml
+	@echo "locking requirements/runtime.txt"
+	@$(BIN)/pip-compile $(ARGS) --constraint=requirements/dev.txt --output-file=requirements/runtime.txt pyproject.toml
+
+clean: ## Remove the virtual environment, build products and caches
+	@echo "removing $(VENV), build products and caches"
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# A changed lock makes a new environment, so that nothing stays behind that the lock no longer names.
+$(VENV)/.locked: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.11" >&2; exit 1; }
+	@echo "installing the locked dependencies into $(VENV) (about a minute, only when the lock changes)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# The build backend is in the lock as well: without isolation nothing is fetched that no hash vouches for.
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@echo "installing the project into $(VENV)"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
