@@ -31,7 +31,7 @@ from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
 from orchestrator.session.values import ErrorRecord, Json
 from orchestrator.telemetry import silent_while
-from orchestrator.user_code import belongs_to_runtime
+from orchestrator.user_code import TimeLimit, belongs_to_runtime
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -68,6 +68,7 @@ class HandlerPorts:
     """What a run needs of its surroundings. `tell` reaches its actor, `draw` returns a float from [0, 1)."""
 
     tell: Callable[[m.Message], None]
+    block: Callable[[ErrorRecord], None]
     clock: Clock
     draw: Callable[[], float]
     threads: Executor
@@ -104,6 +105,7 @@ class HandlerRun:
     async def run(self) -> Verdict:
         """Run the handler to its end and say how that was; raises nothing but cancellation."""
         self._task = asyncio.current_task()
+        self._turnstile.begin(self._task)
         observe(self._state.started_at)
         try:
             value = self._session_type.input_type.load(copied(self._state.started.input))
@@ -113,7 +115,7 @@ class HandlerRun:
             )
         except BaseException as error:
             # User code: whatever it raises is the session's end, recorded with its type.
-            if belongs_to_runtime(error) and self._mismatch is None:
+            if belongs_to_runtime(error):
                 raise
             self._ports.log.info("handler_raised", exc_info=error)
             verdict = Raised(describe(error))
@@ -172,12 +174,20 @@ class HandlerRun:
     async def _reach(self, operation: str, kind: OperationKind) -> Operation | None:
         known = self._turnstile.known(operation)
         if known is not None and known.kind is not kind:
-            self._mismatch = NonDeterminismError(_name(known), f"{kind} {operation!r}")
-            raise self._mismatch
-        return await self._turnstile.reach(operation)
+            self._refuse(NonDeterminismError(_name(known), f"{kind} {operation!r}"))
+        await self._hold_after_mismatch()
+        reached = await self._turnstile.reach(operation)
+        await self._hold_after_mismatch()
+        return reached
+
+    async def _hold_after_mismatch(self) -> None:
+        """Never return once the handler has left its journal: nothing that it does from there on may be recorded."""
+        while self._mismatch is not None:
+            await asyncio.get_running_loop().create_future()
 
     async def _report(self, operation: str, message: m.Message) -> Operation:
         """Tell the actor, and return the operation as the journal has it then."""
+        await self._hold_after_mismatch()
         seen = self._turnstile.known(operation)
         self._ports.tell(message)
         return await self._turnstile.next_change(operation, after_seq=0 if seen is None else seen.changed_seq)
@@ -202,8 +212,9 @@ class HandlerRun:
         def failed(error: ErrorRecord, *, is_retryable: bool) -> m.StepAttemptFailed:
             return m.StepAttemptFailed(operation, attempt, error, call.retry.spec, is_retryable, self._ports.draw())
 
-        limit = asyncio.timeout(None if call.timeout is None else call.timeout.total_seconds())
+        seconds = None if call.timeout is None else call.timeout.total_seconds()
         invocation = invocation_for(self._state.session_id, operation, attempt, self._ports.tell)
+        limit = TimeLimit(self._ports.clock, seconds)
         try:
             async with limit:
                 with invocation_scope(invocation):
@@ -217,7 +228,7 @@ class HandlerRun:
             # User code: what it raises is the attempt's outcome.
             if belongs_to_runtime(error):
                 raise
-            if isinstance(error, TimeoutError) and limit.expired():
+            if limit.has_expired(error):
                 return failed(timed_out(call.timeout), is_retryable=True)
             return failed(describe(error), is_retryable=True)
 
@@ -234,10 +245,13 @@ class HandlerRun:
         )
 
     def _stalled(self, recorded: Operation, asked: str) -> None:
-        self._mismatch = NonDeterminismError(_name(recorded), f"operation {asked!r}")
-        assert self._task is not None, "a stall before the handler ran"
-        # Cancelled, not raised: the handler's own `except Exception` must not hide a mismatch.
-        self._task.cancel()
+        self._refuse(NonDeterminismError(_name(recorded), f"operation {asked!r}"))
+
+    def _refuse(self, mismatch: NonDeterminismError) -> None:
+        """Block the session: told to the actor, not raised, because the handler's own `except` must not hide it."""
+        if self._mismatch is None:
+            self._mismatch = mismatch
+            self._ports.block(describe(mismatch))
 
 
 def timed_out(timeout: object) -> ErrorRecord:

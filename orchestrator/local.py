@@ -33,6 +33,9 @@ REGION: Final = "us-east-1"
 CREDENTIAL: Final = "local"
 """Not twelve digits, which the emulator would take for an account of its own; and nothing that AWS would accept."""
 
+# A proxy of the machine has no business between us and loopback.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
@@ -49,6 +52,8 @@ class Emulator:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ACCESS_KEY_ID": CREDENTIAL,
             "AWS_SECRET_ACCESS_KEY": CREDENTIAL,
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
         }
 
 
@@ -112,6 +117,8 @@ def _environment(port: int, state: Path | None) -> dict[str, str]:
         "BIND_HOST": "127.0.0.1",
         # Or it would tidy up containers of the machine's engine.
         "DOCKER_HOST": "unix:///nonexistent",
+        # Or the addresses of queues it restores would say localhost, which may be another interface.
+        "MINISTACK_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),
         "EDGE_PORT": str(port),
         "IOT_MTLS_ENABLED": "0",
@@ -134,7 +141,7 @@ async def _until_ready(child: asyncio.subprocess.Process, running: Emulator) -> 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:
+        with _opener.open(url, timeout=1) as answer:
             return answer.status == 200 and bool(json.loads(answer.read() or b"{}") is not None)
     except (urllib.error.URLError, OSError, ValueError):
         return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import typing
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -108,6 +109,8 @@ def parse_json(text: str) -> Json:
     Raises:
         ValueError: not JSON, or JSON that no journal can hold (NaN, lone surrogates, more than 200 levels).
     """
+    # Arguments of a command may hold lone surrogates that came in raw.
+    text.encode()
     if text.count("[") + text.count("{") > DEPTH_MAX and _depth(text) > DEPTH_MAX:
         raise ValueError(f"more than {DEPTH_MAX} levels of nesting")
     value: Json = _DECODER.decode(text)
@@ -194,6 +197,13 @@ def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:50]} is too large a number")
+    return number
+
+
 def _depth(text: str) -> int:
     """Return the deepest nesting of brackets outside strings."""
     depth = deepest = 0
@@ -214,4 +224,4 @@ def _depth(text: str) -> int:
 
 # Made once: `json.dumps` and `json.loads` make one for each call that asks for anything but their defaults.
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_jsonable)
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)

@@ -6,7 +6,6 @@ nothing then, and the state decides whether it is owed again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +19,7 @@ from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
 from orchestrator.session.owed import RunAgent
 from orchestrator.session.values import ErrorRecord
-from orchestrator.user_code import belongs_to_runtime
+from orchestrator.user_code import TimeLimit, belongs_to_runtime
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -47,7 +46,7 @@ class Performer:
             error = ErrorRecord(AgentFailed.__name__, "UNKNOWN_AGENT", f"no agent {effect.order.agent!r} is registered")
             return self._failed(effect, error, is_retryable=False)
         log.info("agent_started", operation=effect.operation, agent=effect.order.agent, attempt=effect.attempt)
-        limit = asyncio.timeout(self._seconds_left(effect))
+        limit = TimeLimit(self.clock, self._seconds_left(effect))
         try:
             async with limit:
                 with invocation_scope(invocation_for(session_id, effect.operation, effect.attempt, tell)):
@@ -58,7 +57,7 @@ class Performer:
             # User code: what it raises is the attempt's outcome.
             if belongs_to_runtime(error):
                 raise
-            if isinstance(error, TimeoutError) and limit.expired():
+            if limit.has_expired(error):
                 return self._failed(effect, _timed_out(effect), is_retryable=True)
             return self._failed(effect, describe(error), is_retryable=True)
         return m.AgentSucceeded(effect.operation, effect.attempt, reply.result, reply.usage)

@@ -19,8 +19,9 @@ from orchestrator.session.transitions import OperationKind
 SETTLE_TURNS: Final = 8
 """Loop turns between two outcomes: enough for nested gathers and task groups to pass one on to the handler."""
 STALL_TURNS: Final = 40
-STALL_SECONDS: Final = 2.0
-"""How long a replay waits for branches that may still ask for the journal's next outcome."""
+STALL_SECONDS: Final = 30.0
+"""How long a replay waits for branches that may still ask for the journal's next operation: handler code may use
+asyncio between operations. It delays nothing but the verdict on a handler that has branches and does not match."""
 
 
 class Turnstile:
@@ -35,6 +36,12 @@ class Turnstile:
                 key=lambda operation: operation.changed_seq,
             )
         )
+        # Ordered before the last activation and not settled: the handler asks for these too before anything new begins.
+        self._unasked = {
+            op.operation_id: op
+            for op in sorted(self._known.values(), key=lambda operation: operation.changed_seq)
+            if not op.is_settled
+        }
         self._clock = clock
         self._on_stall = on_stall
         self._reaching: dict[str, asyncio.Future[Operation | None]] = {}
@@ -42,22 +49,28 @@ class Turnstile:
         self._changes: deque[Operation] = deque()
         self._given_up: set[str] = set()
         self._arrivals = 0
-        self._first_task: asyncio.Task[object] | None = None
+        self._handler: asyncio.Task[object] | None = None
         self._is_concurrent = False
         self._is_settling = False
 
     @property
     def is_replaying(self) -> bool:
-        """Whether recorded outcomes are still to be handed over."""
-        return bool(self._replay)
+        """Whether the handler is still going through what the journal already held."""
+        return bool(self._replay or self._unasked)
+
+    def begin(self, handler: asyncio.Task[object] | None) -> None:
+        """Note the handler's own task: as long as it alone asks, nothing can overtake."""
+        self._handler = handler
 
     def known(self, operation_id: str) -> Operation | None:
         """Return the operation as the handler has seen it so far; on replay, as the journal has it."""
         return self._known.get(operation_id)
 
     def unclaimed(self) -> Operation | None:
-        """Return the first recorded outcome that nobody asked for; `None` when all have been handed over."""
-        return next((op for op in self._replay if op.operation_id not in self._given_up | self._reaching.keys()), None)
+        """Return the first recorded operation that nobody asked for; `None` when all have been."""
+        asked = self._given_up | self._reaching.keys()
+        recorded = (*self._replay, *self._unasked.values())
+        return next((op for op in recorded if op.operation_id not in asked), None)
 
     def changed(self, operation: Operation) -> None:
         """Take an operation as the journal has it after a new event; whoever awaits it goes on in its turn."""
@@ -68,8 +81,9 @@ class Turnstile:
     async def reach(self, operation_id: str) -> Operation | None:
         """Return the operation once it is its turn; `None` when it is new."""
         self._arrivals += 1
-        self._note_requester()
-        if not self._replay:
+        self._is_concurrent = self._is_concurrent or asyncio.current_task() is not self._handler
+        self._unasked.pop(operation_id, None)
+        if not self.is_replaying and not self._reaching:
             return self._known.get(operation_id)
         reached: asyncio.Future[Operation | None] = asyncio.get_running_loop().create_future()
         self._reaching[operation_id] = reached
@@ -101,16 +115,23 @@ class Turnstile:
         if self._replay:
             self._hand_over_recorded()
         elif self._reaching:
-            # The replay is over: what was asked for meanwhile and has no outcome begins, in the order asked.
-            for operation_id, reached in self._reaching.items():
-                _resolve(reached, self._known.get(operation_id))
-            self._reaching.clear()
-            self._settle(SETTLE_TURNS, self._hand_over)
+            self._begin_asked()
         elif self._changes:
             change = self._changes.popleft()
             self._known[change.operation_id] = change
             _resolve(self._awaiting.pop(change.operation_id, None), None)
             self._go_on()
+
+    def _begin_asked(self) -> None:
+        """Let begin what was asked for during the replay, in that order: the new only when nothing old is missing."""
+        for operation_id in tuple(self._reaching):
+            known = self._known.get(operation_id)
+            if known is not None or not self._unasked:
+                _resolve(self._reaching.pop(operation_id), known)
+        if self._reaching:
+            self._watch_for_stall(self._arrivals, STALL_TURNS)
+        else:
+            self._settle(SETTLE_TURNS, self._hand_over)
 
     def _hand_over_recorded(self) -> None:
         reached = self._reaching.pop(self._replay[0].operation_id, None)
@@ -136,13 +157,6 @@ class Turnstile:
         else:
             loop.call_soon(then)
 
-    def _note_requester(self) -> None:
-        task = asyncio.current_task()
-        if self._first_task is None:
-            self._first_task = task
-        elif task is not self._first_task:
-            self._is_concurrent = True
-
     def _watch_for_stall(self, arrivals: int, turns: int) -> None:
         """Report a stall when nothing more is asked for and the journal's next outcome stays unclaimed."""
         if not self._is_stalled(arrivals):
@@ -155,15 +169,21 @@ class Turnstile:
             self._report_stall(arrivals)
 
     def _report_stall(self, arrivals: int) -> None:
-        if self._is_stalled(arrivals):
-            self._on_stall(self._replay[0], next(iter(self._reaching)))
+        missing = self._missing()
+        if missing is not None and self._is_stalled(arrivals):
+            self._on_stall(missing, next(iter(self._reaching)))
+
+    def _missing(self) -> Operation | None:
+        """Return the operation that the handler must ask for next."""
+        return self._replay[0] if self._replay else next(iter(self._unasked.values()), None)
 
     def _is_stalled(self, arrivals: int) -> bool:
+        missing = self._missing()
         return (
             arrivals == self._arrivals
-            and bool(self._replay)
+            and missing is not None
             and bool(self._reaching)
-            and self._replay[0].operation_id not in self._reaching
+            and missing.operation_id not in self._reaching
         )
 
 

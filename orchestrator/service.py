@@ -222,7 +222,7 @@ async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack:
     )
     system = ActorSystem(clock=clock, busy=busy, on_end=capacity.changed)
     capacity.watch(system)
-    router = Router(system, ports, capacity, SessionSupervisor(clock, log))
+    router = Router(system, ports, capacity, SessionSupervisor(clock))
     reader = Reader(app, lambda: uuid.uuid4().hex, payload_bytes_max=settings.inline_limit_bytes)
     intake = SQSIntake(
         queue=queue,

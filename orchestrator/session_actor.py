@@ -7,8 +7,9 @@ owes, and that is the same line that starts things the first time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, assert_never
@@ -75,18 +76,12 @@ class SessionSupervisor:
     UNHEALTHY.
     """
 
-    def __init__(self, clock: Clock, log: FilteringBoundLogger) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._log = log
         self._recent: deque[float] = deque(maxlen=FAILURES_MAX)
 
     def __call__(self, failure: Failure) -> Directive:
         """Return STOP, or ESCALATE after too many failures within a minute."""
-        if isinstance(failure.error, Stale):
-            return Directive.STOP
-        self._log.error(
-            "session_actor_failed", session_id=failure.actor_id, phase=failure.phase, exc_info=failure.error
-        )
         now = self._clock.monotonic()
         self._recent.append(now)
         is_sick = len(self._recent) == FAILURES_MAX and now - self._recent[0] < FAILURES_WITHIN_SECONDS
@@ -94,7 +89,7 @@ class SessionSupervisor:
 
 
 class SessionActor:
-    """One session in this node's memory. Raises `Stale` when another epoch shows: it is dropped then, silently."""
+    """One session in this node's memory; it leaves silently as soon as another epoch shows."""
 
     def __init__(
         self, context: ActorContext[ActorMessage], ports: SessionPorts, head: Head, state: SessionState | None
@@ -106,7 +101,7 @@ class SessionActor:
         self._known_state = state
         self._run: HandlerRun | None = None
         self._in_flight: dict[EffectKey, BackgroundTask] = {}
-        self._performed: dict[EffectKey, Effect] | None = None
+        self._performed: Mapping[EffectKey, Effect] | None = None
         self._is_released = False
         self._log = ports.log.bind(session_id=head.session_id, epoch=head.epoch)
 
@@ -117,6 +112,31 @@ class SessionActor:
 
     async def activate(self) -> None:
         """Fold the journal, mark the new epoch in it, and start what is owed."""
+        with self._until_stale():
+            await self._activate()
+
+    async def receive(self, message: ActorMessage) -> None:
+        """Handle one message. Returning means that what it changed is durable."""
+        with self._until_stale():
+            await self._receive(message)
+
+    async def deactivate(self) -> None:
+        """Hand the session over: unowned and due now, so that another node goes on with it in about a second."""
+        if self._known_state is not None and not self._is_released and not self._state.has_ended:
+            with self._until_stale():
+                await self._release(SessionStatus.RUNNING, wake_at=self._now())
+                self._log.info("session_handed_over", last_seq=self._state.last_seq)
+
+    @contextmanager
+    def _until_stale(self) -> Iterator[None]:
+        """Leave, silently and without touching HEAD, as soon as another epoch shows (I7)."""
+        try:
+            yield
+        except Stale:
+            self._is_released = True
+            self._context.stop()
+
+    async def _activate(self) -> None:
         if self._known_state is None:
             try:
                 self._known_state = await self._read()
@@ -129,8 +149,9 @@ class SessionActor:
             self._bind_trace()
         await self._carry_on()
 
-    async def receive(self, message: ActorMessage) -> None:
-        """Handle one message. Returning means that what it changed is durable."""
+    async def _receive(self, message: ActorMessage) -> None:
+        if self._is_released:
+            return
         if isinstance(message, BlockedFound):
             await self._block(message.error)
             return
@@ -138,12 +159,6 @@ class SessionActor:
         if events:
             await self._commit(events)
             await self._carry_on()
-
-    async def deactivate(self) -> None:
-        """Hand the session over: unowned and due now, so that another node goes on with it in about a second."""
-        if self._known_state is not None and not self._is_released and not self._state.has_ended:
-            await self._release(SessionStatus.RUNNING, wake_at=self._now())
-            self._log.info("session_handed_over", last_seq=self._state.last_seq)
 
     # --- the four verbs ------------------------------------------------------------------------------------------
 
@@ -219,6 +234,7 @@ class SessionActor:
             return self._context.background.start("handler", _blocked(error), self._handler_ended)
         ports = HandlerPorts(
             tell=self._context.tell_self,
+            block=lambda error: self._context.tell_self(BlockedFound(error)),
             clock=self._ports.clock,
             draw=self._ports.draw,
             threads=self._ports.threads,

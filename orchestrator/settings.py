@@ -32,10 +32,10 @@ class Settings(BaseSettings):
     queue: str = Field(default="orchestrator-sessions", min_length=1)
     table: str = Field(default="orchestrator", min_length=3)
     bucket: str = Field(default="orchestrator-artifacts", min_length=3)
-    event_bus: str = "orchestrator"
+    event_bus: str = Field(default="orchestrator", min_length=1)
     approval_topic_arn: str | None = None
     public_url: str | None = None
-    host: str = Field(default_factory=_default_host)
+    host: str = Field(default_factory=_default_host, min_length=1)
     port: int = Field(default=8080, ge=0, le=65_535)
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     max_sessions: int = Field(default=1_000, ge=1, le=1_000_000)

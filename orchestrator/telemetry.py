@@ -17,6 +17,10 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 _W3C: Final = TraceContextTextMapPropagator()
 _XRAY: Final = AwsXRayPropagator()
 TRACEPARENT: Final = "traceparent"
+# Without the frames' variables: they hold inputs, prompts and whatever else a log must not.
+_TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure_logging(log_format: Literal["json", "console"], *, level: int = logging.INFO) -> None:
@@ -27,9 +31,11 @@ def configure_logging(log_format: Literal["json", "console"], *, level: int = lo
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
     ]
     renderers: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        [_TRACEBACKS, structlog.processors.JSONRenderer(ensure_ascii=False)]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     structlog.configure(
         processors=[*shared, *renderers],

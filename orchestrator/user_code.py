@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
 from functools import partial
+from types import TracebackType
+from typing import Self
+
+from actors import Cancellable, Clock
 
 
 def belongs_to_runtime(error: BaseException) -> bool:
@@ -22,6 +26,42 @@ def belongs_to_runtime(error: BaseException) -> bool:
         return True
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
+class TimeLimit:
+    """An `async with` block that is cancelled after so many seconds of a `Clock`, and raises `TimeoutError` then.
+
+    `asyncio.timeout` counts by the loop; this counts by the clock that everything else waits by.
+    """
+
+    def __init__(self, clock: Clock, seconds: float | None) -> None:
+        """Limit the block to `seconds`; `None` for no limit."""
+        self._clock = clock
+        self._seconds = seconds
+        self._limit = asyncio.timeout(None)
+        self._timer: Cancellable | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start the time."""
+        await self._limit.__aenter__()
+        if self._seconds is not None:
+            self._timer = self._clock.call_later(self._seconds, self._expire)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the time; turns the cancellation that it set off into `TimeoutError`."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._limit.__aexit__(kind, error, trace)
+
+    def has_expired(self, error: BaseException) -> bool:
+        """Return whether that error is this limit's own."""
+        return isinstance(error, TimeoutError) and self._limit.expired()
+
+    def _expire(self) -> None:
+        self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 def is_async(fn: Callable[..., object]) -> bool:

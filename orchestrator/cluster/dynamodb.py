@@ -10,7 +10,7 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import nsmallest
 from typing import Final
 
@@ -18,6 +18,7 @@ from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, U
 from orchestrator.aws.provision import BY_DUE, BY_OWNER, BY_STATE
 from orchestrator.aws.table import ConditionUnmet, Table
 from orchestrator.cluster import DUE_SHARDS, STATE_SHARDS, Head, NodeFenced, NodeRecord, NotOwner, Page
+from orchestrator.payloads import parse_json
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json, compact_json, format_instant
 
@@ -125,9 +126,7 @@ class DynamoDBHeads:
     async def _newest(
         self, state_key: str, start: tuple[float, str] | None, session_type: str | None, tenant: str | None, limit: int
     ) -> list[Head]:
-        until = (
-            None if start is None else ("updated_at", format_instant(datetime.fromtimestamp(-start[0]).astimezone()))
-        )
+        until = None if start is None else ("updated_at", format_instant(datetime.fromtimestamp(-start[0], UTC)))
         found: list[Head] = []
         async for item in self._table.index(BY_STATE, ("state_key", state_key), until=until, newest_first=True):
             head = _head(item)
@@ -331,7 +330,10 @@ def _cursor(head: Head) -> str:
 
 def _parse_cursor(cursor: str) -> tuple[float, str]:
     try:
-        stamp, session_id = json.loads(urlsafe_b64decode(cursor.encode()))
-        return float(stamp), str(session_id)
-    except (ValueError, TypeError) as error:
-        raise ValueError("cursor: not one that a listing returned") from error
+        match parse_json(urlsafe_b64decode(cursor.encode()).decode()):
+            case [int() | float() as stamp, str() as session_id]:
+                datetime.fromtimestamp(-stamp, UTC)
+                return float(stamp), session_id
+    except (ValueError, OverflowError, OSError, RecursionError):
+        pass
+    raise ValueError("cursor: not one that a listing returned")

@@ -6,6 +6,7 @@ Reading is strict about what the code needs and blind to fields it does not know
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime
@@ -54,11 +55,11 @@ def decode(status: str, operation: str | None, data: str) -> Event:
     if kind is None:
         raise UnreadableEvent(f"the journal holds an event of type {status}, which this version does not know")
     try:
-        loaded = json.loads(data)
+        loaded = _fields(json.loads(data))
         values = {name: read(loaded[name]) for name, read in _FIELD_READERS[kind] if name in loaded}
         make: Callable[..., Event] = kind
         return make(**values) if operation is None else make(operation=operation, **values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UnreadableEvent(f"the data of a {status} event cannot be read: {error}") from error
 
 
@@ -77,35 +78,60 @@ def _text(value: Json) -> str:
     return value
 
 
-def _number(value: Json) -> int:
+def _whole(value: Json) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"a whole number was expected, not {value!r:.80}")
     return value
 
 
+def _number(value: Json) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise TypeError(f"a number was expected, not {value!r:.80}")
+    return value
+
+
+def _instant(value: Json) -> datetime:
+    instant = datetime.fromisoformat(_text(value))
+    if instant.tzinfo is None:
+        raise ValueError(f"an instant without its zone: {value!r:.80}")
+    return instant
+
+
+def _fields(value: Json) -> JsonObject:
+    if not isinstance(value, dict):
+        raise TypeError(f"an object was expected, not {value!r:.80}")
+    return value
+
+
 def _record(value: Json) -> ErrorRecord:
-    if not isinstance(value, dict):
-        raise TypeError(f"an error record was expected, not {value!r:.80}")
-    return ErrorRecord(_text(value["type"]), _text(value["code"]), _text(value["message"]))
+    record = _fields(value)
+    return ErrorRecord(_text(record["type"]), _text(record["code"]), _text(record["message"]))
 
 
-def _policy(value: Json) -> RetrySpec | None:
-    if not isinstance(value, dict):
-        return None
-    known = {f.name for f in fields(RetrySpec)}
-    return RetrySpec(**{name: part for name, part in value.items() if name in known})  # type: ignore[arg-type]
+def _policy(value: Json) -> RetrySpec:
+    policy = _fields(value)
+    return RetrySpec(
+        max_attempts=_whole(policy["max_attempts"]),
+        initial_delay=_number(policy["initial_delay"]),
+        max_delay=_number(policy["max_delay"]),
+        multiplier=_number(policy["multiplier"]),
+    )
+
+
+def _optional(read: Callable[[Json], object]) -> Callable[[Json], object]:
+    return lambda value: None if value is None else read(value)
 
 
 _READERS: Final[dict[str, Callable[[Json], object]]] = {
     "str": _text,
-    "int": _number,
+    "int": _whole,
+    "datetime": _instant,
     "ErrorRecord": _record,
-    "RetrySpec | None": _policy,
-    "datetime": lambda value: datetime.fromisoformat(_text(value)),
     "Json": lambda value: value,
-    "JsonObject | None": lambda value: value,
-    "str | None": lambda value: value,
-    "float | None": lambda value: value,
+    "str | None": _optional(_text),
+    "float | None": _optional(_number),
+    "JsonObject | None": _optional(_fields),
+    "RetrySpec | None": _optional(_policy),
 }
 """How a field is read back, by its annotation in `events`: a new kind of field needs its line here."""
 

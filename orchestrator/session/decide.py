@@ -12,7 +12,7 @@ from typing import Final, TypeAlias, assert_never
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import SessionState
-from orchestrator.session.transitions import Phase, may_follow
+from orchestrator.session.transitions import OperationKind, Phase
 from orchestrator.session.values import ErrorRecord, Json, RetrySpec, payload_digest
 
 Decision: TypeAlias = tuple[e.Event, ...]
@@ -69,26 +69,27 @@ def start(
 
 
 def _step_starting(state: SessionState, message: m.StepStarting) -> Decision:
-    if state.phase_of(message.operation) is Phase.STARTED:
+    operation = state.operations.get(message.operation)
+    if operation is not None and (operation.kind, operation.phase) == (OperationKind.STEP, Phase.STARTED):
         # Only one run of the handler lives at a time, so a start that is recorded already is of a run that died
         # before its outcome was: whether the function ran is in doubt, and it must not run again (I5).
         error = ErrorRecord(
             "StepInterrupted", "STEP_INTERRUPTED", "the step's node stopped before its outcome was recorded"
         )
         return (e.StepFailed(operation=message.operation, error=error, attempt=message.attempt),)
-    if not may_follow(state.phase_of(message.operation), e.StepStarted):
+    if not state.allows(message.operation, e.StepStarted):
         return NOTHING
     return (e.StepStarted(operation=message.operation, attempt=message.attempt),)
 
 
 def _step_succeeded(state: SessionState, message: m.StepSucceeded) -> Decision:
-    if not may_follow(state.phase_of(message.operation), e.StepCompleted) or _is_stale(state, message):
+    if not state.allows(message.operation, e.StepCompleted) or _is_stale(state, message):
         return NOTHING
     return (e.StepCompleted(operation=message.operation, result=message.result, attempt=message.attempt),)
 
 
 def _step_attempt_failed(state: SessionState, message: m.StepAttemptFailed, now: datetime) -> Decision:
-    if not may_follow(state.phase_of(message.operation), e.StepFailed) or _is_stale(state, message):
+    if not state.allows(message.operation, e.StepFailed) or _is_stale(state, message):
         return NOTHING
     if _gives_up(message, message.retry):
         return (e.StepFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
@@ -99,7 +100,7 @@ def _step_attempt_failed(state: SessionState, message: m.StepAttemptFailed, now:
 
 
 def _agent_requested(state: SessionState, message: m.AgentRequested) -> Decision:
-    if not may_follow(state.phase_of(message.operation), e.AgentStarted):
+    if not state.allows(message.operation, e.AgentStarted):
         return NOTHING
     return (
         e.AgentStarted(
@@ -114,7 +115,7 @@ def _agent_requested(state: SessionState, message: m.AgentRequested) -> Decision
 
 
 def _agent_succeeded(state: SessionState, message: m.AgentSucceeded) -> Decision:
-    if not may_follow(state.phase_of(message.operation), e.AgentCompleted) or _is_stale(state, message):
+    if not state.allows(message.operation, e.AgentCompleted) or _is_stale(state, message):
         return NOTHING
     return (
         e.AgentCompleted(
@@ -124,7 +125,7 @@ def _agent_succeeded(state: SessionState, message: m.AgentSucceeded) -> Decision
 
 
 def _agent_attempt_failed(state: SessionState, message: m.AgentAttemptFailed, now: datetime) -> Decision:
-    if not may_follow(state.phase_of(message.operation), e.AgentFailed) or _is_stale(state, message):
+    if not state.allows(message.operation, e.AgentFailed) or _is_stale(state, message):
         return NOTHING
     order = state.operations[message.operation].order
     retry = (order.retry if order is not None else None) or RetrySpec()
@@ -137,7 +138,7 @@ def _agent_attempt_failed(state: SessionState, message: m.AgentAttemptFailed, no
 
 
 def _progress_made(state: SessionState, message: m.ProgressMade) -> Decision:
-    if not may_follow(state.phase_of(message.operation), e.ProgressReported):
+    if not state.allows(message.operation, e.ProgressReported):
         return NOTHING
     return (
         e.ProgressReported(

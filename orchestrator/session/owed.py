@@ -6,8 +6,10 @@ difference is start, retry, recovery, takeover and cancel: there is no recovery 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from orchestrator.session.events import AgentStarted
@@ -35,11 +37,11 @@ EffectKey: TypeAlias = tuple[str, int]
 """What tells two effects apart: the operation (`""` for the handler) and its attempt."""
 
 RUN_HANDLER: Final = RunHandler()
-_HANDLER_ALONE: Final[dict[EffectKey, Effect]] = {("", 1): RUN_HANDLER}
-_NOTHING: Final[dict[EffectKey, Effect]] = {}
+_HANDLER_ALONE: Final[Mapping[EffectKey, Effect]] = MappingProxyType({("", 1): RUN_HANDLER})
+_NOTHING: Final[Mapping[EffectKey, Effect]] = MappingProxyType({})
 
 
-def owed(state: SessionState) -> dict[EffectKey, Effect]:
+def owed(state: SessionState) -> Mapping[EffectKey, Effect]:
     """Return every effect that should be in flight, by key; empty for a session that ended."""
     if state.has_ended:
         return _NOTHING

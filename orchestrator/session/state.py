@@ -21,6 +21,7 @@ from orchestrator.session.transitions import (
     OperationKind,
     Phase,
     SessionStatus,
+    may_follow,
 )
 from orchestrator.session.values import ErrorRecord, Json, JsonObject
 
@@ -82,10 +83,12 @@ class SessionState:
         """Whether the journal holds its terminal event; nothing is appended after it (I2)."""
         return self.status in ENDED
 
-    def phase_of(self, operation_id: str) -> Phase:
-        """Return where the operation stands; `NEW` where the journal does not know it."""
+    def allows(self, operation_id: str, event: type[e.Event]) -> bool:
+        """Return whether such an event may follow for the operation, known or new."""
         operation = self.operations.get(operation_id)
-        return Phase.NEW if operation is None else operation.phase
+        if operation is None:
+            return may_follow(None, Phase.NEW, event)
+        return may_follow(operation.kind, operation.phase, event)
 
 
 def begin(session_id: str, first: e.Recorded) -> SessionState:

@@ -71,6 +71,7 @@ SESSION_TRANSITIONS: Final[dict[type[e.Event], SessionStatus]] = {
 """Event → the status it leads to; the other events leave the status as it is. Nothing follows an ended status (I2)."""
 
 
-def may_follow(phase: Phase, kind: type[e.Event]) -> bool:
-    """Return whether an operation in this phase may be changed by such an event."""
-    return phase in OPERATION_TRANSITIONS[kind][1]
+def may_follow(kind: OperationKind | None, phase: Phase, event: type[e.Event]) -> bool:
+    """Return whether an operation of this kind (`None`: a new one), in this phase, may be changed by such an event."""
+    wanted_kind, phases, _ = OPERATION_TRANSITIONS[event]
+    return phase in phases and kind in {None, wanted_kind}
