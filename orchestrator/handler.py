@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from actors import Clock
 from orchestrator import user_code
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from structlog.typing import FilteringBoundLogger
+
+
+HELD_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +185,14 @@ class HandlerRun:
 
     async def _hold_after_mismatch(self) -> None:
         """Never return once the handler has left its journal: nothing that it does from there on may be recorded."""
-        while self._mismatch is not None:
-            await asyncio.get_running_loop().create_future()
+        if self._mismatch is None:
+            return
+        assert self._task is not None, "an operation before the handler ran"
+        if self._task.cancelling():
+            # It swallowed its cancellation. Not at once, or a handler that swallows them all would spin.
+            await self._ports.clock.sleep(HELD_SECONDS)
+            raise asyncio.CancelledError
+        await asyncio.get_running_loop().create_future()
 
     async def _report(self, operation: str, message: m.Message) -> Operation:
         """Tell the actor, and return the operation as the journal has it then."""

@@ -32,7 +32,10 @@ BLOCKED_PAGE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class RescuerPorts:
-    """What the rescuer needs. `on_fenced(reason)` must not return: the process ends (rule 3)."""
+    """What the rescuer needs. `on_fenced(reason)` must not return: the process ends (rule 3).
+
+    `may_retry(session_id)` says whether a session whose actor failed here may be tried again already.
+    """
 
     node: NodeRecord
     nodes: Nodes
@@ -40,6 +43,7 @@ class RescuerPorts:
     router: Router
     capacity: NodeCapacity
     clock: Clock
+    may_retry: Callable[[str], bool]
     on_fenced: Callable[[str], None]
     log: FilteringBoundLogger
 
@@ -104,7 +108,7 @@ class Rescuer:
     # --- the dead ------------------------------------------------------------------------------------------------
 
     async def _watch_for_ever(self, tasks: asyncio.TaskGroup) -> None:
-        rounds = 0
+        rounds = 1
         while True:
             with self._keeping_on("watch"):
                 async for node in self._ports.nodes.all():
@@ -141,7 +145,8 @@ class Rescuer:
 
     async def _audit_itself(self, tasks: asyncio.TaskGroup) -> None:
         """Take up what HEAD says is ours and has no actor here: a claim whose answer was lost, an actor that failed."""
-        await self._activate_all(self._ports.heads.owned_by(self._ports.node.node_id), tasks)
+        mine = self._ports.heads.owned_by(self._ports.node.node_id)
+        await self._activate_all(_only(mine, self._ports.may_retry), tasks)
 
     # --- the due -------------------------------------------------------------------------------------------------
 
@@ -197,6 +202,12 @@ class Rescuer:
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())
+
+
+async def _only(ids: AsyncIterator[str], wanted: Callable[[str], bool]) -> AsyncIterator[str]:
+    async for session_id in ids:
+        if wanted(session_id):
+            yield session_id
 
 
 async def _each(ids: tuple[str, ...]) -> AsyncIterator[str]:

@@ -125,6 +125,9 @@ class Router:
 
     async def claim(self, session_id: str, *, dead_owner: str | None = None, only_unowned: bool = False) -> bool:
         """Take the session over if its owner is dead, this node without an actor, or nobody; return whether we did."""
+        if dead_owner is None and not only_unowned and self._system.get(session_id) is not None:
+            # An audit of our own list: whatever HEAD says, an actor that lives here needs no claim.
+            return False
         async with self._guards.holding(session_id):
             head = await self._ports.heads.get(session_id)
             if head is None or not self._may_claim(head, dead_owner, only_unowned=only_unowned):

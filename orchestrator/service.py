@@ -222,7 +222,8 @@ async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack:
     )
     system = ActorSystem(clock=clock, busy=busy, on_end=capacity.changed)
     capacity.watch(system)
-    router = Router(system, ports, capacity, SessionSupervisor(clock))
+    supervisor = SessionSupervisor(clock)
+    router = Router(system, ports, capacity, supervisor)
     reader = Reader(app, lambda: uuid.uuid4().hex, payload_bytes_max=settings.inline_limit_bytes)
     intake = SQSIntake(
         queue=queue,
@@ -250,6 +251,7 @@ async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack:
             router=router,
             capacity=capacity,
             clock=clock,
+            may_retry=supervisor.may_retry,
             on_fenced=fence,
             log=log,
         ),

@@ -6,7 +6,7 @@ owes, and that is the same line that starts things the first time.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 BLOCKED_DELAY_BASE: Final = timedelta(seconds=30)
 BLOCKED_DELAY_MAX: Final = timedelta(hours=1)
 FAILURES_MAX: Final = 50
+RETRY_SECONDS: Final = 5.0
+HELD_BACK_MAX: Final = 10_000
 FAILURES_WITHIN_SECONDS: Final = 60.0
 BLOCKED_TIMES: Final = "blocked_times"
 BLOCKED_ERROR: Final = "blocked_error"
@@ -79,13 +81,30 @@ class SessionSupervisor:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._recent: deque[float] = deque(maxlen=FAILURES_MAX)
+        self._held_back: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def may_retry(self, session_id: str) -> bool:
+        """Return whether the audit may take the session up again: not at once where its actor failed before.
+
+        Each try leaves a SESSION_RESUMED, so a session that fails here each time is tried less and less often.
+        """
+        _, not_before = self._held_back.get(session_id, (0, 0.0))
+        return self._clock.monotonic() >= not_before
 
     def __call__(self, failure: Failure) -> Directive:
         """Return STOP, or ESCALATE after too many failures within a minute."""
         now = self._clock.monotonic()
+        self._hold_back(failure.actor_id, now)
         self._recent.append(now)
         is_sick = len(self._recent) == FAILURES_MAX and now - self._recent[0] < FAILURES_WITHIN_SECONDS
         return Directive.ESCALATE if is_sick else Directive.STOP
+
+    def _hold_back(self, session_id: str, now: float) -> None:
+        failures, _ = self._held_back.pop(session_id, (0, 0.0))
+        delay = min(BLOCKED_DELAY_MAX.total_seconds(), RETRY_SECONDS * 2.0 ** min(failures, 16))
+        self._held_back[session_id] = (failures + 1, now + delay)
+        if len(self._held_back) > HELD_BACK_MAX:
+            self._held_back.popitem(last=False)
 
 
 class SessionActor:

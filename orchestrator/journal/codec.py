@@ -109,12 +109,12 @@ def _record(value: Json) -> ErrorRecord:
 
 
 def _policy(value: Json) -> RetrySpec:
-    policy = _fields(value)
+    policy, default = _fields(value), RetrySpec()
     return RetrySpec(
-        max_attempts=_whole(policy["max_attempts"]),
-        initial_delay=_number(policy["initial_delay"]),
-        max_delay=_number(policy["max_delay"]),
-        multiplier=_number(policy["multiplier"]),
+        max_attempts=_whole(policy.get("max_attempts", default.max_attempts)),
+        initial_delay=_number(policy.get("initial_delay", default.initial_delay)),
+        max_delay=_number(policy.get("max_delay", default.max_delay)),
+        multiplier=_number(policy.get("multiplier", default.multiplier)),
     )
 
 
