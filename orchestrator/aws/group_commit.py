@@ -19,7 +19,7 @@ from orchestrator.aws.items import Insert, Item, Key, Write
 
 BATCH_WRITES_MAX: Final = 25
 """Statements of one `BatchExecuteStatement` (DynamoDB, quotas)."""
-BATCH_BYTES_MAX: Final = 3_000_000
+BATCH_BYTES_MAX: Final = 900_000
 """A batch that is too large as a whole would fail its small statements too."""
 FLIGHTS_MAX: Final = 3
 """Requests at once: few, so that batches fill while they are out; more than one, so that a slow one delays not all."""
@@ -135,6 +135,9 @@ class GroupCommit:
             for pending in batch:
                 pending.decided.cancel()
             raise
+        except Exception as error:
+            # Supervision of one request: whoever waits for these writes must learn of our bug, and others go on.
+            fates = [Rejected(error) for _ in batch]
         finally:
             self._seats.release()
         for pending, fate in zip(batch, fates, strict=True):

@@ -92,7 +92,10 @@ class SignedClient:
             raw = await answer.read()
             if answer.status != OK:
                 raise _error(operation, answer.status, answer.headers.get("x-amzn-query-error"), raw)
-        parsed: Json = from_json(raw) if raw else {}
+        try:
+            parsed: Json = from_json(raw) if raw else {}
+        except ValueError:
+            parsed = None
         if not isinstance(parsed, dict):
             raise aiohttp.ClientPayloadError(f"{operation}: the answer is no JSON object")
         return parsed

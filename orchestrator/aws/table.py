@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, NoCredentialsError
 
 from orchestrator.aws import items
 from orchestrator.aws.faults import FAULTS, Patience, Refused, Verdict, error_code, verdict_of
@@ -21,7 +22,7 @@ from orchestrator.session.values import Json
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
-    from types_aiobotocore_dynamodb.type_defs import QueryInputTypeDef
+    from types_aiobotocore_dynamodb.type_defs import QueryInputTypeDef, QueryOutputTypeDef
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class Table:
         """
         try:
             fate = await self._commit.submit(write)
-        except ClientError as error:
+        except (ClientError, NoCredentialsError) as error:
             raise Refused(f"{self._name}: {error}") from error
         if isinstance(fate, Done):
             return fate.item
@@ -168,18 +169,25 @@ class Table:
 
     async def _pages(self, request: QueryInputTypeDef) -> AsyncIterator[Item]:
         while True:
-            page = await self._insist(lambda: self._client.query(**request))
+            page = await self._insist(partial(self._page, request))
             for wire in page["Items"]:
                 yield items.from_wire(wire)
             if not page.get("LastEvaluatedKey"):
                 return
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
+    async def _page(self, request: QueryInputTypeDef) -> QueryOutputTypeDef:
+        page = await self._client.query(**request)
+        if "Items" not in page:
+            # The SDK takes a body that is no JSON for an answer without fields.
+            raise ConnectionError("the answer to a query holds no items")
+        return page
+
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return the call's answer; raises `Refused` for an error that patience does not mend."""
         try:
             return await self._patience.insist(call)
-        except ClientError as error:
+        except (ClientError, NoCredentialsError) as error:
             hint = "; `orchestrator provision` creates it" if verdict_of(error) is Verdict.MISSING else ""
             raise Refused(f"table {self._name}: {error}{hint}") from error
 

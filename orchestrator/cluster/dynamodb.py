@@ -64,6 +64,8 @@ class DynamoDBHeads:
 
     async def settle_takeovers(self, head: Head) -> Head:
         """See `Heads.settle_takeovers`."""
+        if head.takeovers == 1:
+            return head
         return await self._change(head, replace(head, takeovers=1), expected={"epoch": head.epoch})
 
     async def end(self, head: Head, status: SessionStatus, *, last_seq: int, at: datetime) -> Head:
@@ -132,10 +134,11 @@ class DynamoDBHeads:
             head = _head(item)
             if (session_type or head.session_type) != head.session_type or (tenant or head.tenant) != head.tenant:
                 continue
+            # The index orders sessions of one instant its own way: all of them are read, or a page would lose some.
+            if len(found) >= limit and head.updated_at != found[-1].updated_at:
+                break
             if start is None or _rank(head) > start:
                 found.append(head)
-            if len(found) >= limit:
-                break
         return found
 
     async def _change(self, head: Head, wanted: Head, *, expected: Item) -> Head:
@@ -148,12 +151,14 @@ class DynamoDBHeads:
             expected=expected,
         )
         try:
-            await self._table.write(update)
+            item = await self._table.write(update)
         except ConditionUnmet as unmet:
             standing = None if unmet.item is None else _head(unmet.item)
             if standing is None or not _is_our_write(standing, wanted):
                 raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}") from None
-        return wanted
+            return standing
+        # A delivery may have moved the inbox version since HEAD was read: what stands there now is what counts.
+        return wanted if item is None else _head(item)
 
 
 class DynamoDBNodes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 
-from orchestrator.errors import OrchestratorError, Poison
+from orchestrator.errors import Poison
 from orchestrator.intake import Envelope, Handle
 
 
@@ -47,7 +48,9 @@ class MemoryIntake:
                 await handle(envelope)
             except Poison as poison:
                 self.dead_letters.append((envelope, poison.reason))
-            except OrchestratorError:
-                self.put(envelope)
+            except Exception:
+                # Supervision of one envelope: a fault or a bug brings it again, as a queue does.
+                self.put(replace(envelope, receive_count=envelope.receive_count + 1))
+                await asyncio.sleep(0)
                 continue
             self.acknowledged.append(envelope.message_id)

@@ -154,9 +154,7 @@ class SQSIntake:
     async def _deliver(self, message: QueueMessage, handle: Handle) -> None:
         self._under_way[message.receipt] = self._clock.monotonic()
         try:
-            await handle(_envelope(message))
-        except Poison as poison:
-            await self._dead_letter(message, poison.reason, str(poison))
+            await self._handle(message, handle)
         except OrchestratorError as error:
             self._log.warning(
                 "message_deferred", message_id=message.message_id, code=error.code, error=str(error)[:300]
@@ -172,6 +170,12 @@ class SQSIntake:
             self._release(1)
         self._acknowledged.append(message.receipt)
         self._acknowledgement.set()
+
+    async def _handle(self, message: QueueMessage, handle: Handle) -> None:
+        try:
+            await handle(_envelope(message))
+        except Poison as poison:
+            await self._dead_letter(message, poison.reason, str(poison))
 
     async def _dead_letter(self, message: QueueMessage, code: str, text: str) -> None:
         body = message.body

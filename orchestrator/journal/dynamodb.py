@@ -6,6 +6,7 @@ The attribute names are the contract's. The journal is the lock of its session: 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -40,16 +41,22 @@ class DynamoDBJournal:
         """See `Journal.append`."""
         expires_at = int((started_at + self._life).timestamp())
         writes = [Insert(_item(session_id, recorded, expires_at)) for recorded in events]
-        try:
-            if len(writes) == 1:
-                await self._table.write(writes[0])
-            else:
+        if len(writes) > 1:
+            with suppress(ConditionUnmet):
                 await self._table.write_all(writes)
+                return
+            # What stands there is ours, after a lost answer, or somebody else's: one by one they tell.
+        for write, recorded in zip(writes, events, strict=True):
+            await self._append_one(session_id, write, recorded)
+
+    async def _append_one(self, session_id: str, write: Insert, recorded: Recorded) -> None:
+        try:
+            await self._table.write(write)
         except ConditionUnmet as unmet:
             existing = _standing(unmet)
-            if str(existing["event_id"]) not in {recorded.event_id for recorded in events}:
+            # Our own event stands there if the answer to an earlier attempt of this very append was lost.
+            if str(existing["event_id"]) != recorded.event_id:
                 raise JournalConflict(session_id, _recorded(existing)) from None
-            # Our own event stands there: the answer to an earlier attempt of this very append was lost.
 
     async def read(self, session_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """See `Journal.read`."""

@@ -1,0 +1,81 @@
+"""The stores that every contract is held to, and a wire that can be made to fail."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aiobotocore.session import AioSession, get_session
+from botocore.loaders import Loader
+
+from orchestrator.aws import clients
+from orchestrator.cluster import Heads, Nodes
+from orchestrator.journal import Journal
+from tests.contract.fault_proxy import FaultProxy, fault_proxy
+from tests.contract.stage import OpenTable, Store, open_store, open_table
+from tests.emulators import Emulator
+
+STORES = ("memory", "ministack", "moto", pytest.param("dynamodb_local", marks=pytest.mark.docker))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def read_service_models_once() -> Iterator[None]:
+    """Let all sessions share the parsed models of the services: reading them is most of what a client costs."""
+    loader = Loader()
+
+    def session() -> AioSession:
+        made = get_session()
+        made.register_component("data_loader", loader)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clients, "get_session", session)
+        yield
+
+
+@pytest.fixture(params=STORES)
+def emulator(request: pytest.FixtureRequest) -> Emulator | None:
+    """Each emulator that stores are held to in turn; `None` stands for memory."""
+    if request.param == "memory":
+        return None
+    running = request.getfixturevalue(request.param)
+    assert isinstance(running, Emulator)
+    return running
+
+
+@pytest.fixture
+async def store(emulator: Emulator | None) -> AsyncIterator[Store]:
+    """One implementation of the protocols, empty."""
+    async with open_store(emulator) as opened:
+        yield opened
+
+
+@pytest.fixture
+def journal(store: Store) -> Journal:
+    """An empty journal of each kind."""
+    return store.journal
+
+
+@pytest.fixture
+def heads(store: Store) -> Heads:
+    """No HEADs yet, of each kind."""
+    return store.heads
+
+
+@pytest.fixture
+def nodes(store: Store) -> Nodes:
+    """No nodes yet, of each kind."""
+    return store.nodes
+
+
+@pytest.fixture
+async def proxy(ministack: Emulator) -> AsyncIterator[FaultProxy]:
+    """The wire between the product and ministack."""
+    async with fault_proxy(ministack.endpoint_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def opened(ministack: Emulator, proxy: FaultProxy) -> AsyncIterator[OpenTable]:
+    """An empty table behind the wire."""
+    async with open_table(ministack, through=proxy.endpoint_url) as table:
+        proxy.requests.entries.clear()
+        yield table

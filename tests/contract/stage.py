@@ -1,0 +1,248 @@
+"""What the contract suites stand on: a store per implementation, in a table of its own, and short ways to say an event.
+
+To add an implementation: one more branch in `open_store`, one more name in `STORES` of `conftest`.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from actors import Clock, SystemClock
+from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.provision import table_definition
+from orchestrator.aws.table import Table
+from orchestrator.cluster import Head, Heads, NodeRecord, Nodes
+from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
+from orchestrator.cluster.memory import MemoryHeads, MemoryNodes
+from orchestrator.journal import Journal
+from orchestrator.journal.dynamodb import DynamoDBJournal
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.session.events import Event, Recorded, SessionResumed, SessionStarted, StepCompleted
+from orchestrator.session.transitions import SessionStatus
+from orchestrator.session.values import Json
+from tests.contract.waiting import START
+from tests.emulators import REGION, Emulator, access_key, fresh_account
+
+if TYPE_CHECKING:
+    from types_aiobotocore_dynamodb.type_defs import AttributeValueTypeDef
+
+RETENTION: Final = timedelta(days=90)
+SESSION: Final = "session-1"
+
+_table_numbers = count(1)
+_event_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One implementation of the protocols of what is stored."""
+
+    journal: Journal
+    heads: Heads
+    nodes: Nodes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTable:
+    """A product table on an emulator, and the means to look at it from outside."""
+
+    table: Table
+    name: str
+    clients: Clients
+    patience: Patience
+    carrier: asyncio.Task[None]
+
+    def journal(self) -> DynamoDBJournal:
+        """Return a journal on it."""
+        return DynamoDBJournal(self.table, retention=RETENTION)
+
+    def heads(self) -> DynamoDBHeads:
+        """Return the HEADs on it."""
+        return DynamoDBHeads(self.table)
+
+    def nodes(self) -> DynamoDBNodes:
+        """Return the nodes on it."""
+        return DynamoDBNodes(self.table)
+
+    async def wire_item(self, pk: str, sk: str) -> "dict[str, AttributeValueTypeDef] | None":
+        """Return an item as it stands on the wire, by a client that knows nothing of the product."""
+        answer = await self.clients.dynamodb.get_item(
+            TableName=self.name, Key={"PK": {"S": pk}, "SK": {"S": sk}}, ConsistentRead=True
+        )
+        return answer.get("Item")
+
+    async def items_count(self) -> int:
+        """Return how many items the table holds."""
+        pages = self.clients.dynamodb.get_paginator("scan").paginate(TableName=self.name, Select="COUNT")
+        return sum([page["Count"] async for page in pages])
+
+
+@contextmanager
+def aws_environment(endpoint_url: str, key: str) -> Iterator[None]:
+    """Let the SDK's own variables lead to that endpoint and account."""
+    foreign = {name for name in os.environ if name.startswith("AWS_")}
+    settings = {
+        "AWS_ENDPOINT_URL": endpoint_url,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+    before = dict(os.environ)
+    try:
+        for name in foreign:
+            del os.environ[name]
+        os.environ.update(settings)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@asynccontextmanager
+async def clients_of(endpoint_url: str, key: str) -> AsyncIterator[Clients]:
+    """Yield the product's own clients, with its own configuration, led to that endpoint and account."""
+    with aws_environment(endpoint_url, key):
+        async with connect() as clients:
+            yield clients
+
+
+def patience_of(name: str = "table", *, clock: Clock | None = None, draw: float = 0.0) -> Patience:
+    """Return a patience whose every backoff is `draw` of the greatest; none at all unless told."""
+    clock = clock or SystemClock()
+    return Patience(clock, Reachability(name, clock), lambda: draw)
+
+
+async def end_tasks(*tasks: asyncio.Task[None]) -> None:
+    """Cancel the tasks and wait for their end; a task that failed by itself raises here."""
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def open_table(
+    emulator: Emulator, *, through: str | None = None, patience: Patience | None = None
+) -> AsyncIterator[OpenTable]:
+    """Create a table of the product in an account of its own and carry its writes; `through` is a proxy's address."""
+    key = access_key(emulator, fresh_account())
+    name = f"orchestrator-{next(_table_numbers)}"
+    async with clients_of(through or emulator.endpoint_url, key) as clients:
+        await clients.dynamodb.create_table(**table_definition(name))
+        patience = patience or patience_of()
+        # moto answers 500 to a PartiQL statement with parameters.
+        table = Table(
+            clients.dynamodb, name, patience, signed=None if emulator.name == "moto" else clients.signed_dynamodb
+        )
+        carrier = asyncio.create_task(table.run(), name="table")
+        try:
+            yield OpenTable(table, name, clients, patience, carrier)
+        finally:
+            await end_tasks(carrier)
+
+
+@asynccontextmanager
+async def table_beside(opened: OpenTable, *, patience: Patience | None = None) -> AsyncIterator[OpenTable]:
+    """Carry writes to the same table as another node would: with a group commit and a patience of its own."""
+    patience = patience or patience_of()
+    table = Table(opened.clients.dynamodb, opened.name, patience, signed=opened.clients.signed_dynamodb)
+    carrier = asyncio.create_task(table.run(), name="table beside")
+    try:
+        yield OpenTable(table, opened.name, opened.clients, patience, carrier)
+    finally:
+        await end_tasks(carrier)
+
+
+@asynccontextmanager
+async def open_store(emulator: Emulator | None) -> AsyncIterator[Store]:
+    """Yield the implementations of all protocols on that emulator; on `None`, those in memory."""
+    if emulator is None:
+        yield Store(MemoryJournal(), MemoryHeads(), MemoryNodes())
+        return
+    async with open_table(emulator) as opened:
+        yield Store(opened.journal(), opened.heads(), opened.nodes())
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def recorded(seq: int, event: Event | None = None, *, epoch: int = 1, node: str = "node-a") -> Recorded:
+    """Return an event for place `seq`, under an event id of its own; event 1 is the session's start unless told."""
+    if event is None:
+        event = started() if seq == 1 else StepCompleted(f"step-{seq}", {"n": seq}, 1)
+    return Recorded(seq, event, START + timedelta(seconds=seq), epoch, node, f"event-{next(_event_numbers)}")
+
+
+def started(payload: Json = None) -> SessionStarted:
+    """Return the event that accepts a session."""
+    return SessionStarted("research", "acme", payload, "0" * 64, trace=None)
+
+
+def resumed(seq: int, *, epoch: int, node: str) -> Recorded:
+    """Return the event by which a new epoch takes over."""
+    return recorded(seq, SessionResumed("node-a"), epoch=epoch, node=node)
+
+
+async def append(journal: Journal, *events: Recorded, session_id: str = SESSION) -> None:
+    """Append the events of a session that started at `START`."""
+    await journal.append(session_id, events, started_at=START)
+
+
+async def events_of(journal: Journal, session_id: str = SESSION, *, after: int = 0) -> list[Recorded]:
+    """Return all that the journal holds of the session."""
+    return [event async for event in journal.read(session_id, after=after)]
+
+
+# --- HEADs and nodes -------------------------------------------------------------------------------------------------
+
+
+def head(
+    session_id: str = SESSION,
+    *,
+    owner: str | None = "node-a",
+    status: SessionStatus = SessionStatus.RUNNING,
+    epoch: int = 1,
+    nonce: str = "nonce-1",
+    updated_at: datetime = START,
+    wake_at: datetime | None = None,
+    session_type: str = "research",
+    tenant: str = "acme",
+    inbox_version: int = 0,
+    takeovers: int = 0,
+    attributes: Mapping[str, Json] | None = None,
+) -> Head:
+    """Return a HEAD as the router would create it."""
+    return Head(
+        session_id=session_id,
+        session_type=session_type,
+        tenant=tenant,
+        status=status,
+        owner=owner,
+        epoch=epoch,
+        last_seq=1,
+        inbox_version=inbox_version,
+        claim_nonce=nonce,
+        takeovers=takeovers,
+        created_at=START,
+        updated_at=updated_at,
+        wake_at=wake_at,
+        attributes=attributes or {},
+    )
+
+
+def node(node_id: str = "node-a", *, beat: int = 0, started_at: datetime = START) -> NodeRecord:
+    """Return a registration."""
+    return NodeRecord(node_id, beat, "10.0.0.1:8080", started_at, "0.1.0", process="1:2:3")
+
+
+async def ids(found: AsyncIterator[str]) -> Sequence[str]:
+    """Return the ids that an index yields."""
+    return [session_id async for session_id in found]

@@ -1,0 +1,407 @@
+"""What `Heads` keeps: who owns a session, and what the sparse indexes find (rules 1, 2, 8, 12, 13; I7, I8)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+
+from orchestrator.cluster import DUE_SHARDS, Head, Heads, NotOwner, Page
+from orchestrator.session.transitions import ENDED, SessionStatus
+from tests.contract.stage import SESSION, head, ids
+from tests.contract.waiting import START
+
+LATER = START + timedelta(minutes=5)
+HOUR = timedelta(hours=1)
+
+Change = Callable[[Heads, Head], Awaitable[Head]]
+
+
+def claim(heads: Heads, seen: Head) -> Awaitable[Head]:
+    return heads.claim(seen, node_id="node-b", nonce="nonce-2", at=LATER, from_dead_owner=False)
+
+
+def end(heads: Heads, seen: Head) -> Awaitable[Head]:
+    return heads.end(seen, SessionStatus.COMPLETED, last_seq=9, at=LATER)
+
+
+def release(heads: Heads, seen: Head) -> Awaitable[Head]:
+    return heads.release(seen, SessionStatus.SUSPENDED, last_seq=5, at=LATER, wake_at=LATER + HOUR)
+
+
+def settle_takeovers(heads: Heads, seen: Head) -> Awaitable[Head]:
+    return heads.settle_takeovers(seen)
+
+
+CHANGES = [claim, end, release, settle_takeovers]
+
+every_change = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+
+
+async def listed(heads: Heads, *, cursor: str | None = None, limit: int = 100, **only: str) -> Page:
+    status = only.get("status")
+    return await heads.listing(
+        status=None if status is None else SessionStatus(status),
+        session_type=only.get("session_type"),
+        tenant=only.get("tenant"),
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+async def all_pages(heads: Heads, limit: int, **only: str) -> list[str]:
+    page = await listed(heads, limit=limit, **only)
+    found = [each.session_id for each in page.heads]
+    for _ in range(100):
+        if page.cursor is None:
+            return found
+        page = await listed(heads, limit=limit, cursor=page.cursor, **only)
+        found += [each.session_id for each in page.heads]
+    raise AssertionError("the listing has no end")
+
+
+# --- the insert ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_unknown_session_has_no_head(heads: Heads) -> None:
+    """`get` returns `None`, and is no error."""
+    assert await heads.get("never-seen") is None
+
+
+async def test_a_created_head_is_read_back_equal(heads: Heads) -> None:
+    """Every attribute comes back, the absent ones as absent."""
+    plain = head("plain", owner=None)
+    full = replace(
+        head("full", wake_at=LATER, inbox_version=3, takeovers=2, attributes={"why": "日本", "n": 10**40, "x": None}),
+        continued_as="full:g2",
+        last_seq=12_345,
+    )
+    assert [plain, full] == [await heads.create(plain), await heads.create(full)]
+    assert [plain, full] == [await heads.get("plain"), await heads.get("full")]
+
+
+async def test_a_second_insert_returns_the_first_and_changes_nothing(heads: Heads) -> None:
+    """The nonce of what comes back tells who created the session (rule 2)."""
+    first, second = head(nonce="mine"), head(nonce="theirs", owner="node-b")
+    await heads.create(first)
+    assert first == await heads.create(second)
+    assert first == await heads.get(SESSION)
+
+
+async def test_the_same_insert_again_returns_ones_own_nonce(heads: Heads) -> None:
+    """An insert whose answer was lost is read back as a success (rule 2)."""
+    mine = head(nonce="mine")
+    await heads.create(mine)
+    assert mine == await heads.create(mine)
+
+
+async def test_of_many_creators_exactly_one_finds_its_own_nonce(heads: Heads) -> None:
+    """Ten racing inserts: all are told the same HEAD."""
+    rivals = [head(nonce=f"nonce-{n}", owner=f"node-{n}") for n in range(10)]
+    told = await asyncio.gather(*(heads.create(rival) for rival in rivals))
+    assert [await heads.get(SESSION)] * 10 == told
+    assert 1 == sum(rival.claim_nonce == got.claim_nonce for rival, got in zip(rivals, told, strict=True))
+
+
+# --- every other write -----------------------------------------------------------------------------------------------
+
+
+@every_change
+async def test_a_change_of_an_unknown_session_creates_nothing(heads: Heads, change: Change) -> None:
+    """Every write but the insert requires that HEAD exists (rule 1)."""
+    with pytest.raises(NotOwner):
+        await change(heads, head(takeovers=3))
+    assert await heads.get(SESSION) is None
+    assert [] == await ids(heads.owned_by("node-b"))
+    assert () == (await listed(heads)).heads
+
+
+async def test_changes_of_unknown_sessions_that_travel_together_create_nothing(heads: Heads) -> None:
+    """Rule 1 holds for what leaves in one request, too; and what is known among them is changed."""
+    await heads.create(head("known"))
+    outcomes = await asyncio.gather(
+        *(end(heads, head(name)) for name in ("unknown-1", "known", "unknown-2", "unknown-3")), return_exceptions=True
+    )
+    assert [True, False, True, True] == [isinstance(outcome, NotOwner) for outcome in outcomes]
+    assert [None, None, None] == [await heads.get(f"unknown-{n}") for n in (1, 2, 3)]
+    assert ["known"] == [each.session_id for each in (await listed(heads)).heads]
+
+
+@every_change
+async def test_a_change_under_an_older_epoch_is_refused(heads: Heads, change: Change) -> None:
+    """Who lost the session to a claim cannot write its HEAD any more (I7)."""
+    old = await heads.create(head(takeovers=3))
+    new = await heads.claim(old, node_id="node-c", nonce="nonce-c", at=LATER, from_dead_owner=False)
+    with pytest.raises(NotOwner):
+        await change(heads, old)
+    assert new == await heads.get(SESSION)
+
+
+@every_change
+async def test_a_change_returns_head_as_it_stands_then(heads: Heads, change: Change) -> None:
+    """What a write returns is what a read finds."""
+    seen = await heads.create(head(takeovers=3, attributes={"kept": True}))
+    changed = await change(heads, seen)
+    assert changed == await heads.get(SESSION)
+    assert {"kept": True} == changed.attributes
+
+
+@pytest.mark.parametrize("change", [end, release], ids=["end", "release"])
+async def test_giving_up_is_refused_when_a_delivery_came_in_between(heads: Heads, change: Change) -> None:
+    """The inbox version is a condition of every passivation and end (rule 8)."""
+    standing = await heads.create(head(inbox_version=4))
+    with pytest.raises(NotOwner):
+        await change(heads, replace(standing, inbox_version=3))
+    assert standing == await heads.get(SESSION)
+
+
+async def test_a_claim_takes_over_with_the_next_epoch(heads: Heads) -> None:
+    """Owner, epoch and nonce are the claimer's, the session runs, nothing is due (rule 13)."""
+    seen = await heads.create(head(owner=None, status=SessionStatus.SUSPENDED, epoch=6, wake_at=LATER))
+    claimed = await claim(heads, seen)
+    expected = replace(
+        seen,
+        owner="node-b",
+        epoch=7,
+        claim_nonce="nonce-2",
+        status=SessionStatus.RUNNING,
+        wake_at=None,
+        updated_at=LATER,
+    )
+    assert expected == claimed
+
+
+@pytest.mark.parametrize(("from_dead_owner", "takeovers"), [(True, 3), (False, 2)])
+async def test_only_a_claim_from_a_dead_owner_counts_as_takeover(
+    heads: Heads, from_dead_owner: bool, takeovers: int
+) -> None:
+    """Healthy wakes and drains do not count (rule 12)."""
+    seen = await heads.create(head(takeovers=2))
+    claimed = await heads.claim(seen, node_id="node-b", nonce="n", at=LATER, from_dead_owner=from_dead_owner)
+    assert takeovers == claimed.takeovers
+
+
+@pytest.mark.parametrize(
+    ("owner", "epoch"), [("node-x", 1), (None, 1), ("node-a", 2), ("node-a", 0)], ids=["owner", "none", "later", "past"]
+)
+async def test_a_claim_of_what_was_misread_is_refused(heads: Heads, owner: str | None, epoch: int) -> None:
+    """Owner and epoch must still be what was read."""
+    standing = await heads.create(head())
+    with pytest.raises(NotOwner):
+        await claim(heads, replace(standing, owner=owner, epoch=epoch))
+    assert standing == await heads.get(SESSION)
+
+
+async def test_of_many_claimers_exactly_one_wins(heads: Heads) -> None:
+    """Ten survivors claim the same orphan: one epoch, one owner, nine are refused (rule 2)."""
+    seen = await heads.create(head())
+    claims = [
+        heads.claim(seen, node_id=f"node-{n}", nonce=f"nonce-{n}", at=LATER, from_dead_owner=True) for n in range(10)
+    ]
+    outcomes = await asyncio.gather(*claims, return_exceptions=True)
+    won = [outcome for outcome in outcomes if isinstance(outcome, Head)]
+    assert [await heads.get(SESSION)] == won
+    assert 9 == sum(isinstance(outcome, NotOwner) for outcome in outcomes)
+
+
+async def test_an_end_leaves_no_owner_and_nothing_due(heads: Heads) -> None:
+    """The session's last seq and status stand in HEAD, and no index of open work finds it."""
+    seen = await heads.create(head(wake_at=LATER))
+    expected = replace(seen, status=SessionStatus.COMPLETED, owner=None, last_seq=9, wake_at=None, updated_at=LATER)
+    assert expected == await end(heads, seen)
+    assert [] == await ids(heads.owned_by("node-a"))
+    assert [] == await ids(heads.due(LATER + HOUR))
+
+
+async def test_a_release_leaves_no_owner_and_is_due_when_asked(heads: Heads) -> None:
+    """A suspended session is found by its wake-up, and by no owner."""
+    seen = await heads.create(head())
+    released = await heads.release(
+        seen, SessionStatus.BLOCKED, last_seq=5, at=LATER, wake_at=LATER + HOUR, attributes={"blocked": "step"}
+    )
+    expected = replace(
+        seen,
+        status=SessionStatus.BLOCKED,
+        owner=None,
+        last_seq=5,
+        wake_at=LATER + HOUR,
+        updated_at=LATER,
+        attributes={"blocked": "step"},
+    )
+    assert expected == released == await heads.get(SESSION)
+    assert [] == await ids(heads.owned_by("node-a"))
+    assert [SESSION] == await ids(heads.due(LATER + HOUR))
+
+
+async def test_attributes_are_emptied_by_an_empty_mapping(heads: Heads) -> None:
+    """`None` keeps them, an empty mapping takes them away."""
+    seen = await heads.create(head(attributes={"blocked": "step"}))
+    await heads.release(seen, SessionStatus.SUSPENDED, last_seq=5, at=LATER, wake_at=None, attributes={})
+    standing = await heads.get(SESSION)
+    assert standing is not None
+    assert {} == standing.attributes
+
+
+async def test_takeovers_settle_at_one(heads: Heads) -> None:
+    """Progress since the last takeover starts the count again, at the takeover that was survived (rule 12)."""
+    seen = await heads.create(head(takeovers=4))
+    assert replace(seen, takeovers=1) == await heads.settle_takeovers(seen)
+
+
+async def test_takeovers_that_are_settled_already_stay_so(heads: Heads) -> None:
+    """A write that changes nothing is still a write that says whether HEAD is ours."""
+    seen = await heads.create(head(takeovers=1))
+    assert seen == await heads.settle_takeovers(seen)
+
+
+# --- the sparse indexes ----------------------------------------------------------------------------------------------
+
+
+async def test_owned_by_follows_the_owner(heads: Heads) -> None:
+    """Each session is listed under its present owner alone; unowned ones under nobody (I8)."""
+    for n in range(30):
+        await heads.create(head(f"session-{n}", owner=f"node-{'abc'[n % 3]}" if n % 4 else None))
+    moving = await heads.get("session-1")
+    assert moving is not None
+    await heads.claim(moving, node_id="node-c", nonce="n", at=LATER, from_dead_owner=True)
+    expected = {f"session-{n}" for n in range(30) if n % 4 and n % 3 == 2} | {"session-1"}
+    assert expected == set(await ids(heads.owned_by("node-c")))
+    assert "session-1" not in await ids(heads.owned_by("node-b"))
+    assert [] == await ids(heads.owned_by("node"))
+
+
+async def test_due_finds_what_is_due_by_then_and_nothing_else(heads: Heads) -> None:
+    """The instant itself counts, a millisecond later does not; what has no wake-up is never due."""
+    for n in range(20):
+        await heads.create(head(f"session-{n}", owner=None, wake_at=START + timedelta(milliseconds=n)))
+    await heads.create(head("awake"))
+    due = await ids(heads.due(START + timedelta(milliseconds=9)))
+    assert {f"session-{n}" for n in range(10)} == set(due)
+    assert len(due) == len(set(due))
+    places = [int(name.partition("-")[2]) for name in due]
+    assert sum(before > after for before, after in pairwise(places)) < DUE_SHARDS, "the longest due first in a shard"
+
+
+async def test_a_claim_takes_a_session_out_of_the_due(heads: Heads) -> None:
+    """Nobody is told to wake what somebody woke (rule 13)."""
+    seen = await heads.create(head(owner=None, wake_at=START))
+    await claim(heads, seen)
+    assert [] == await ids(heads.due(LATER))
+
+
+async def test_a_session_released_again_is_due_at_its_newest_wake_up(heads: Heads) -> None:
+    """The index forgets the wake-up before."""
+    seen = await heads.create(head())
+    first = await heads.release(seen, SessionStatus.SUSPENDED, last_seq=2, at=LATER, wake_at=START)
+    await heads.release(first, SessionStatus.SUSPENDED, last_seq=3, at=LATER, wake_at=START + HOUR)
+    assert [] == await ids(heads.due(START + timedelta(minutes=59)))
+    assert [SESSION] == await ids(heads.due(START + HOUR))
+
+
+async def test_a_listing_shows_the_newest_change_first(heads: Heads) -> None:
+    """By `updated_at`, whatever the order of creation and the state."""
+    minutes = [5, 1, 9, 3, 7]
+    for n in minutes:
+        status = SessionStatus.COMPLETED if n > 4 else SessionStatus.RUNNING
+        await heads.create(head(f"session-{n}", updated_at=START + timedelta(minutes=n), status=status))
+    assert [9, 7, 5, 3, 1] == [int(h.session_id.partition("-")[2]) for h in (await listed(heads)).heads]
+
+
+async def test_an_empty_listing_is_one_empty_page(heads: Heads) -> None:
+    """No sessions, no cursor."""
+    assert Page((), None) == await listed(heads)
+
+
+async def test_a_listing_shows_what_people_ask_for(heads: Heads) -> None:
+    """Type, tenant, state and both instants are those of HEAD."""
+    seen = await heads.create(head(tenant="zeta", session_type="report"))
+    ended = await end(heads, seen)
+    (shown,) = (await listed(heads)).heads
+    wanted = (ended.session_id, ended.session_type, ended.tenant, ended.status, ended.created_at, ended.updated_at)
+    assert wanted == (
+        shown.session_id,
+        shown.session_type,
+        shown.tenant,
+        shown.status,
+        shown.created_at,
+        shown.updated_at,
+    )
+
+
+async def test_filters_keep_only_what_fits_all_of_them(heads: Heads) -> None:
+    """State, type and tenant, alone and together, over pages smaller than what is skipped."""
+    expected: dict[tuple[SessionStatus, str, str], set[str]] = {}
+    for n in range(24):
+        status = (SessionStatus.RUNNING, SessionStatus.FAILED, SessionStatus.QUEUED)[n % 3]
+        kind, tenant = ("research", "report")[n % 2], ("acme", "zeta")[n // 2 % 2]
+        await heads.create(
+            head(
+                f"session-{n}",
+                status=status,
+                session_type=kind,
+                tenant=tenant,
+                updated_at=START + timedelta(seconds=n),
+            )
+        )
+        expected.setdefault((status, kind, tenant), set()).add(f"session-{n}")
+    for (status, kind, tenant), names in expected.items():
+        assert names == set(await all_pages(heads, 2, status=status, session_type=kind, tenant=tenant))
+    failed = {name for (status, _, _), names in expected.items() if status == SessionStatus.FAILED for name in names}
+    assert failed == set(await all_pages(heads, 5, status="FAILED"))
+    assert [] == await all_pages(heads, 5, tenant="acm")
+
+
+async def test_pages_show_every_session_once_and_in_order(heads: Heads) -> None:
+    """Cursors lead from the newest to the oldest without gap or repetition, and the last page has none."""
+    await asyncio.gather(
+        *(heads.create(head(f"session-{n:02d}", updated_at=START + timedelta(milliseconds=n))) for n in range(12))
+    )
+    newest_first = [f"session-{n:02d}" for n in range(11, -1, -1)]
+    for limit in (2, 5, 11, 12, 13):
+        assert newest_first == await all_pages(heads, limit), f"in pages of {limit}"
+
+
+async def test_pages_lose_no_session_that_changed_in_the_same_millisecond(heads: Heads) -> None:
+    """Sessions that arrive together are all listed, however small the page."""
+    everyone = [f"session-{n:02d}" for n in range(12)]
+    await asyncio.gather(*(heads.create(head(name)) for name in everyone))
+    for limit in (2, 5):
+        assert everyone == sorted(await all_pages(heads, limit)), f"in pages of {limit}"
+
+
+async def test_a_session_moves_between_states_in_the_listing(heads: Heads) -> None:
+    """It is listed under its present state alone."""
+    await end(heads, await heads.create(head()))
+    assert [SessionStatus.COMPLETED] == [s for s in SessionStatus if (await listed(heads, status=s)).heads]
+    assert SessionStatus.COMPLETED in ENDED
+
+
+BAD_CURSORS = [
+    "",
+    "nonsense",
+    "!!!!",
+    "-1",
+    "1.5",
+    "W10=",  # []
+    "bnVsbA==",  # null
+    "eyJhIjogMX0=",  # {"a": 1}
+    "WyJ4IiwgMV0=",  # ["x", 1]
+    "/+//",
+    "é",
+    "Wy0xZTMwMCwgImEiXQ==",  # [-1e300, "a"]
+    "W05hTiwgImEiXQ==",  # [NaN, "a"]
+]
+
+
+async def test_a_cursor_that_no_listing_returned_is_a_value_error(heads: Heads) -> None:
+    """Whatever a caller makes up is refused by name, and stops nothing (I11)."""
+    await heads.create(head())
+    told: dict[str, str] = {}
+    for cursor in BAD_CURSORS:
+        try:
+            await listed(heads, cursor=cursor)
+        except (ValueError, OverflowError) as error:
+            told[cursor] = f"{type(error).__name__}: {str(error).partition(':')[0]}"
+    assert dict.fromkeys(BAD_CURSORS, "ValueError: cursor") == told

@@ -1,0 +1,593 @@
+"""What a node leaves behind, another one goes on with: crashes, zombies, drains, crash loops (I2, I5, I7, I8)."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from engine_world import FRUITLESS_MAX, NOON, Diary, Gate, Node, PowerCut, World, app_of
+
+from actors import settle
+from orchestrator import Orchestrator, RetryPolicy, SessionContext, StepFailed, current_invocation
+from orchestrator.context import Semantics
+from orchestrator.session.events import AgentRetrying, SessionCompleted, SessionFailed, StepRetrying
+from orchestrator.session.transitions import SessionStatus
+
+TEN_SECONDS = timedelta(seconds=10)
+
+
+async def test_a_retry_waits_for_its_time_across_a_crash() -> None:
+    """Attempt number and due time go on where they were, on whatever node, however long nobody was there."""
+    tries = list[tuple[int, float]]()
+    world = World()
+
+    async def bad() -> None:
+        tries.append((current_invocation().attempt, world.clock.monotonic()))
+        raise ValueError("no")
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.step("a", bad, retry=RetryPolicy(max_attempts=4, initial_delay=TEN_SECONDS))
+
+    app = app_of(handler)
+    async with world.node(app) as node:
+        await node.start()
+        await settle()
+        node.crash()
+    await world.pass_time(2)
+    async with world.node(app, "node-2") as node:
+        assert await node.claim(dead_owner="node-1")
+        assert [(1, 0)] == tries, "attempt 2 is due at 5 s"
+        await world.pass_time(3)
+        node.crash()
+    assert [(1, 0), (2, 5)] == tries
+    await world.pass_time(100)
+    async with world.node(app, "node-3") as node:
+        assert await node.claim(dead_owner="node-2")
+        assert [(1, 0), (2, 5), (3, 105)] == tries, "attempt 3 was overdue"
+        await world.play()
+        assert isinstance(await world.end(), SessionFailed)
+    assert [1, 2, 3, 4] == [attempt for attempt, _ in tries]
+    dues = [each.event.next_attempt_at for each in await world.recorded() if isinstance(each.event, StepRetrying)]
+    assert [5, 15, 125] == [(due - NOON).total_seconds() for due in dues]
+
+
+async def test_an_agents_retry_waits_for_its_time_across_a_crash() -> None:
+    """As a step's does."""
+    tries = list[tuple[int, float]]()
+    world = World()
+
+    async def bad(prompt: object) -> None:
+        tries.append((current_invocation().attempt, world.clock.monotonic()))
+        raise ValueError("no")
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.invoke_agent("agent", 1, retry=RetryPolicy(max_attempts=3, initial_delay=TEN_SECONDS))
+
+    app = app_of(handler, agent=bad)
+    async with world.node(app) as node:
+        await node.start()
+        await settle()
+        node.crash()
+    await world.pass_time(2)
+    async with world.node(app, "node-2") as node:
+        assert await node.claim(dead_owner="node-1")
+        assert [(1, 0)] == tries
+        await world.play()
+        assert isinstance(await world.end(), SessionFailed)
+    assert [(1, 0), (2, 5), (3, 15)] == tries
+    dues = [each.event.next_attempt_at for each in await world.recorded() if isinstance(each.event, AgentRetrying)]
+    assert [5, 15] == [(due - NOON).total_seconds() for due in dues]
+
+
+async def test_an_agent_in_flight_at_a_crash_is_run_again_and_a_recorded_one_is_not() -> None:
+    """The order is durable, and so is what was answered."""
+    gate, asked = Gate(), list[object]()
+    gates = {"slow": gate}
+
+    async def agent(prompt: str) -> object:
+        asked.append((prompt, current_invocation().attempt, current_invocation().idempotency_key))
+        return await gates[prompt].passing() if prompt in gates else prompt
+
+    async def handler(ctx: SessionContext) -> object:
+        return [await ctx.invoke_agent("agent", "quick"), await ctx.invoke_agent("agent", "slow")]
+
+    app = app_of(handler, agent=agent)
+    world = World()
+    async with world.node(app) as node:
+        await node.start()
+        await gate.reached()
+        node.crash()
+    gates.clear()
+    assert SessionCompleted(result=["quick", "slow"]) == await world.resume(app)
+    assert [("quick", 1, "s/agent"), ("slow", 1, "s/agent#2"), ("slow", 1, "s/agent#2")] == asked
+    assert 2 == sum("AGENT_STARTED" in line for line in await world.story())
+
+
+async def test_an_agents_time_runs_from_its_order_across_a_crash() -> None:
+    """Four hours are four hours, whoever died meanwhile."""
+    gate = Gate()
+
+    async def handler(ctx: SessionContext) -> object:
+        return await ctx.invoke_agent("agent", 1, timeout=timedelta(hours=4))
+
+    app = app_of(handler, agent=gate.passing)
+    world = World()
+    async with world.node(app) as node:
+        await node.start()
+        await gate.reached()
+        node.crash()
+    world.clock.advance(5 * 3600)
+    end = await world.resume(app)
+    assert isinstance(end, SessionFailed)
+    assert "OPERATION_TIMED_OUT" == end.error.code
+
+
+@pytest.mark.parametrize(
+    ("semantics", "result", "runs"), [("at_most_once", "STEP_INTERRUPTED", 1), ("at_least_once", "charged", 2)]
+)
+async def test_a_step_in_doubt_after_a_live_crash_is_not_run_again(
+    semantics: Semantics, result: str, runs: int
+) -> None:
+    """The node died while the function ran: `at_most_once` fails it, `at_least_once` runs it again (I5)."""
+    gate, diary = Gate(), Diary()
+
+    async def charge() -> str:
+        await diary.note("charge")
+        if len(diary.entries) == 1:
+            await gate.passing()
+        return "charged"
+
+    async def handler(ctx: SessionContext) -> str:
+        try:
+            return await ctx.step("charge", charge, semantics=semantics)
+        except StepFailed as error:
+            return error.error.code
+
+    app, world = app_of(handler), World()
+    async with world.node(app) as node:
+        await node.start()
+        await gate.reached()
+        node.crash()
+    assert SessionCompleted(result=result) == await world.resume(app)
+    assert ["charge"] * runs == diary.entries
+
+
+async def test_a_step_in_doubt_on_its_second_attempt_is_not_run_again() -> None:
+    """A retry policy does not outweigh the doubt."""
+    gate, attempts = Gate(), list[int]()
+
+    async def charge() -> None:
+        attempts.append(current_invocation().attempt)
+        if attempts == [1]:
+            raise ValueError("refused")
+        await gate.passing()
+
+    async def handler(ctx: SessionContext) -> None:
+        policy = RetryPolicy(max_attempts=9, initial_delay=timedelta(0))
+        await ctx.step("charge", charge, retry=policy, semantics="at_most_once")
+
+    app, world = app_of(handler), World()
+    async with world.node(app) as node:
+        await node.start()
+        await gate.reached()
+        node.crash()
+    end = await world.resume(app)
+    assert isinstance(end, SessionFailed)
+    assert "STEP_INTERRUPTED" == end.error.code
+    assert [1, 2] == attempts
+
+
+# --- zombies -------------------------------------------------------------------------------------------------------
+
+
+async def one_step(ctx: SessionContext) -> object:
+    """Run one step that stands before a gate."""
+    return await ctx.step("a", GATES[-1].passing)
+
+
+GATES: list[Gate] = []
+
+
+def gated_app() -> tuple[Orchestrator, Gate]:
+    """Return an application whose one step waits before a new gate."""
+    GATES.append(Gate())
+    return app_of(one_step), GATES[-1]
+
+
+async def test_a_former_owner_stops_silently_once_its_successor_has_arrived() -> None:
+    """Its append behind SESSION_RESUMED fails; HEAD is untouched, and no error is logged (I7)."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app) as zombie, world.node(app, "node-2") as successor:
+        await zombie.start()
+        await gate.reached()
+        zombie.line.hold()
+        assert await successor.claim(dead_owner="node-1")
+        gate.open()
+        await zombie.line.until_held()
+        assert SessionCompleted(result="passed") == await world.end()
+        before = await world.head()
+        zombie.line.thaw()
+        await settle()
+        assert 0 == len(zombie.system)
+        assert before == await world.head()
+    assert [1, 2, 2, 2] == [each.epoch for each in await world.recorded()]
+    assert 1 == len(world.logged("session_fenced"))
+    assert [] == world.logged("actor_failed")
+
+
+async def test_a_former_owners_late_outcome_is_refused_while_its_successor_still_works() -> None:
+    """Nothing of epoch 1 stands behind an event of epoch 2, and its only result is the successor's (I5, I7)."""
+    old, new = Gate(), Gate()
+
+    def app_before(gate: Gate, result: str) -> Orchestrator:
+        async def work() -> str:
+            await gate.passing()
+            return result
+
+        async def handler(ctx: SessionContext) -> list[str]:
+            return [await ctx.step("a", work), await ctx.step("b", lambda: result)]
+
+        return app_of(handler)
+
+    world = World()
+    async with world.node(app_before(old, "old")) as zombie, world.node(app_before(new, "new"), "node-2") as successor:
+        await zombie.start()
+        await old.reached()
+        assert await successor.claim(dead_owner="node-1")
+        await new.reached()
+        old.open()
+        await settle()
+        assert 0 == len(zombie.system)
+        assert ["AGENT_INVOCATION_STARTED", "SESSION_RESUMED"] == await world.story()
+        assert ("node-2", SessionStatus.RUNNING) == ((await world.head()).owner, (await world.head()).status)
+        new.open()
+        assert SessionCompleted(result=["new", "new"]) == await world.end()
+    assert [1, 2, 2, 2, 2] == [each.epoch for each in await world.recorded()]
+
+
+async def test_a_fenced_actor_logs_no_error() -> None:
+    """A former owner stops silently: it is no fault, and no traceback must wake anybody (I7)."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app) as zombie, world.node(app, "node-2") as successor:
+        await zombie.start()
+        await gate.reached()
+        assert await successor.claim(dead_owner="node-1")
+        gate.open()
+        await settle()
+        assert 0 == len(zombie.system)
+    assert [] == world.errors_logged()
+
+
+async def test_a_former_owners_last_event_counts_if_it_came_before_the_successors_first() -> None:
+    """The claimer owns HEAD, lost one race in the journal, and goes on from behind the event it lost to (I7)."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app) as zombie, world.node(app, "node-2") as successor:
+        await zombie.start()
+        await gate.reached()
+        zombie.line.hold()
+        gate.open()
+        await zombie.line.until_held()
+        async with asyncio.TaskGroup() as group:
+            await claimed_and_read(group, successor)
+            zombie.line.thaw()
+            zombie.line.hold()
+            await zombie.line.until_held()
+            successor.line.thaw()
+        await world.end()
+        zombie.line.thaw()
+        await settle()
+        assert 0 == len(zombie.system)
+    assert [
+        "AGENT_INVOCATION_STARTED",
+        "STEP_COMPLETED a",
+        "SESSION_RESUMED",
+        "AGENT_BACKGROUND_TASK_COMPLETED",
+    ] == await world.story()
+    assert [1, 1, 2, 2] == [each.epoch for each in await world.recorded()]
+
+
+async def claimed_and_read(group: asyncio.TaskGroup, successor: Node) -> None:
+    """Let the successor claim HEAD and read the journal, and hold its first append."""
+    group.create_task(successor.router.claim("s", dead_owner="node-1"))
+    successor.line.hold_on("append")
+    await successor.line.until_held()
+
+
+async def test_a_former_owners_end_counts_and_its_successor_corrects_head() -> None:
+    """The terminal event won the race: nothing is appended after it (I2), and HEAD is the claimer's to write."""
+
+    async def handler(ctx: SessionContext) -> str:
+        return await gate.passing()
+
+    gate, app, world = Gate(), app_of(handler), World()
+    async with world.node(app) as zombie, world.node(app, "node-2") as successor:
+        await zombie.start()
+        await gate.reached()
+        zombie.line.hold()
+        gate.open()
+        await zombie.line.until_held()
+        async with asyncio.TaskGroup() as group:
+            await claimed_and_read(group, successor)
+            zombie.line.thaw()
+            await settle()
+            assert SessionStatus.RUNNING == (await world.head()).status
+            successor.line.thaw()
+        await world.end()
+    assert ["AGENT_INVOCATION_STARTED", "AGENT_BACKGROUND_TASK_COMPLETED"] == await world.story()
+    head = await world.head()
+    assert (SessionStatus.COMPLETED, 2, 2, None) == (head.status, head.epoch, head.last_seq, head.owner)
+
+
+async def test_a_claimer_that_finds_a_higher_epoch_in_the_journal_stops() -> None:
+    """It was frozen between its claim and its first append, and somebody claimed after it (rule 4)."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app) as first, world.node(app, "node-2") as frozen, world.node(app, "node-3") as last:
+        await first.start()
+        await gate.reached()
+        first.crash()
+        async with asyncio.TaskGroup() as group:
+            await claimed_and_read(group, frozen)
+            assert await last.claim(dead_owner="node-2")
+            frozen.line.thaw()
+        await settle()
+        assert 0 == len(frozen.system)
+        gate.open()
+        assert SessionCompleted(result="passed") == await world.end()
+    assert [1, 3, 3, 3] == [each.epoch for each in await world.recorded()]
+    failures = [line["exc_info"] for line in world.logged("actor_failed")]
+    assert [PowerCut] == [type(error) for error in failures], "that of the node without power alone"
+
+
+async def test_a_node_that_died_between_the_last_event_and_head_leaves_only_head_to_be_corrected() -> None:
+    """The journal leads: the next claimer appends nothing, runs nothing, and brings HEAD to the recorded end."""
+    diary = Diary()
+
+    async def handler(ctx: SessionContext) -> str:
+        return await diary.step(ctx, "a")
+
+    app, world = app_of(handler), World()
+    async with world.node(app) as node:
+        node.line.cut_before("end")
+        await node.start()
+        await settle()
+    assert SessionStatus.RUNNING == (await world.head()).status
+    story = await world.story()
+    assert SessionCompleted(result="a") == await world.resume(app)
+    assert (story, ["a"]) == (await world.story(), diary.entries)
+    head = await world.head()
+    assert (SessionStatus.COMPLETED, None, 3) == (head.status, head.owner, head.last_seq)
+    async with world.node(app, "node-3") as node:
+        assert not await node.claim()
+        assert not await node.claim(dead_owner="node-2")
+
+
+# --- drain ---------------------------------------------------------------------------------------------------------
+
+
+async def drained(world: World, node: Node, *, seconds: float = 10) -> None:
+    """Drain the node with so much time, and let that pass."""
+    async with asyncio.TaskGroup() as group:
+        draining = group.create_task(node.system.drain(seconds))
+        for _ in range(40):
+            await settle()
+            if not draining.done():
+                # In small steps: several graces follow upon each other, and each must be seen to end.
+                world.clock.advance(1)
+
+
+async def test_a_handler_that_never_returns_is_handed_over_by_a_drain() -> None:
+    """HEAD: nobody's, due now, running; the next node goes on where this one was."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app) as node:
+        await node.start()
+        await gate.reached()
+        await drained(world, node)
+        head = await world.head()
+    assert (None, SessionStatus.RUNNING, 1) == (head.owner, head.status, head.last_seq)
+    assert head.wake_at is not None
+    assert head.wake_at <= world.clock.now()
+    assert 1 == len(world.logged("session_handed_over"))
+    gate.open()
+    assert SessionCompleted(result="passed") == await world.resume(app, dead_owner=None)
+    assert 0 == (await world.head()).takeovers, "a drain is no crash"
+
+
+async def test_a_handler_that_swallows_its_cancellation_is_handed_over_by_a_drain() -> None:
+    """It is waited for as long as the grace says, then left behind; what it does later reaches nobody."""
+    gate = Gate()
+
+    async def handler(ctx: SessionContext) -> str:
+        while not gate_is_open.is_set():
+            try:
+                await gate.passing()
+            except asyncio.CancelledError:
+                await asyncio.shield(still_here.wait())
+        return "stubborn"
+
+    gate_is_open, still_here = asyncio.Event(), asyncio.Event()
+    app, world = app_of(handler), World()
+    async with world.node(app) as node:
+        await node.start()
+        await gate.reached()
+        await drained(world, node)
+        gate_is_open.set()
+        still_here.set()
+        await settle()
+    head = await world.head()
+    assert (None, SessionStatus.RUNNING) == (head.owner, head.status)
+    assert ["AGENT_INVOCATION_STARTED"] == await world.story()
+    assert SessionCompleted(result="stubborn") == await world.resume(app, dead_owner=None)
+
+
+async def test_a_drain_lets_short_work_finish() -> None:
+    """What ends in time is not handed over."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app) as node, asyncio.TaskGroup() as group:
+        await node.start()
+        await gate.reached()
+        draining = group.create_task(node.system.drain(10))
+        await settle()
+        gate.open()
+        assert SessionCompleted(result="passed") == await world.end()
+        assert ("s",) == (await draining).finished
+    assert [] == world.logged("session_handed_over")
+
+
+async def test_a_start_on_a_draining_node_is_accepted_and_left_to_another() -> None:
+    """Durable, unowned, due now (I3)."""
+    app, gate = gated_app()
+    gate.open()
+    world = World()
+    async with world.node(app) as node:
+        node.router.is_draining = True
+        assert (await node.start()).is_new
+        assert 0 == len(node.system)
+    head = await world.head()
+    assert (None, SessionStatus.RUNNING, NOON) == (head.owner, head.status, head.wake_at)
+    assert SessionCompleted(result="passed") == await world.resume(app, dead_owner=None)
+
+
+async def test_a_start_that_meets_a_drain_half_way_is_accepted_and_left_to_another() -> None:
+    """The system refuses the actor after HEAD was written: HEAD is given up again, not left to a node that stops."""
+    app, gate = gated_app()
+    gate.open()
+    world = World()
+    async with world.node(app) as node:
+        await node.system.drain(0)
+        assert (await node.start()).is_new
+    head = await world.head()
+    assert (None, SessionStatus.RUNNING, NOON) == (head.owner, head.status, head.wake_at)
+    assert SessionCompleted(result="passed") == await world.resume(app, dead_owner=None)
+
+
+async def test_a_start_on_a_full_node_is_accepted_and_left_to_another() -> None:
+    """A node takes no more actors than it may."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app, sessions_max=1) as node:
+        await node.start(session_id="one")
+        await node.start(session_id="two")
+        assert 1 == len(node.system)
+        assert ("node-1", None) == ((await world.head("one")).owner, (await world.head("two")).owner)
+        gate.open()
+
+
+# --- crash loop ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dies", ["after its arrival", "before its arrival"])
+async def test_a_session_that_kills_node_after_node_ends(dies: str) -> None:
+    """After the allowed takeovers without a new event it is FAILED with CRASH_LOOP (rule 12)."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app, "node-0") as node:
+        await node.start()
+        await gate.reached()
+        node.crash()
+    for number in range(1, FRUITLESS_MAX + 1):
+        async with world.node(app, f"node-{number}") as node:
+            if dies == "before its arrival":
+                node.line.cut_before("append")
+            assert await node.claim(dead_owner=f"node-{number - 1}")
+            assert not (await world.state()).has_ended
+            node.crash()
+    end = await world.resume(app, node_id="node-6", dead_owner=f"node-{FRUITLESS_MAX}")
+    assert isinstance(end, SessionFailed)
+    assert "CRASH_LOOP" == end.error.code
+    assert str(FRUITLESS_MAX + 1) in end.error.message
+    resumed = FRUITLESS_MAX if dies == "after its arrival" else 0
+    assert resumed == (await world.story()).count("SESSION_RESUMED")
+
+
+async def test_any_new_event_ends_a_crash_loop() -> None:
+    """Progress counts: the session may take as many nodes as it has events."""
+    diary = Diary()
+
+    async def handler(ctx: SessionContext) -> int:
+        for number in range(3 * FRUITLESS_MAX):
+            await ctx.step(f"s{number}", diary.note, f"s{number}")
+        return len(diary.entries)
+
+    app, world = app_of(handler), World()
+    async with world.node(app, "node-0") as node:
+        node.line.cut_before("append", calls=2)
+        await node.start()
+        await settle()
+    for number in range(1, 3 * FRUITLESS_MAX + 2):
+        async with world.node(app, f"node-{number}") as node:
+            node.line.cut_before("append", calls=3)
+            await node.claim(dead_owner=f"node-{number - 1}")
+            node.crash()
+    assert isinstance((await world.recorded())[-1].event, SessionCompleted)
+
+
+async def test_drains_and_healthy_wakes_are_no_crash_loop() -> None:
+    """Only takeovers from the dead count."""
+    app, gate = gated_app()
+    world = World()
+    async with world.node(app, "node-0") as node:
+        await node.start()
+        await gate.reached()
+    for number in range(1, 3 * FRUITLESS_MAX):
+        async with world.node(app, f"node-{number}") as node:
+            assert await node.claim()
+    gate.open()
+    assert SessionCompleted(result="passed") == await world.resume(app, dead_owner=None)
+
+
+# --- what a node cannot run ----------------------------------------------------------------------------------------
+
+
+async def test_a_claimed_session_of_an_unknown_type_is_blocked_until_code_that_knows_it_comes() -> None:
+    """Nothing is lost, and nothing fails."""
+    app, gate = gated_app()
+    gate.open()
+    world = World()
+    async with world.node(app) as node:
+        node.router.is_draining = True
+        await node.start()
+    async with world.node(Orchestrator(), "node-2") as node:
+        assert await node.claim()
+        assert (await world.blocked()).startswith("UNKNOWN_SESSION_TYPE")
+        assert 0 == len(node.system)
+    assert SessionCompleted(result="passed") == await world.resume(app, node_id="node-3", dead_owner=None)
+
+
+async def test_a_journal_that_this_version_cannot_read_blocks_its_session() -> None:
+    """Newer code wrote it; code that can read it goes on."""
+    from orchestrator.journal import UnreadableEvent
+
+    app, gate = gated_app()
+    gate.open()
+    world = World()
+    async with world.node(app) as node:
+        node.router.is_draining = True
+        await node.start()
+    async with world.node(app, "node-2") as node:
+        node.line.fail_once("read", UnreadableEvent("an event of type X, which this version does not know"))
+        assert await node.claim()
+        assert (await world.blocked()).startswith("UNREADABLE_EVENT")
+        assert 0 == len(node.system)
+    assert ["AGENT_INVOCATION_STARTED"] == await world.story()
+    assert SessionCompleted(result="passed") == await world.resume(app, node_id="node-3", dead_owner=None)
+
+
+async def test_an_actor_that_failed_over_a_fault_is_taken_up_again_by_its_own_node() -> None:
+    """The append raised something unforeseen: the actor stops, HEAD still says whose it is, and the audit claims it."""
+    app, gate = gated_app()
+    gate.open()
+    world = World()
+    async with world.node(app) as node:
+        node.line.fail_once("append", OSError("a bug"), after=1)
+        await node.start()
+        await settle()
+        assert 0 == len(node.system)
+        assert "node-1" == (await world.head()).owner
+        assert await node.claim()
+        assert SessionCompleted(result="passed") == await world.end()
+    assert 1 == len(world.logged("actor_failed"))

@@ -1,0 +1,192 @@
+"""Events ↔ the JSON of a journal: what is written today reads for years, and what does not fit is refused."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from session_history import ERROR, LATER, ORDERED, RETRY, STARTED
+
+from orchestrator.journal import UnreadableEvent
+from orchestrator.journal.codec import decode, encode, operation_of, type_name
+from orchestrator.session import events as e
+from orchestrator.session.values import RetrySpec
+
+EVENTS: tuple[e.Event, ...] = (
+    STARTED,
+    e.SessionStarted("main", "acme", None, "0" * 64, trace="00-1", task_token="t", parent="p"),
+    e.SessionResumed(),
+    e.SessionResumed("node-0"),
+    e.StepStarted("a", 1),
+    e.StepCompleted("a", {"list": [1, 2.5, True, None, "ä\u2028\U0001f600"]}, 3),
+    e.StepCompleted("a", None, 1),
+    e.StepFailed("a", ERROR, 3),
+    e.StepRetrying("a", ERROR, 2, LATER),
+    ORDERED,
+    e.AgentStarted("a#2", "researcher", None, kwargs={"depth": 3}),
+    e.AgentCompleted("a", "r", 2, {"tokens": 1}),
+    e.AgentCompleted("a", None, 1),
+    e.AgentFailed("a", ERROR, 3),
+    e.AgentRetrying("a", ERROR, 2, LATER),
+    e.ProgressReported("p", "half", 50.0, {"of": 2}),
+    e.ProgressReported("p", ""),
+    e.SessionCompleted([]),
+    e.SessionCompleted(None),
+    e.SessionFailed(ERROR),
+)
+
+OLDEST: dict[type[e.Event], str] = {
+    e.SessionStarted: '{"session_type":"main","tenant":"acme","input":null,"payload_sha256":"0","trace":null}',
+    e.SessionResumed: "{}",
+    e.StepStarted: '{"attempt":1}',
+    e.StepCompleted: '{"result":1,"attempt":1}',
+    e.StepFailed: '{"error":{"type":"T","code":"C","message":"m"},"attempt":1}',
+    e.StepRetrying: '{"error":{"type":"T","code":"C","message":"m"},"attempt":1,'
+    '"next_attempt_at":"2026-01-31T12:00:00.000Z"}',
+    e.AgentStarted: '{"agent":"researcher","prompt":null}',
+    e.AgentCompleted: '{"result":1,"attempt":1}',
+    e.AgentFailed: '{"error":{"type":"T","code":"C","message":"m"},"attempt":1}',
+    e.AgentRetrying: '{"error":{"type":"T","code":"C","message":"m"},"attempt":1,'
+    '"next_attempt_at":"2026-01-31T12:00:00.000Z"}',
+    e.ProgressReported: '{"message":"half"}',
+    e.SessionCompleted: '{"result":null}',
+    e.SessionFailed: '{"error":{"type":"T","code":"C","message":"m"}}',
+}
+"""The least that a journal holds of each event: never add a field here, for old journals do not have it."""
+
+
+def operation_for(kind: type[e.Event]) -> str | None:
+    """Return an operation id for those events that belong to one."""
+    return "a" if "operation" in {field.name for field in fields(kind)} else None
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_an_event_reads_back_as_it_was_written(event: e.Event) -> None:
+    """Its text is JSON without the operation id, which stands beside it."""
+    text = encode(event)
+    assert event == decode(type_name(event), operation_of(event), text)
+    assert "operation" not in json.loads(text)
+
+
+def test_every_event_is_in_the_tables_above() -> None:
+    """A new event needs its place in these tests."""
+    assert set(e.TYPE_NAMES) == {type(event) for event in EVENTS} == set(OLDEST)
+
+
+@pytest.mark.parametrize("kind", OLDEST)
+def test_an_old_journal_without_the_optional_fields_reads(kind: type[e.Event]) -> None:
+    """A field that came later has its default."""
+    event = decode(e.TYPE_NAMES[kind], operation_for(kind), OLDEST[kind])
+    assert kind is type(event)
+    assert event == decode(type_name(event), operation_of(event), encode(event))
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_fields_that_this_version_does_not_know_are_passed_over(event: e.Event) -> None:
+    """Older code reads what newer code wrote, inside of records too."""
+    data = json.loads(encode(event))
+    for part in (data.get("error"), data.get("retry")):
+        if part is not None:
+            part["colour"] = "red"
+    data["colour"] = {"deep": [1]}
+    assert event == decode(type_name(event), operation_of(event), json.dumps(data))
+
+
+@pytest.mark.parametrize("status", ["", "STEP_SKIPPED", "step_completed", "StepCompleted", "STEP_COMPLETED "])
+def test_a_type_that_this_version_does_not_know_is_unreadable(status: str) -> None:
+    """Newer code wrote it, or somebody by hand; guessing would be worse than stopping."""
+    with pytest.raises(UnreadableEvent):
+        decode(status, "a", '{"result":1,"attempt":1}')
+
+
+@pytest.mark.parametrize("kind", OLDEST)
+def test_an_event_without_a_field_it_needs_is_unreadable(kind: type[e.Event]) -> None:
+    """Each one in turn."""
+    data = json.loads(OLDEST[kind])
+    for name in data:
+        with pytest.raises(UnreadableEvent):
+            decode(e.TYPE_NAMES[kind], operation_for(kind), json.dumps({k: v for k, v in data.items() if k != name}))
+
+
+@pytest.mark.parametrize("kind", OLDEST)
+def test_an_operation_too_many_or_too_few_is_unreadable(kind: type[e.Event]) -> None:
+    """Whether an event belongs to an operation is a matter of its type."""
+    with pytest.raises(UnreadableEvent):
+        decode(e.TYPE_NAMES[kind], "a" if operation_for(kind) is None else None, OLDEST[kind])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "5",
+        '"result attempt"',
+        "[]",
+        '["result","attempt"]',
+        "\x00",
+        "{" * 100_000,
+        "[" * 100_000,
+        "9" * 10_000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_data_that_are_no_object_are_unreadable(text: str) -> None:
+    """Whatever stands there."""
+    with pytest.raises(UnreadableEvent):
+        decode("STEP_COMPLETED", "a", text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (e.SessionStarted, "session_type", 5),
+        (e.SessionStarted, "tenant", None),
+        (e.SessionStarted, "payload_sha256", ["x"]),
+        (e.SessionStarted, "trace", 5),
+        (e.SessionStarted, "task_token", {}),
+        (e.SessionResumed, "previous_owner", 5),
+        (e.StepStarted, "attempt", "1"),
+        (e.StepCompleted, "attempt", True),
+        (e.StepCompleted, "attempt", 1.0),
+        (e.StepFailed, "error", "no"),
+        (e.StepFailed, "error", {"type": "T", "code": "C"}),
+        (e.StepFailed, "error", {"type": "T", "code": 404, "message": "m"}),
+        (e.StepRetrying, "next_attempt_at", 5),
+        (e.StepRetrying, "next_attempt_at", "soon"),
+        (e.StepRetrying, "next_attempt_at", "2026-01-31T12:00:00.000"),
+        (e.AgentStarted, "agent", 5),
+        (e.AgentStarted, "kwargs", [1]),
+        (e.AgentStarted, "timeout", "60"),
+        (e.AgentStarted, "retry", "often"),
+        (e.AgentStarted, "retry", {"max_attempts": "3"}),
+        (e.AgentStarted, "retry", {"initial_delay": None}),
+        (e.AgentCompleted, "usage", [1]),
+        (e.AgentCompleted, "usage", "much"),
+        (e.ProgressReported, "message", 5),
+        (e.ProgressReported, "percent", "50"),
+        (e.SessionFailed, "error", None),
+    ],
+)
+def test_a_field_of_another_kind_than_the_code_needs_is_unreadable(
+    kind: type[e.Event], field: str, value: object
+) -> None:
+    """Reading is strict about what the code needs: later it would be an actor that fails, again and again."""
+    data = {**json.loads(OLDEST[kind]), field: value}
+    with pytest.raises(UnreadableEvent):
+        decode(e.TYPE_NAMES[kind], operation_for(kind), json.dumps(data))
+
+
+def test_a_policy_of_an_old_journal_gets_the_defaults_it_lacks() -> None:
+    """As any value does that grew."""
+    event = decode("AGENT_STARTED", "a", '{"agent":"r","prompt":1,"retry":{"max_attempts":3}}')
+    assert isinstance(event, e.AgentStarted)
+    assert RetrySpec(max_attempts=3) == event.retry
+    assert RETRY == decode_retry(RETRY)
+
+
+def decode_retry(spec: RetrySpec) -> RetrySpec | None:
+    """Return the policy after a way through a journal."""
+    event = decode("AGENT_STARTED", "a", encode(e.AgentStarted("a", "r", None, retry=spec)))
+    assert isinstance(event, e.AgentStarted)
+    return event.retry
