@@ -104,7 +104,7 @@ class Router:
     ) -> None:
         self._supervisor = supervisor
         self._system = system
-        self._ports = ports
+        self.ports = ports
         self._capacity = capacity
         self._guards = Guards()
         self.is_draining = False
@@ -129,17 +129,17 @@ class Router:
             # An audit of our own list: whatever HEAD says, an actor that lives here needs no claim.
             return False
         async with self._guards.holding(session_id):
-            head = await self._ports.heads.get(session_id)
+            head = await self.ports.heads.get(session_id)
             if head is None or not self._may_claim(head, dead_owner, only_unowned=only_unowned):
                 return False
             if head.status in ENDED:
                 return False
             try:
-                claimed = await self._ports.heads.claim(
+                claimed = await self.ports.heads.claim(
                     head,
-                    node_id=self._ports.node_id,
-                    nonce=self._ports.new_id(),
-                    at=truncate_to_millis(self._ports.clock.now()),
+                    node_id=self.ports.node_id,
+                    nonce=self.ports.new_id(),
+                    at=truncate_to_millis(self.ports.clock.now()),
                     from_dead_owner=dead_owner is not None,
                 )
             except NotOwner:
@@ -153,15 +153,15 @@ class Router:
         if only_unowned:
             return False
         return head.owner == dead_owner or (
-            head.owner == self._ports.node_id and self._system.get(head.session_id) is None
+            head.owner == self.ports.node_id and self._system.get(head.session_id) is None
         )
 
     async def _inserted_first(self, session_id: str, event: SessionStarted) -> bool:
         """Return whether the session is new, and then accepted and begun."""
-        now = truncate_to_millis(self._ports.clock.now())
-        first = Recorded(1, event, now, 1, self._ports.node_id, self._ports.new_id())
+        now = truncate_to_millis(self.ports.clock.now())
+        first = Recorded(1, event, now, 1, self.ports.node_id, self.ports.new_id())
         try:
-            await self._ports.journal.append(session_id, (first,), started_at=now)
+            await self.ports.journal.append(session_id, (first,), started_at=now)
         except JournalConflict:
             return False
         return await self._complete_creation(session_id, first)
@@ -171,14 +171,14 @@ class Router:
         first = await self._first_event(session_id)
         assert isinstance(first.event, SessionStarted), f"event 1 of {session_id} is {type(first.event).__name__}"
         is_new = False
-        if await self._ports.heads.get(session_id) is None:
+        if await self.ports.heads.get(session_id) is None:
             is_new = await self._complete_creation(session_id, first)
         if not decide.same_start(first.event, event):
             raise IdempotencyConflict(session_id)
         return Accepted(session_id, is_new=is_new)
 
     async def _first_event(self, session_id: str) -> Recorded:
-        async for first in self._ports.journal.read(session_id):
+        async for first in self.ports.journal.read(session_id):
             return first
         raise AssertionError(f"event 1 of {session_id} vanished: events are never deleted early")
 
@@ -186,7 +186,7 @@ class Router:
         """Insert HEAD over a durable event 1; return whether this node's insert made the session's HEAD."""
         state = begin(session_id, first)
         head = self._new_head(state)
-        standing = await self._ports.heads.create(head)
+        standing = await self.ports.heads.create(head)
         if standing.claim_nonce != head.claim_nonce:
             return False
         if head.owner is not None:
@@ -201,11 +201,11 @@ class Router:
             session_type=state.started.session_type,
             tenant=state.started.tenant,
             status=SessionStatus.RUNNING,
-            owner=self._ports.node_id if takes_it else None,
+            owner=self.ports.node_id if takes_it else None,
             epoch=1,
             last_seq=1,
             inbox_version=0,
-            claim_nonce=self._ports.new_id(),
+            claim_nonce=self.ports.new_id(),
             takeovers=0,
             created_at=state.started_at,
             updated_at=state.started_at,
@@ -214,7 +214,7 @@ class Router:
 
     async def _bring_up(self, head: Head, state: SessionState | None) -> None:
         def factory(context: ActorContext[ActorMessage]) -> SessionActor:
-            return SessionActor(context, self._ports, head, state)
+            return SessionActor(context, self.ports, head, state)
 
         while True:
             try:
@@ -224,11 +224,11 @@ class Router:
                 # The one that lives here lost its claim: HEAD says so. It is replaced.
                 await self._system.stop(head.session_id)
             except SystemDraining:
-                await self._ports.heads.release(
+                await self.ports.heads.release(
                     head,
                     SessionStatus.RUNNING,
                     last_seq=head.last_seq,
                     at=head.updated_at,
-                    wake_at=truncate_to_millis(self._ports.clock.now()),
+                    wake_at=truncate_to_millis(self.ports.clock.now()),
                 )
                 return

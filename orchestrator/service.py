@@ -125,7 +125,6 @@ def _calm_collector() -> None:
 class Node:
     """All rooms of one node, built and not yet running."""
 
-    record: NodeRecord
     settings: Settings
     table: Table
     system: ActorSystem
@@ -148,15 +147,15 @@ class Node:
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
                 receiving = tasks.create_task(self.intake.run(self.handle), name="intake")
                 self.health.is_ready = True
-                log.info("node_ready", node=self.record.node_id, address=address)
+                log.info("node_ready", node=self.http.node_id, address=address)
                 if on_ready is not None:
-                    on_ready(Ready(self.record.node_id, address))
+                    on_ready(Ready(self.http.node_id, address))
                 await stop.wait()
                 stuck = await self._drain(receiving)
                 rescuing.cancel()
                 await asyncio.wait({rescuing})
                 await self.rescuer.leave()
-                log.info("node_stopped", node=self.record.node_id, stuck=list(stuck))
+                log.info("node_stopped", node=self.http.node_id, stuck=list(stuck))
                 if stuck:
                     # A handler that ignores its cancellation would hold the process for ever.
                     self.abandon()
@@ -175,7 +174,7 @@ class Node:
 
     async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
-        log.info("node_draining", node=self.record.node_id, sessions=len(self.system))
+        log.info("node_draining", node=self.http.node_id, sessions=len(self.system))
         self.health.is_draining = True
         self.router.is_draining = True
         self.rescuer.drain()
@@ -190,27 +189,55 @@ class Node:
 
 
 async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack: AsyncExitStack) -> Node:
-    clock: Clock = SystemClock()
-    draw = random.SystemRandom().random
-    node_id = uuid.uuid4().hex[:12]
-    numbers = count(1)
-    table_patience = Patience(clock, Reachability("table", clock), draw)
-    queue_patience = Patience(clock, Reachability("queue", clock), draw)
-    chore_patience = Patience(clock, Reachability("queue chores", clock), draw)
+    """Build every room, from the ground up. Raises `Refused` where the table or a queue is not to be had."""
+    clock = SystemClock()
+    threads = stack.enter_context(_threads())
+    table_patience, queue_patience = _patience("table", clock), _patience("queue", clock)
     table = Table(clients.dynamodb, settings.table, table_patience, signed=clients.signed_dynamodb)
     await table.check()
-    queue = await find_queue(clients, settings.queue, chore_patience)
-    dead_letters = await find_queue(clients, settings.dead_letter_queue_name, chore_patience)
-    threads = stack.enter_context(_threads())
-    journal = DynamoDBJournal(table, retention=timedelta(days=settings.retention_days))
-    heads = DynamoDBHeads(table)
-    busy = BusySignal(clock)
     capacity = NodeCapacity(settings.max_sessions)
-    ports = SessionPorts(
+    ports = _session_ports(app, settings, table, clock, threads)
+    system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
+    capacity.watch(system)
+    supervisor = SessionSupervisor(clock)
+    router = Router(system, ports, capacity, supervisor)
+    intake = await _intake(settings, clients, capacity, queue_patience)
+    rescuer = _rescuer(settings, table, router, capacity, supervisor)
+    loop_watch = LoopWatch(clock, stall_seconds_max=settings.node_timeout_seconds, on_stalled=fence)
+    reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
+    health = Health(busy=system.busy, system=system, loop=loop_watch, reachability=reachability)
+    reader = Reader(app, lambda: uuid.uuid4().hex, payload_bytes_max=settings.inline_limit_bytes)
+    return Node(
+        settings=settings,
+        table=table,
+        system=system,
+        router=router,
+        reader=reader,
+        intake=intake,
+        rescuer=rescuer,
+        health=health,
+        loop_watch=loop_watch,
+        http=HttpPorts(ports.node_id, health, router, reader, ports.heads, ports.journal, settings.api_keys, log),
+        abandon=abandon,
+    )
+
+
+def _patience(name: str, clock: Clock) -> Patience:
+    return Patience(clock, Reachability(name, clock), random.SystemRandom().random)
+
+
+def _session_ports(
+    app: Orchestrator, settings: Settings, table: Table, clock: Clock, threads: ThreadPoolExecutor
+) -> SessionPorts:
+    # Never used again, so that whatever names a node names one life of one process.
+    node_id = uuid.uuid4().hex[:12]
+    numbers = count(1)
+    draw = random.SystemRandom().random
+    return SessionPorts(
         node_id=node_id,
         app=app,
-        journal=journal,
-        heads=heads,
+        journal=DynamoDBJournal(table, retention=timedelta(days=settings.retention_days)),
+        heads=DynamoDBHeads(table),
         performer=Performer(agents=_lookup(app, settings, threads), clock=clock, draw=draw),
         clock=clock,
         threads=threads,
@@ -220,56 +247,49 @@ async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack:
         payload_bytes_max=settings.inline_limit_bytes,
         log=log,
     )
-    system = ActorSystem(clock=clock, busy=busy, on_end=capacity.changed)
-    capacity.watch(system)
-    supervisor = SessionSupervisor(clock)
-    router = Router(system, ports, capacity, supervisor)
-    reader = Reader(app, lambda: uuid.uuid4().hex, payload_bytes_max=settings.inline_limit_bytes)
+
+
+async def _intake(settings: Settings, clients: Clients, capacity: NodeCapacity, patience: Patience) -> SQSIntake:
+    # What is insisted on must not speak for whether the queue hands out messages.
+    chores = _patience("queue chores", patience.clock)
     intake = SQSIntake(
-        queue=queue,
-        dead_letters=dead_letters,
-        store_body=_body_store(Bucket(clients.s3, settings.bucket, chore_patience)),
+        queue=await find_queue(clients, settings.queue, chores),
+        dead_letters=await find_queue(clients, settings.dead_letter_queue_name, chores),
+        store_body=_body_store(Bucket(clients.s3, settings.bucket, chores)),
         capacity=capacity,
-        patience=queue_patience,
-        clock=clock,
+        patience=patience,
+        clock=patience.clock,
         log=log,
     )
     capacity.subscribe(intake.room_changed)
+    return intake
+
+
+def _rescuer(
+    settings: Settings, table: Table, router: Router, capacity: NodeCapacity, supervisor: SessionSupervisor
+) -> Rescuer:
     record = NodeRecord(
-        node_id=node_id,
+        node_id=router.ports.node_id,
         beat=0,
         address=f"{socket.gethostname()}:{settings.port}",
-        started_at=truncate_to_millis(clock.now()),
+        started_at=truncate_to_millis(router.ports.clock.now()),
         version=version("session-orchestrator"),
         process=own_process(),
     )
-    rescuer = Rescuer(
-        RescuerPorts(
-            node=record,
-            nodes=DynamoDBNodes(table),
-            heads=heads,
-            router=router,
-            capacity=capacity,
-            clock=clock,
-            may_retry=supervisor.may_retry,
-            on_fenced=fence,
-            log=log,
-        ),
-        heartbeat_seconds=settings.heartbeat_seconds,
-        node_timeout_seconds=settings.node_timeout_seconds,
+    ports = RescuerPorts(
+        node=record,
+        nodes=DynamoDBNodes(table),
+        heads=router.ports.heads,
+        router=router,
+        capacity=capacity,
+        clock=router.ports.clock,
+        may_retry=supervisor.may_retry,
+        on_fenced=fence,
+        log=log,
     )
-    loop_watch = LoopWatch(clock, stall_seconds_max=settings.node_timeout_seconds, on_stalled=fence)
-    health = Health(
-        busy=busy,
-        system=system,
-        loop=loop_watch,
-        reachability={
-            "table": table_patience.reachability.unreachable_for,
-            "queue": intake.unreachable_for,
-        },
+    return Rescuer(
+        ports, heartbeat_seconds=settings.heartbeat_seconds, node_timeout_seconds=settings.node_timeout_seconds
     )
-    http = HttpPorts(node_id, health, router, reader, heads, journal, settings.api_keys, log)
-    return Node(record, settings, table, system, router, reader, intake, rescuer, health, loop_watch, http, abandon)
 
 
 def _lookup(app: Orchestrator, settings: Settings, threads: ThreadPoolExecutor) -> Callable[[str], Agent | None]:

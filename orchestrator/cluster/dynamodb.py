@@ -142,8 +142,7 @@ class DynamoDBHeads:
         return found
 
     async def _change(self, head: Head, wanted: Head, *, expected: Item) -> Head:
-        before, after = _item(head), _item(wanted)
-        changed = {name: value for name, value in after.items() if value != before[name]}
+        changed = _changes(head, wanted)
         update = Update(
             key=_key(head.session_id),
             sets={name: value for name, value in changed.items() if value is not None},
@@ -282,6 +281,26 @@ def _item(head: Head) -> Item:
         "updated_at": format_instant(head.updated_at),
         "attributes": compact_json(head.attributes) if head.attributes else None,
     }
+
+
+def _changes(before: Head, after: Head) -> Item:
+    """Return the attributes by which the items of two HEADs of one session differ; `None` for one that goes."""
+    changed: Item = {}
+    if after.status != before.status:
+        changed["state"] = after.status
+        changed["state_key"] = f"{after.status}#{_shard(after.session_id, STATE_SHARDS)}"
+    if after.wake_at != before.wake_at:
+        changed["wake_at"] = None if after.wake_at is None else format_instant(after.wake_at)
+        changed["due_shard"] = None if after.wake_at is None else f"DUE#{_shard(after.session_id, DUE_SHARDS)}"
+    if after.updated_at != before.updated_at:
+        changed["updated_at"] = format_instant(after.updated_at)
+    if after.attributes != before.attributes:
+        changed["attributes"] = compact_json(after.attributes) if after.attributes else None
+    for name in ("owner", "epoch", "last_seq", "claim_nonce", "takeovers"):
+        value = getattr(after, name)
+        if value != getattr(before, name):
+            changed[name] = value
+    return changed
 
 
 def _head(item: Item) -> Head:

@@ -35,11 +35,11 @@ class DynamoDBJournal:
 
     def __init__(self, table: Table, *, retention: timedelta) -> None:
         self._table = table
-        self._life = SESSION_LIFE_MAX + retention
+        self._life_seconds = (SESSION_LIFE_MAX + retention).total_seconds()
 
     async def append(self, session_id: str, events: Sequence[Recorded], *, started_at: datetime) -> None:
         """See `Journal.append`."""
-        expires_at = int((started_at + self._life).timestamp())
+        expires_at = int(started_at.timestamp() + self._life_seconds)
         writes = [Insert(_item(session_id, recorded, expires_at)) for recorded in events]
         if len(writes) > 1:
             with suppress(ConditionUnmet):

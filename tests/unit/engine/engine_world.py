@@ -57,6 +57,7 @@ class Line:
         self._changed = changed
         self._held: asyncio.Event | None = None
         self._held_call = ""
+        self._held_answer = ""
         self._is_cut = False
         self._cut_before: Counter[str] = Counter()
         self._cut_after = ""
@@ -89,8 +90,13 @@ class Line:
         self._held, self._held_call = asyncio.Event(), name
         self._reached.clear()
 
+    def hold_answer(self, name: str) -> None:
+        """Keep the answers to calls of that name on their way until `thaw`: the table did what it was asked."""
+        self._held_answer = name
+        self.hold_on("no request")
+
     async def until_held(self) -> None:
-        """Return once a request waits on the held line."""
+        """Return once somebody waits on the held line."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self._reached.wait()
 
@@ -115,9 +121,12 @@ class Line:
                 raise error
             self._faults[name] = (passing - 1, error)
 
-    def back(self, name: str) -> None:
+    async def back(self, name: str) -> None:
         """Carry the answer back."""
         self._changed.fire()
+        if self._held is not None and self._held_answer == name:
+            self._reached.set()
+            await self._held.wait()
         self._is_cut |= self._cut_after == name
         self._check()
 
@@ -137,7 +146,7 @@ class LinedJournal:
         """See `Journal.append`."""
         await self._line.out("append")
         await self._journal.append(session_id, events, started_at=started_at)
-        self._line.back("append")
+        await self._line.back("append")
 
     async def read(self, session_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """See `Journal.read`."""
@@ -202,7 +211,7 @@ class LinedHeads:
             raise
         head = await write
         self._standing[head.session_id] = head
-        self._line.back(name)
+        await self._line.back(name)
         return head
 
 
@@ -221,9 +230,9 @@ class Node:
         """Start a session as the intake would."""
         return await self.router.start(Start(session_type, session_id, tenant, payload))
 
-    async def claim(self, session_id: str = "s", *, dead_owner: str | None = None) -> bool:
+    async def claim(self, session_id: str = "s", *, dead_owner: str | None = None, only_unowned: bool = False) -> bool:
         """Take the session over as the rescuer would, and let it go as far as it goes without time passing."""
-        is_claimed = await self.router.claim(session_id, dead_owner=dead_owner)
+        is_claimed = await self.router.claim(session_id, dead_owner=dead_owner, only_unowned=only_unowned)
         await settle()
         return is_claimed
 

@@ -133,6 +133,50 @@ async def test_a_start_whose_answer_was_lost_is_there() -> None:
     assert ["x"] == DIARY.entries
 
 
+async def test_whoever_inserts_head_owns_the_session_whoever_wrote_event_one() -> None:
+    """Two nodes in the middle of one creation: the nonce in HEAD tells which of them it is (rule 2)."""
+    gate = Gate()
+
+    async def handler(ctx: SessionContext) -> str:
+        return await ctx.step("a", gate.passing)
+
+    app, world = app_of(handler), World()
+    async with world.node(app) as slow, world.node(app, "node-2") as quick, asyncio.TaskGroup() as group:
+        slow.line.hold_on("create")
+        first = group.create_task(slow.start())
+        await slow.line.until_held()
+        assert (await quick.start()).is_new
+        slow.line.thaw()
+        assert not (await first).is_new
+        assert (0, 1) == (len(slow.system), len(quick.system))
+        gate.open()
+        assert SessionCompleted(result="passed") == await world.end()
+    assert ["node-1", "node-2", "node-2"] == [each.node for each in await world.recorded()]
+
+
+async def test_a_claim_waits_for_a_creation_of_the_same_session_on_its_node() -> None:
+    """HEAD says that it is ours and no actor lives yet: it is being brought up, not lost (rule 2)."""
+    gate = Gate()
+
+    async def handler(ctx: SessionContext) -> str:
+        return await ctx.step("a", gate.passing)
+
+    app, world = app_of(handler), World()
+    async with world.node(app) as node, asyncio.TaskGroup() as group:
+        node.line.hold_answer("create")
+        starting = group.create_task(node.start())
+        await node.line.until_held()
+        assert "node-1" == (await world.head()).owner
+        claiming = group.create_task(node.claim())
+        await settle()
+        assert not claiming.done()
+        node.line.thaw()
+        assert (True, False) == ((await starting).is_new, await claiming)
+        gate.open()
+        assert SessionCompleted(result="passed") == await world.end()
+    assert [1, 1, 1] == [each.epoch for each in await world.recorded()]
+
+
 async def test_two_claims_of_one_session_at_once_are_one() -> None:
     """Two survivors see the same dead node: one owns the session then (rule 2)."""
     gate = Gate()
@@ -186,7 +230,7 @@ async def test_an_unowned_session_is_claimed_even_where_an_old_actor_of_it_lives
         await node.start()
         await gate.reached()
         await world.heads.release(await world.head(), SessionStatus.RUNNING, last_seq=1, at=NOON, wake_at=NOON)
-        assert await node.claim()
+        assert await node.claim(only_unowned=True)
         assert 1 == len(node.system)
         gate.open()
         assert SessionCompleted(result="passed") == await world.end()

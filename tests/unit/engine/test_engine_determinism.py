@@ -444,6 +444,21 @@ async def first_wins(ctx: SessionContext) -> object:
     return [winner, slow.cancelled(), await STAGE.step(ctx, f"after-{winner}", 1)]
 
 
+async def first_decides(ctx: SessionContext) -> object:
+    """See which ones are done when the first is, two tasks deep; wait for the rest only then."""
+
+    async def deep(name: str, seconds: float) -> str:
+        async with asyncio.TaskGroup() as group:
+            inner = group.create_task(ctx.step(name, STAGE.play, name, seconds))
+        return inner.result()
+
+    races = {asyncio.ensure_future(deep(f"s{n}", 9 - 2 * n)) for n in range(3)}
+    done, rest = await asyncio.wait(races, return_when=asyncio.FIRST_COMPLETED)
+    first = sorted(each.result() for each in done)
+    after = await STAGE.step(ctx, "-".join(["after", *first]), 5)
+    return [first, after, await asyncio.gather(*sorted(rest, key=id)) and "all"]
+
+
 async def agents_race(ctx: SessionContext) -> object:
     """Race an agent against a step; the loser's agent goes on, and ends while the handler does something else."""
     agent = asyncio.ensure_future(ctx.invoke_agent("agent", ["agent", 4]))
@@ -511,6 +526,7 @@ CONCURRENT = [
     grouped,
     in_order_of_ends,
     first_wins,
+    first_decides,
     agents_race,
     nested,
     bounded,
