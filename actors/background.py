@@ -259,7 +259,8 @@ class Background:
 async def _outcome_of(work: Coroutine[object, object, T]) -> Outcome[T]:
     try:
         return Succeeded(await work)
-    except Exception as error:
+    except (Exception, GeneratorExit) as error:
+        # A GeneratorExit that reaches the top of a running task was raised by the work itself.
         return Failed(error)
 
 

@@ -109,6 +109,7 @@ class HandlerRun:
         """Run the handler to its end and say how that was; raises nothing but cancellation."""
         self._task = asyncio.current_task()
         self._turnstile.begin(self._task)
+        user_code.enter()
         observe(self._state.started_at)
         try:
             value = self._session_type.input_type.load(copied(self._state.started.input))

@@ -19,7 +19,7 @@ from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
 from orchestrator.session.owed import RunAgent
 from orchestrator.session.values import ErrorRecord
-from orchestrator.user_code import TimeLimit, belongs_to_runtime
+from orchestrator.user_code import TimeLimit, belongs_to_runtime, enter
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -46,6 +46,7 @@ class Performer:
             error = ErrorRecord(AgentFailed.__name__, "UNKNOWN_AGENT", f"no agent {effect.order.agent!r} is registered")
             return self._failed(effect, error, is_retryable=False)
         log.info("agent_started", operation=effect.operation, agent=effect.order.agent, attempt=effect.attempt)
+        enter()
         limit = TimeLimit(self.clock, self._seconds_left(effect))
         try:
             async with limit:

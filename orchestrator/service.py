@@ -49,6 +49,7 @@ from orchestrator.router import IdempotencyConflict, NodeCapacity, Router
 from orchestrator.session.values import compact_json, truncate_to_millis
 from orchestrator.session_actor import SessionPorts, SessionSupervisor
 from orchestrator.settings import Settings
+from orchestrator.user_code import contain_exits
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -107,6 +108,7 @@ async def serve(
         clients = await stack.enter_async_context(connect())
         node = await _build(app, settings, clients, stack)
         _calm_collector()
+        contain_exits(asyncio.get_running_loop())
         await node.run(stop, on_ready)
 
 

@@ -40,6 +40,7 @@ RETRY_SECONDS: Final = 5.0
 HELD_BACK_MAX: Final = 10_000
 FAILURES_WITHIN_SECONDS: Final = 60.0
 BLOCKED_TIMES: Final = "blocked_times"
+BLOCKED_SEQ: Final = "blocked_seq"
 BLOCKED_ERROR: Final = "blocked_error"
 
 
@@ -353,15 +354,27 @@ class SessionActor:
 
     async def _block(self, error: ErrorRecord) -> None:
         """Keep the session as it is, out of memory, until matching code comes; look again after a growing delay."""
-        times = self._head.attributes.get(BLOCKED_TIMES, 0)
-        times = times + 1 if isinstance(times, int) else 1
+        times, last_seq = self._times_blocked() + 1, 0 if self._known_state is None else self._state.last_seq
         delay = min(BLOCKED_DELAY_MAX, BLOCKED_DELAY_BASE * 2 ** min(times - 1, 16))
-        attributes = {**self._head.attributes, BLOCKED_TIMES: times, BLOCKED_ERROR: f"{error.code}: {error.message}"}
+        attributes = {
+            **self._head.attributes,
+            BLOCKED_TIMES: times,
+            BLOCKED_SEQ: last_seq,
+            BLOCKED_ERROR: f"{error.code}: {error.message}",
+        }
         self._log.warning(
             "session_blocked", code=error.code, reason=error.message, next_try_seconds=delay.total_seconds()
         )
         await self._release(SessionStatus.BLOCKED, wake_at=self._now() + delay, attributes=attributes)
         self._context.stop()
+
+    def _times_blocked(self) -> int:
+        """Return how often in a row the session was blocked: a new event other than its resumption begins anew."""
+        times, seq = self._head.attributes.get(BLOCKED_TIMES), self._head.attributes.get(BLOCKED_SEQ)
+        if not isinstance(times, int) or not isinstance(seq, int):
+            return 0
+        has_gone_on = self._known_state is not None and self._state.last_seq > seq + 1
+        return 0 if has_gone_on else times
 
     async def _release(
         self, status: SessionStatus, *, wake_at: datetime, attributes: dict[str, Json] | None = None

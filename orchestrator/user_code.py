@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextvars import copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from actors import Cancellable, Clock
+from orchestrator.errors import OrchestratorError
+
+T = TypeVar("T")
 
 
 def belongs_to_runtime(error: BaseException) -> bool:
@@ -26,6 +29,44 @@ def belongs_to_runtime(error: BaseException) -> bool:
         return True
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
+class UserCodeExit(OrchestratorError):
+    """User code asked the process to end (`sys.exit()`, `KeyboardInterrupt`) in a task of its own."""
+
+    code = "USER_CODE_EXIT"
+
+
+_is_inside: ContextVar[bool] = ContextVar("orchestrator_user_code", default=False)
+
+
+def enter() -> None:
+    """Note that what the running task does from here on, and the tasks that it starts, is user code."""
+    _is_inside.set(True)
+
+
+def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
+    """Let no task of user code end the process: asyncio passes `SystemExit` of any task on through the loop."""
+
+    def make_task(
+        loop: asyncio.AbstractEventLoop,
+        work: Coroutine[object, object, T] | Generator[object, None, T],
+        *,
+        context: Context | None = None,
+        **options: str | None,
+    ) -> asyncio.Task[T]:
+        is_inside = _is_inside.get() if context is None else context.get(_is_inside, False)
+        contained = _contained(work) if is_inside and asyncio.iscoroutine(work) else work
+        return asyncio.Task(contained, loop=loop, context=context, **options)  # type: ignore[arg-type]
+
+    loop.set_task_factory(make_task)
+
+
+async def _contained(work: Coroutine[object, object, T]) -> T:
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise UserCodeExit(f"{type(error).__name__}: {error}") from error
 
 
 class TimeLimit:

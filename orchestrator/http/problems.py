@@ -58,6 +58,9 @@ def middleware(log: FilteringBoundLogger) -> Middleware:
             return _response(Problem(HTTPStatus.NOT_FOUND, unknown.code, str(unknown)))
         except IdempotencyConflict as conflict:
             return _response(Problem(HTTPStatus.CONFLICT, conflict.code, str(conflict)))
+        except ConnectionResetError:
+            # The client went away in the middle of its request: there is nobody to answer.
+            raise
         except web.HTTPException as error:
             status = HTTPStatus(error.status)
             return _response(Problem(status, status.name, error.text or status.phrase))

@@ -21,7 +21,7 @@ from orchestrator.intake.formats import Reader, validated
 from orchestrator.journal import Journal
 from orchestrator.payloads import parse_json
 from orchestrator.router import Router
-from orchestrator.session.values import Json, JsonObject, compact_json, format_instant
+from orchestrator.session.values import Json, JsonObject, compact_json, format_instant, is_valid_id
 from orchestrator.telemetry import TRACEPARENT, trace_parent
 from orchestrator.views import UnknownSession, event_view, session_view
 
@@ -99,7 +99,6 @@ class Endpoints:
         if self._ports.health.is_draining or not self._ports.health.is_ready:
             raise draining()
         body = await _object_body(request)
-        body.pop("kind", None)
         key = request.headers.get("Idempotency-Key")
         if key is not None:
             body["idempotency_key"] = key
@@ -116,11 +115,11 @@ class Endpoints:
 
     async def session(self, request: web.Request) -> web.Response:
         """Answer one session."""
-        return _json(await session_view(self._ports.heads, self._ports.journal, request.match_info["id"]))
+        return _json(await session_view(self._ports.heads, self._ports.journal, _session_id(request)))
 
     async def events(self, request: web.Request) -> web.Response:
         """Answer a page of a session's events, from behind `after`; `next_after` asks for the next page."""
-        session_id = request.match_info["id"]
+        session_id = _session_id(request)
         after, limit = _number(request, "after", 0), _number(request, "limit", EVENTS_PAGE_MAX)
         if await self._ports.heads.get(session_id) is None:
             raise UnknownSession(session_id)
@@ -189,6 +188,8 @@ async def _object_body(request: web.Request) -> dict[str, Json]:
         raise Problem(
             HTTPStatus.REQUEST_TIMEOUT, "REQUEST_TIMEOUT", f"the body did not arrive within {BODY_SECONDS_MAX:g} s"
         ) from None
+    except web.RequestPayloadError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, "BAD_BODY", f"the body cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", f"the body is not JSON: {str(error)[:300]}"
@@ -198,9 +199,16 @@ async def _object_body(request: web.Request) -> dict[str, Json]:
     return value
 
 
+def _session_id(request: web.Request) -> str:
+    session_id = request.match_info["id"]
+    if not is_valid_id(session_id):
+        raise UnknownSession(session_id)
+    return session_id
+
+
 def _number(request: web.Request, name: str, default: int) -> int:
     text = request.query.get(name, str(default))
-    if not text.isdecimal() or len(text) > 10:
+    if not text.isdecimal() or len(text) > 9:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_QUERY", f"{name}: {text!r:.50} is not a whole number")
     return int(text)
 

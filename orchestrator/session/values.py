@@ -81,7 +81,9 @@ def is_valid_id(text: str) -> bool:
 
 def is_valid_session_id(text: str) -> bool:
     """Return whether a caller may choose this session id: no generation suffix, at most 110 characters."""
-    return len(text) <= SESSION_ID_LENGTH_MAX and is_valid_id(text) and _GENERATION_SUFFIX.search(text) is None
+    # `.` and `..` would mean another place in a URL or a key.
+    is_name = is_valid_id(text) and text.strip(".") != ""
+    return is_name and len(text) <= SESSION_ID_LENGTH_MAX and _GENERATION_SUFFIX.search(text) is None
 
 
 def derive_session_id(tenant: str, session_type: str, idempotency_key: str) -> str:

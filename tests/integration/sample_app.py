@@ -161,3 +161,12 @@ async def large(size: int) -> str:
 @app.session("large-result")
 async def large_result(ctx: SessionContext, size: int) -> int:
     return len(await ctx.step("large", large, size))
+
+
+async def leave(code: int) -> None:
+    raise SystemExit(code)
+
+
+@app.session("exits-in-a-task")
+async def exits_in_a_task(ctx: SessionContext) -> None:
+    await asyncio.gather(leave(3), asyncio.Event().wait())

@@ -119,6 +119,7 @@ async def test_a_file_in_the_bucket_starts_one_session_however_often_s3_tells(de
 HANDLERS = {
     "raises": ("RuntimeError", "UNHANDLED", "the handler's own reason"),
     "not-json": ("NotSerializable", "NOT_SERIALIZABLE", "result: object is not JSON"),
+    "exits-in-a-task": ("UserCodeExit", "USER_CODE_EXIT", "SystemExit: 3"),
     "refused": ("StepFailed", "STEP_FAILED", "refuse: NonRetryable: will never work"),
 }
 
@@ -183,6 +184,8 @@ REQUESTS = {
     "no type": (b"{}", 422, "INVALID_MESSAGE"),
     "an unknown type": (b'{"session_type": "nobody"}', 422, "UNKNOWN_SESSION_TYPE"),
     "an invalid input": (b'{"session_type": "order", "input": {"item": 1}}', 422, "INVALID_INPUT"),
+    "a kind that is no start": (b'{"kind": "signal", "session_type": "echo"}', 422, "INVALID_MESSAGE"),
+    "an id of dots": (b'{"session_type": "echo", "session_id": ".."}', 422, "INVALID_MESSAGE"),
     "NaN": (b'{"session_type": "echo", "input": NaN}', 422, "INVALID_JSON"),
     "a lone surrogate": (b'{"session_type": "echo", "input": "\\udc00"}', 422, "INVALID_JSON"),
     "bytes that are no UTF-8": (b'{"session_type": "echo", "input": "\xff"}', 422, "INVALID_JSON"),
@@ -208,6 +211,12 @@ async def test_bad_requests_are_answered_with_problems_that_name_the_field(deplo
             assert (status, status) == (answer.status, problem["status"]), name
             assert code in {None, problem["code"]}, name
             assert problem["detail"], name
+    broken = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    async with deployment.http.post(f"{worker.base_url}/sessions", data=b"no gzip", headers=broken) as answer:
+        assert 400 == answer.status
+    for path in (f"/sessions/{'x' * 3_000}", "/sessions/a%00b/events"):
+        async with deployment.http.get(f"{worker.base_url}{path}") as answer:
+            assert 404 == answer.status
     async with deployment.http.post(f"{worker.base_url}/sessions", data=b"{}") as answer:
         assert (415, "UNSUPPORTED_MEDIA_TYPE") == (answer.status, (await answer.json(content_type=None))["code"])
     async with deployment.http.post(f"{worker.base_url}/sessions", json={"session_type": "echo"}) as answer:

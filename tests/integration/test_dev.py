@@ -1,0 +1,96 @@
+"""`orchestrator dev`: one command with everything it needs, and state that survives a restart of both."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from orchestrator.local import free_port
+
+SECONDS_MAX = 40.0
+ROOT = Path(__file__).parents[2]
+
+
+@asynccontextmanager
+async def developing(folder: Path, ports: Mapping[str, int]) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """Run `orchestrator dev` in a folder until the block ends; yields the process and what it printed until ready."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "orchestrator", "dev", "tests.integration.sample_app:app"),
+        *("--emulator-port", str(ports["emulator"])),
+        cwd=folder,
+        env=_environment({"ORCHESTRATOR_PORT": str(ports["http"])}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with AsyncExitStack() as stack:
+        stack.callback(_kill, process)
+        printed = ""
+        async with asyncio.timeout(SECONDS_MAX):
+            while "orchestrator submit" not in printed:
+                line = await process.stderr.readline()
+                assert line, f"dev ended early:\n{printed}"
+                printed += line.decode()
+        drained = asyncio.ensure_future(process.stderr.read())
+        yield process, printed
+        async with asyncio.timeout(SECONDS_MAX):
+            await process.wait()
+            await drained
+
+
+async def test_what_dev_holds_survives_a_restart_of_it_and_its_emulator(tmp_path: Path) -> None:
+    """Ctrl-C ends both in order; the next start finds the session, and the environment file leads to it."""
+    ports = {"emulator": free_port(), "http": free_port()}
+    async with developing(tmp_path, ports) as (process, printed):
+        assert f"http://127.0.0.1:{ports['http']}" in printed
+        ended = json.loads(await _cli(tmp_path, "submit", "echo", "--input", "7", "--key", "k", "--wait", "--json"))
+        assert ("COMPLETED", 7) == (ended["state"], ended["result"])
+        process.send_signal(signal.SIGINT)
+    assert 0 == process.returncode
+    assert not await asyncio.to_thread(_answers, ports["emulator"])
+    async with developing(tmp_path, ports) as (process, _):
+        listed = json.loads(await _cli(tmp_path, "list", "--json"))
+        assert (ended["session_id"], "COMPLETED") == (listed["session_id"], listed["state"])
+        process.send_signal(signal.SIGTERM)
+    assert 0 == process.returncode
+
+
+async def _cli(folder: Path, *arguments: str) -> str:
+    """Run a command in the environment that dev wrote down; return its standard output."""
+    written = (folder / ".orchestrator" / "dev.env").read_text()
+    variables = dict(line.removeprefix("export ").split("=", 1) for line in written.splitlines())
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "orchestrator", *arguments),
+        env=_environment(variables),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(SECONDS_MAX):
+        out, _ = await process.communicate()
+    assert 0 == process.returncode
+    return out.decode()
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    ours = ("AWS_", "ORCHESTRATOR_")
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
+        "PYTHONPATH": str(ROOT),
+        **variables,
+    }
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+
+
+def _answers(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
