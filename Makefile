@@ -7,11 +7,11 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
-SOURCES := $(wildcard orchestrator actors tests examples bench)
+SOURCES := $(wildcard orchestrator actors tests examples bench docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ check: $(VENV)/.installed ## Check style, types and the floors (who may import w
 
 bench: $(VENV)/.installed ## Measure throughput, latency and the cost of a session
 	@$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/.installed ## Draw the state diagrams again from the tables in code
+	@$(BIN)/python -m docs.diagrams
 
 # The runtime lock follows the full one, so that the container runs the very versions that the tests ran.
 lock: export CUSTOM_COMPILE_COMMAND = make lock

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.diagrams import PAGE, page
 from orchestrator.cli.main import commands
 from tests.emulators import Emulator
 from tests.integration.deployment import deployed
@@ -44,6 +45,11 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for document in DOCUMENTS:
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.resolve().parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_the_state_diagrams_are_those_of_the_code() -> None:
+    """`make docs` would change nothing."""
+    assert page() == PAGE.read_text()
 
 
 def _code(document: Path) -> str:
