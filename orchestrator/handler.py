@@ -30,7 +30,7 @@ from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
 from orchestrator.session.values import ErrorRecord, Json
-from orchestrator.telemetry import silent_while
+from orchestrator.telemetry import frames_of, silent_while
 from orchestrator.user_code import TimeLimit, belongs_to_runtime
 
 if TYPE_CHECKING:
@@ -121,8 +121,10 @@ class HandlerRun:
             # User code: whatever it raises is the session's end, recorded with its type.
             if belongs_to_runtime(error):
                 raise
-            self._ports.log.info("handler_raised", exc_info=error)
-            verdict = Raised(describe(error))
+            record = describe(error)
+            # The text stands in the journal; a log must hold no payload.
+            self._ports.log.info("handler_raised", type=record.type, code=record.code, frames=frames_of(error))
+            verdict = Raised(record)
         return self._corrected(verdict)
 
     def _corrected(self, verdict: Verdict) -> Verdict:

@@ -89,7 +89,7 @@ class LoopWatch:
                 # Whoever reads this at night wants to know which line holds the loop.
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 self._on_stalled(
-                    f"the event loop stood still for {late:.1f} s: some code blocks it (see the traceback)"
+                    f"the loop stood still for {late:.1f} s: frozen, or blocked by code (see the traceback)"
                 )
                 return
 

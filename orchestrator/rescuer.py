@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from actors import Clock
 from orchestrator.cluster import Heads, NodeFenced, NodeRecord, Nodes
-from orchestrator.errors import Unavailable
 from orchestrator.process_identity import is_gone
 from orchestrator.router import NodeCapacity, Router
 from orchestrator.session.transitions import SessionStatus
@@ -96,11 +95,15 @@ class Rescuer:
             if pause > self._timeout:
                 # Frozen or starved that long, others may have taken us for dead: whoever starts next is a new node.
                 self._ports.on_fenced(f"no turn for {pause:.1f} s, over the node timeout")
-            try:
-                await self._ports.nodes.beat(self._ports.node.node_id, sessions=self._held())
-            except NodeFenced as fenced:
-                self._ports.on_fenced(str(fenced))
+            with self._keeping_on("beat"):
+                await self._beat()
             last = self._ports.clock.monotonic()
+
+    async def _beat(self) -> None:
+        try:
+            await self._ports.nodes.beat(self._ports.node.node_id, sessions=self._held())
+        except NodeFenced as fenced:
+            self._ports.on_fenced(str(fenced))
 
     def _held(self) -> int:
         return self._ports.capacity.sessions_max - self._ports.capacity.free()
@@ -158,15 +161,17 @@ class Rescuer:
 
     async def _try_blocked(self, tasks: asyncio.TaskGroup) -> None:
         """Give every blocked session a try at the start: this node may run the code that matches."""
-        cursor: str | None = None
-        while True:
-            page = await self._ports.heads.listing(
-                status=SessionStatus.BLOCKED, session_type=None, tenant=None, cursor=cursor, limit=BLOCKED_PAGE
-            )
-            await self._activate_all(_each(tuple(head.session_id for head in page.heads)), tasks, only_unowned=True)
-            cursor = page.cursor
-            if cursor is None:
-                return
+        with self._keeping_on("blocked"):
+            cursor: str | None = None
+            while True:
+                page = await self._ports.heads.listing(
+                    status=SessionStatus.BLOCKED, session_type=None, tenant=None, cursor=cursor, limit=BLOCKED_PAGE
+                )
+                blocked = _each(tuple(head.session_id for head in page.heads))
+                await self._activate_all(blocked, tasks, only_unowned=True)
+                cursor = page.cursor
+                if cursor is None:
+                    return
 
     async def _activate_all(
         self,
@@ -194,11 +199,14 @@ class Rescuer:
 
     @contextmanager
     def _keeping_on(self, chore: str) -> Iterator[None]:
-        """Log a refusal of AWS and go on: the next round tries again, and a node without one rescues nobody."""
+        """Supervise one chore: whatever goes wrong is logged, and the next round tries again.
+
+        One item that this version cannot read, or one refusal of AWS, must not end the rescue of all others.
+        """
         try:
             yield
-        except Unavailable as error:
-            self._ports.log.error("rescue_refused", chore=chore, error=str(error)[:300])
+        except Exception as error:
+            self._ports.log.error("rescue_failed", chore=chore, error=f"{type(error).__name__}: {error}"[:300])
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())

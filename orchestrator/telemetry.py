@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
@@ -14,6 +15,7 @@ from opentelemetry.propagators.aws.aws_xray_propagator import TRACE_HEADER_KEY, 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+FRAMES_MAX: Final = 8
 _W3C: Final = TraceContextTextMapPropagator()
 _XRAY: Final = AwsXRayPropagator()
 TRACEPARENT: Final = "traceparent"
@@ -51,6 +53,14 @@ def configure_logging(log_format: Literal["json", "console"], *, level: int = lo
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # It quotes the bytes of requests that it cannot parse, keys and bodies among them.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+
+
+def frames_of(error: BaseException) -> list[str]:
+    """Return where an error came from, innermost last: places only, for its text and its variables may be payload."""
+    frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
+    return [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
 
 
 def silent_while(log: FilteringBoundLogger, is_silent: Callable[[], bool]) -> FilteringBoundLogger:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from orchestrator.cluster import Head, Heads
 from orchestrator.errors import OrchestratorError
-from orchestrator.journal import Journal
+from orchestrator.journal import Journal, UnreadableEvent
 from orchestrator.journal.codec import data_of, operation_of, type_name
 from orchestrator.session.events import Recorded
 from orchestrator.session.state import Operation, SessionState, begin, evolve
@@ -34,9 +34,18 @@ async def session_view(heads: Heads, journal: Journal, session_id: str) -> JsonO
     if head is None:
         raise UnknownSession(session_id)
     state: SessionState | None = None
-    async for recorded in journal.read(session_id):
-        state = begin(session_id, recorded) if state is None else evolve(state, recorded)
+    try:
+        async for recorded in journal.read(session_id):
+            state = begin(session_id, recorded) if state is None else evolve(state, recorded)
+    except UnreadableEvent as error:
+        # The one case in which somebody surely looks: HEAD, and why there is no more.
+        return {**head_view(head), "error": error_view(error)}
     return {**head_view(head), **({} if state is None else _state_view(head, state))}
+
+
+def error_view(error: OrchestratorError) -> JsonObject:
+    """Return an error as type, code and text."""
+    return {"type": type(error).__name__, "code": error.code, "message": str(error)}
 
 
 def head_view(head: Head) -> JsonObject:

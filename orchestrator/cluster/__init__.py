@@ -26,6 +26,12 @@ class NotOwner(OrchestratorError):
     code = "NOT_OWNER"
 
 
+class UnreadableHead(OrchestratorError):
+    """A HEAD holds what this version cannot read: newer code wrote it, or it was changed by hand."""
+
+    code = "UNREADABLE_HEAD"
+
+
 class NodeFenced(OrchestratorError):
     """This node's registration is gone or marked dead: others may have taken its sessions; it must exit."""
 

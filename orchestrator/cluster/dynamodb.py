@@ -17,7 +17,7 @@ from typing import Final
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, Update, Value
 from orchestrator.aws.provision import BY_DUE, BY_OWNER, BY_STATE
 from orchestrator.aws.table import ConditionUnmet, Table
-from orchestrator.cluster import DUE_SHARDS, STATE_SHARDS, Head, NodeFenced, NodeRecord, NotOwner, Page
+from orchestrator.cluster import DUE_SHARDS, STATE_SHARDS, Head, NodeFenced, NodeRecord, NotOwner, Page, UnreadableHead
 from orchestrator.payloads import parse_json
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json, compact_json, format_instant
@@ -131,7 +131,11 @@ class DynamoDBHeads:
         until = None if start is None else ("updated_at", format_instant(datetime.fromtimestamp(-start[0], UTC)))
         found: list[Head] = []
         async for item in self._table.index(BY_STATE, ("state_key", state_key), until=until, newest_first=True):
-            head = _head(item)
+            try:
+                head = _head(item)
+            except UnreadableHead:
+                # What a newer version wrote is listed by newer versions.
+                continue
             if (session_type or head.session_type) != head.session_type or (tenant or head.tenant) != head.tenant:
                 continue
             # The index orders sessions of one instant its own way: all of them are read, or a page would lose some.
@@ -304,6 +308,14 @@ def _changes(before: Head, after: Head) -> Item:
 
 
 def _head(item: Item) -> Head:
+    """Return the HEAD of an item. Raises `UnreadableHead` for one that this version did not write."""
+    try:
+        return _parsed(item)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UnreadableHead(f"HEAD of {_session_id(item)}: {type(error).__name__}: {error}") from None
+
+
+def _parsed(item: Item) -> Head:
     """Return the HEAD of an item; an index holds only some attributes, the others take their neutral value."""
     wake_at, owner, continued_as = item.get("wake_at"), item.get("owner"), item.get("continued_as")
     return Head(
@@ -331,12 +343,20 @@ def _node(item: Item) -> NodeRecord:
         node_id=str(item[SORT_KEY]).removeprefix(_NODE_PREFIX),
         beat=_int(item.get("beat")),
         address=str(item.get("address", "")),
-        started_at=datetime.fromisoformat(str(item["started_at"])),
+        started_at=_instant(item.get("started_at")) or datetime.min.replace(tzinfo=UTC),
         version=str(item.get("version", "")),
         process=None if process is None else str(process),
         sessions=_int(item.get("sessions")),
-        declared_dead_at=None if dead is None else datetime.fromisoformat(str(dead)),
+        # Any mark counts, readable or not: it is the presence that says dead.
+        declared_dead_at=None if dead is None else _instant(dead) or datetime.min.replace(tzinfo=UTC),
     )
+
+
+def _instant(value: Value) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
 
 
 def _int(value: Value) -> int:

@@ -18,12 +18,12 @@ from orchestrator.cluster import Heads
 from orchestrator.health import Health, HealthStatus, Report
 from orchestrator.http.problems import Handler, Problem, draining, middleware
 from orchestrator.intake.formats import Reader, validated
-from orchestrator.journal import Journal
+from orchestrator.journal import Journal, UnreadableEvent
 from orchestrator.payloads import parse_json
 from orchestrator.router import Router
 from orchestrator.session.values import Json, JsonObject, compact_json, format_instant, is_valid_id
 from orchestrator.telemetry import TRACEPARENT, trace_parent
-from orchestrator.views import UnknownSession, event_view, session_view
+from orchestrator.views import UnknownSession, error_view, event_view, session_view
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -124,12 +124,16 @@ class Endpoints:
         if await self._ports.heads.get(session_id) is None:
             raise UnknownSession(session_id)
         page: list[Json] = []
-        async for recorded in self._ports.journal.read(session_id, after=after):
-            page.append(event_view(recorded))
-            if len(page) >= min(max(limit, 1), EVENTS_PAGE_MAX):
-                break
-        last = page[-1] if page else None
-        return _json({"events": page, "next_after": last["seq"] if isinstance(last, dict) else after})
+        body: JsonObject = {"events": page, "next_after": after}
+        try:
+            async for recorded in self._ports.journal.read(session_id, after=after):
+                page.append(event_view(recorded))
+                body["next_after"] = recorded.seq
+                if len(page) >= min(max(limit, 1), EVENTS_PAGE_MAX):
+                    break
+        except UnreadableEvent as error:
+            body["error"] = error_view(error)
+        return _json(body)
 
     def _healthy(self, report: Report) -> JsonObject:
         return {
