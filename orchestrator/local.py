@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.errors import Unavailable
+from orchestrator.process_identity import identity_of, is_gone
 
 EMULATOR_MODULE: Final = "ministack"
 EMULATOR_PORT: Final = 4566
@@ -29,6 +30,7 @@ SERVICES: Final = "dynamodb,sqs,s3,sns,events,iam,sts"
 START_TRIES_MAX: Final = 300
 START_TRY_SECONDS: Final = 0.1
 STOP_SECONDS_MAX: Final = 20.0
+HOLDER: Final = "holder"
 REGION: Final = "us-east-1"
 CREDENTIAL: Final = "local"
 """Not twelve digits, which the emulator would take for an account of its own; and nothing that AWS would accept."""
@@ -66,6 +68,7 @@ async def emulator(*, port: int, state: Path | None) -> AsyncIterator[Emulator]:
     """
     if find_spec(EMULATOR_MODULE) is None:
         raise Unavailable(f"the emulator {EMULATOR_MODULE} is not installed: pip install 'session-orchestrator[dev]'")
+    await _end_left_behind(state)
     if not _is_free(port):
         raise Unavailable(f"port {port} is taken; choose another one with --emulator-port")
     if state is not None:
@@ -82,11 +85,34 @@ async def emulator(*, port: int, state: Path | None) -> AsyncIterator[Emulator]:
         start_new_session=True,
     )
     try:
+        _remember(state, child.pid)
         running = Emulator(f"http://127.0.0.1:{port}")
         await _until_ready(child, running)
         yield running
     finally:
         await _end(child)
+
+
+def _remember(state: Path | None, pid: int) -> None:
+    """Write down which process holds the state, for a successor of a parent that could not end it."""
+    if state is not None:
+        (state / HOLDER).write_text(identity_of(pid) or "")
+
+
+async def _end_left_behind(state: Path | None) -> None:
+    """End an emulator that a killed parent left on this state; it saves what it holds first."""
+    holder = state / HOLDER if state is not None else None
+    if holder is None or not await asyncio.to_thread(holder.exists):
+        return
+    identity = await asyncio.to_thread(holder.read_text)
+    pid = identity.split("/")[2:3]
+    if not pid or identity_of(int(pid[0])) != identity:
+        return
+    os.kill(int(pid[0]), signal.SIGTERM)
+    for _ in range(START_TRIES_MAX):
+        if is_gone(identity):
+            return
+        await asyncio.sleep(START_TRY_SECONDS)
 
 
 def free_port() -> int:

@@ -18,9 +18,13 @@ _PARTS: Final = 4
 
 def own_process() -> str | None:
     """Return `<boot>/<namespace>/<pid>/<start>` of this process; `None` where the system does not tell (not Linux)."""
-    place = _place()
-    started = _started(os.getpid())
-    return None if place is None or started is None else f"{place}/{os.getpid()}/{started}"
+    return identity_of(os.getpid())
+
+
+def identity_of(pid: int) -> str | None:
+    """Return the identity of a living process of this namespace; `None` where it cannot be told."""
+    place, started = _place(), _started(pid)
+    return None if place is None or started is None else f"{place}/{pid}/{started}"
 
 
 def is_gone(process: str | None) -> bool:

@@ -7,8 +7,8 @@ the session, whoever wrote event 1; one claim or creation of a session at a time
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from actors import ActorContext, ActorSystem, DuplicateActor, Supervisor, SystemDraining
@@ -47,6 +47,7 @@ class NodeCapacity:
 
     def __init__(self, sessions_max: int) -> None:
         self.sessions_max = sessions_max
+        self._taken = 0
         self._live: ActorSystem | None = None
         self._changed = asyncio.Event()
         self._subscribers: list[Callable[[], None]] = []
@@ -61,7 +62,22 @@ class NodeCapacity:
 
     def free(self) -> int:
         """See `Capacity.free`."""
-        return self.sessions_max - (0 if self._live is None else len(self._live))
+        return self.sessions_max - self._taken - (0 if self._live is None else len(self._live))
+
+    @contextmanager
+    def place(self) -> Iterator[bool]:
+        """Hold a place while the block brings a session to life; yields whether there was one.
+
+        Held from before the claim to after the spawn: what is on its way counts like what is here.
+        """
+        has_place = self.free() > 0
+        self._taken += has_place
+        try:
+            yield has_place
+        finally:
+            self._taken -= has_place
+            if has_place:
+                self.changed()
 
     def changed(self) -> None:
         """Wake those who wait: an actor ended."""
@@ -134,18 +150,23 @@ class Router:
                 return False
             if head.status in ENDED:
                 return False
-            try:
-                claimed = await self.ports.heads.claim(
-                    head,
-                    node_id=self.ports.node_id,
-                    nonce=self.ports.new_id(),
-                    at=truncate_to_millis(self.ports.clock.now()),
-                    from_dead_owner=dead_owner is not None,
-                )
-            except NotOwner:
-                return False
-            await self._bring_up(claimed, None)
-            return True
+            with self._capacity.place() as has_place:
+                return has_place and await self._take_over(head, from_dead_owner=dead_owner is not None)
+
+    async def _take_over(self, head: Head, *, from_dead_owner: bool) -> bool:
+        """Claim HEAD and bring the session to life here; return whether HEAD was still as it was read."""
+        try:
+            claimed = await self.ports.heads.claim(
+                head,
+                node_id=self.ports.node_id,
+                nonce=self.ports.new_id(),
+                at=truncate_to_millis(self.ports.clock.now()),
+                from_dead_owner=from_dead_owner,
+            )
+        except NotOwner:
+            return False
+        await self._bring_up(claimed, None)
+        return True
 
     def _may_claim(self, head: Head, dead_owner: str | None, *, only_unowned: bool) -> bool:
         if head.owner is None:
@@ -185,17 +206,17 @@ class Router:
     async def _complete_creation(self, session_id: str, first: Recorded) -> bool:
         """Insert HEAD over a durable event 1; return whether this node's insert made the session's HEAD."""
         state = begin(session_id, first)
-        head = self._new_head(state)
-        standing = await self.ports.heads.create(head)
-        if standing.claim_nonce != head.claim_nonce:
-            return False
-        if head.owner is not None:
-            await self._bring_up(head, state)
-        return True
+        with self._capacity.place() as has_place:
+            # A full or draining node accepts all the same, and leaves the session due at once for one that has room.
+            head = self._new_head(state, takes_it=has_place and not self.is_draining)
+            standing = await self.ports.heads.create(head)
+            if standing.claim_nonce != head.claim_nonce:
+                return False
+            if head.owner is not None:
+                await self._bring_up(head, state)
+            return True
 
-    def _new_head(self, state: SessionState) -> Head:
-        # A full or draining node accepts all the same, and leaves the session due at once for one that has room.
-        takes_it = self._capacity.free() > 0 and not self.is_draining
+    def _new_head(self, state: SessionState, *, takes_it: bool) -> Head:
         return Head(
             session_id=state.session_id,
             session_type=state.started.session_type,

@@ -35,7 +35,7 @@ from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
 from orchestrator.cluster import NodeRecord
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
-from orchestrator.errors import Poison
+from orchestrator.errors import Poison, Unavailable
 from orchestrator.health import Health, LoopWatch
 from orchestrator.http.server import HttpPorts, serving
 from orchestrator.intake import Envelope
@@ -84,9 +84,10 @@ def abandon() -> None:
 
 @asynccontextmanager
 async def stop_signals() -> AsyncIterator[asyncio.Event]:
-    """Yield an event that SIGTERM and SIGINT set."""
+    """Yield an event that SIGTERM, SIGINT and SIGHUP set."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
+    # SIGHUP comes when the terminal closes: what was started must be stopped then, too.
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     for each in signals:
         loop.add_signal_handler(each, stop.set)
     try:
@@ -109,7 +110,19 @@ async def serve(
         node = await _build(app, settings, clients, stack)
         _calm_collector()
         contain_exits(asyncio.get_running_loop())
-        await node.run(stop, on_ready)
+        try:
+            await node.run(stop, on_ready)
+        except BaseExceptionGroup as group:
+            known, _ = group.split(Unavailable)
+            if known is None:
+                raise
+            # One line says it; a tree of task groups would hide it.
+            raise _first_of(known) from None
+
+
+def _first_of(group: BaseExceptionGroup[Unavailable]) -> Unavailable:
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _calm_collector() -> None:
@@ -144,8 +157,8 @@ class Node:
         async with asyncio.TaskGroup() as tasks:
             carrier = tasks.create_task(self.table.run(), name="table")
             watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
-            await self.rescuer.enter()
             async with serving(self.http, host=self.settings.host, port=self.settings.port) as address, self.system:
+                await self.rescuer.enter()
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
                 receiving = tasks.create_task(self.intake.run(self.handle), name="intake")
                 self.health.is_ready = True

@@ -20,12 +20,13 @@ from orchestrator.cluster import Head, Heads, NotOwner
 from orchestrator.errors import Stale, describe
 from orchestrator.handler import Blocked, HandlerPorts, HandlerRun, Raised, Returned, Verdict
 from orchestrator.journal import Journal, JournalConflict, UnreadableEvent
+from orchestrator.journal.folding import read_state
 from orchestrator.performer import Performer
 from orchestrator.session import messages as m
 from orchestrator.session.decide import decide
 from orchestrator.session.events import TYPE_NAMES, Event, Recorded, SessionResumed
 from orchestrator.session.owed import Effect, EffectKey, RunAgent, RunHandler, owed
-from orchestrator.session.state import SessionState, begin, evolve
+from orchestrator.session.state import SessionState, evolve
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ErrorRecord, Json, truncate_to_millis
 from orchestrator.telemetry import trace_ids
@@ -289,9 +290,7 @@ class SessionActor:
     # --- HEAD ----------------------------------------------------------------------------------------------------
 
     async def _read(self) -> SessionState:
-        state: SessionState | None = None
-        async for recorded in self._ports.journal.read(self._head.session_id):
-            state = begin(self._head.session_id, recorded) if state is None else evolve(state, recorded)
+        state = await read_state(self._ports.journal, self._head.session_id)
         if state is None:
             raise UnreadableEvent(f"HEAD of {self._head.session_id} stands over an empty journal")
         return state

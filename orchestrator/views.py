@@ -9,8 +9,9 @@ from orchestrator.cluster import Head, Heads
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal, UnreadableEvent
 from orchestrator.journal.codec import data_of, operation_of, type_name
+from orchestrator.journal.folding import read_state
 from orchestrator.session.events import Recorded
-from orchestrator.session.state import Operation, SessionState, begin, evolve
+from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import JsonObject, format_instant
 
@@ -33,10 +34,8 @@ async def session_view(heads: Heads, journal: Journal, session_id: str) -> JsonO
     head = await heads.get(session_id)
     if head is None:
         raise UnknownSession(session_id)
-    state: SessionState | None = None
     try:
-        async for recorded in journal.read(session_id):
-            state = begin(session_id, recorded) if state is None else evolve(state, recorded)
+        state = await read_state(journal, session_id)
     except UnreadableEvent as error:
         # The one case in which somebody surely looks: HEAD, and why there is no more.
         return {**head_view(head), "error": error_view(error)}

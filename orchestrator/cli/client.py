@@ -19,7 +19,7 @@ from orchestrator.cluster.dynamodb import DynamoDBHeads
 from orchestrator.journal import Journal
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.session.transitions import ENDED, SessionStatus
-from orchestrator.session.values import JsonObject
+from orchestrator.session.values import JsonObject, is_valid_id
 from orchestrator.settings import Settings
 from orchestrator.views import UnknownSession, event_view, head_view, session_view
 
@@ -46,6 +46,7 @@ class Client:
 
     async def view(self, session_id: str) -> JsonObject:
         """Return one session. Raises `UnknownSession`."""
+        _check(session_id)
         return await session_view(self.heads, self.journal, session_id)
 
     async def wait_for_end(self, session_id: str, *, seconds_max: float) -> JsonObject | None:
@@ -62,6 +63,7 @@ class Client:
 
     async def events(self, session_id: str, show: Callable[[JsonObject], None], *, follow: bool) -> None:
         """Show the session's events; with `follow`, until its last one. Raises `UnknownSession`."""
+        _check(session_id)
         if await self.heads.get(session_id) is None:
             raise UnknownSession(session_id)
         seen, pause = 0, POLL_SECONDS_FIRST
@@ -97,6 +99,12 @@ class Client:
             if cursor is None:
                 break
         return rows
+
+
+def _check(session_id: str) -> None:
+    """Return if there can be such a session. Raises `UnknownSession`."""
+    if not is_valid_id(session_id):
+        raise UnknownSession(session_id)
 
 
 @asynccontextmanager

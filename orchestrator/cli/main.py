@@ -31,11 +31,13 @@ from orchestrator.payloads import parse_json
 from orchestrator.service import Ready, serve, stop_signals
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import (
+    SESSION_TYPE_PATTERN,
     TENANT_DEFAULT,
     Json,
     JsonObject,
     compact_json,
     derive_session_id,
+    is_valid_id,
 )
 from orchestrator.settings import Settings, load
 from orchestrator.telemetry import configure_logging
@@ -48,6 +50,7 @@ T = TypeVar("T")
 
 STATE_FOLDER: Final = Path(".orchestrator")
 WAIT_SECONDS_DEFAULT: Final = 3_600.0
+SESSION_SECONDS_MAX: Final = 400 * 86_400.0
 HEALTH_SECONDS_MAX: Final = 4.0
 as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON instead of text.")
 
@@ -144,7 +147,13 @@ def provision_command(json_output: bool) -> None:
 @click.option("--key", default=None, help="Idempotency key: the same key and input start one session.")
 @click.option("--tenant", default=None, help=f"Tenant (default {TENANT_DEFAULT}).")
 @click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
-@click.option("--timeout", type=float, default=WAIT_SECONDS_DEFAULT, show_default=True, help="Seconds to wait at most.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, max=SESSION_SECONDS_MAX),
+    default=WAIT_SECONDS_DEFAULT,
+    show_default=True,
+    help="Seconds to wait at most.",
+)
 @as_json
 def submit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     session_type: str,
@@ -157,6 +166,10 @@ def submit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Start a session through the queue."""
     value = _input(input_text)
+    if SESSION_TYPE_PATTERN.fullmatch(session_type) is None:
+        fail(f"TYPE: {session_type!r:.100} is no session type (1 to 64 of A-Z a-z 0-9 _ . -)", Exit.USAGE)
+    if tenant is not None and not is_valid_id(tenant):
+        fail(f"--tenant: {tenant!r:.100} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)", Exit.USAGE)
     if key is None:
         session_id = f"{session_type}-{uuid.uuid4().hex}"
     else:
@@ -303,6 +316,10 @@ def _run(work: Awaitable[T]) -> T:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(awaited())
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(int(Exit.DONE)) from None
     except UnknownSession as error:
         fail(str(error), Exit.NOT_FOUND)
     except (SettingsError, RegistrationError) as error:

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Middleware
 from pydantic import SecretStr
 
 from orchestrator.cluster import Heads
+from orchestrator.errors import Unavailable
 from orchestrator.health import Health, HealthStatus, Report
 from orchestrator.http.problems import Handler, Problem, draining, middleware
 from orchestrator.intake.formats import Reader, validated
@@ -170,7 +171,10 @@ async def serving(ports: HttpPorts, *, host: str, port: int) -> AsyncIterator[st
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            raise Unavailable(f"ORCHESTRATOR_PORT: cannot listen on {host}:{port}: {error.strerror}") from None
         bound = runner.addresses[0]
         yield f"{bound[0]}:{bound[1]}"
     finally:

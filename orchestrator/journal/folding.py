@@ -1,0 +1,21 @@
+"""A journal folded into its session's state, for whoever activates a session or shows one."""
+
+from __future__ import annotations
+
+from orchestrator.journal import Journal, UnreadableEvent
+from orchestrator.session.events import SessionStarted
+from orchestrator.session.state import SessionState, begin, evolve
+
+
+async def read_state(journal: Journal, session_id: str) -> SessionState | None:
+    """Return the state after the last event; `None` for an empty journal.
+
+    Raises:
+        UnreadableEvent: this version cannot read an event, or the journal does not begin with a start, as each does.
+    """
+    state: SessionState | None = None
+    async for recorded in journal.read(session_id):
+        if isinstance(recorded.event, SessionStarted) != (state is None):
+            raise UnreadableEvent(f"event {recorded.seq} of {session_id} is out of place: the journal was changed")
+        state = begin(session_id, recorded) if state is None else evolve(state, recorded)
+    return state
