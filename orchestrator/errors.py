@@ -1,14 +1,14 @@
-"""Every error of the product, by what its reader does about it. Each has a stable `code`; texts may change, codes not.
+"""The errors that every room shares, by what their reader does about them. Each has a stable `code`.
+
+A room's own errors stand in the room and derive from `OrchestratorError` too. Texts may change, codes not.
 
 ```
 OrchestratorError
 ├── what a user's handler can catch
-│   ├── OperationFailed ── StepFailed (── StepInterrupted) · AgentFailed · OperationTimedOut
-│   └── SessionCancelled
+│   └── OperationFailed ── StepFailed (── StepInterrupted) · AgentFailed · OperationTimedOut
 ├── what a user's handler can raise: NonRetryable
 ├── bugs of the user's code: NonDeterminismError · NotSerializable · NoInvocation · RegistrationError
 └── faults, named by what the caller does
-    ├── Retryable   try again: nothing is decided
     ├── Stale       drop the actor: another epoch owns the session
     ├── Poison      dead-letter the message: it can never succeed
     └── Unavailable stop: a setting or a dependency is wrong
@@ -115,12 +115,6 @@ class RegistrationError(OrchestratorError):
 
 
 # --- faults ----------------------------------------------------------------------------------------------------
-
-
-class Retryable(OrchestratorError):
-    """Nothing was decided; the same call may succeed later."""
-
-    code = "RETRYABLE"
 
 
 class Stale(OrchestratorError):

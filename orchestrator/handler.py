@@ -108,11 +108,10 @@ class HandlerRun:
     async def run(self) -> Verdict:
         """Run the handler to its end and say how that was; raises nothing but cancellation."""
         self._task = asyncio.current_task()
-        self._turnstile.begin(self._task)
-        user_code.enter()
+        self._turnstile.begin(self._task, user_code.enter())
         observe(self._state.started_at)
         try:
-            value = self._session_type.input_type.load(copied(self._state.started.input))
+            value = self._input()
             result = await self._session_type.start(self._context(), value)
             verdict: Verdict = Returned(
                 self._session_type.result_type.dump(result, bytes_max=self._ports.payload_bytes_max)
@@ -126,6 +125,14 @@ class HandlerRun:
             self._ports.log.info("handler_raised", type=record.type, code=record.code, frames=frames_of(error))
             verdict = Raised(record)
         return self._corrected(verdict)
+
+    def _input(self) -> object:
+        try:
+            return self._session_type.input_type.load(copied(self._state.started.input))
+        except InvalidPayload as error:
+            # It was checked when the session was accepted: the code has changed since.
+            self._refuse(NonDeterminismError("an accepted input", f"another type of it ({error})"))
+            raise
 
     def _corrected(self, verdict: Verdict) -> Verdict:
         """Return the verdict, unless the handler ran past a mismatch by catching our error or our cancellation."""
@@ -156,7 +163,14 @@ class HandlerRun:
                 if known.is_settled:
                     break
             known = await self._report(operation, await self._attempt(operation, attempt, call, result_type))
-        return result_type.load(self._outcome(known), operation)
+        outcome = self._outcome(known)
+        try:
+            return result_type.load(outcome, operation)
+        except InvalidPayload as error:
+            # What is recorded fitted when it was: the code has changed, and the session waits for code that fits.
+            self._refuse(NonDeterminismError(f"a result of {_name(known)}", f"another type of it ({error})"))
+            await self._hold_after_mismatch()
+            raise
 
     async def invoke_agent(self, operation: str, call: AgentCall) -> Json:
         """See `Operations.invoke_agent`."""

@@ -131,5 +131,6 @@ class Health:
         if stall:
             failing["event_loop"] = f"stood still for {stall:.1f} s within the last {STALL_MEMORY_SECONDS:.0f} s"
         if self._system.gave_up is not None:
-            failing["supervisor"] = f"gave up over {self._system.gave_up.actor_id}: {self._system.gave_up.error}"
+            failure = self._system.gave_up
+            failing["supervisor"] = f"gave up over {failure.actor_id}: {type(failure.error).__name__}"
         return failing

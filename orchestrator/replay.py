@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from actors import Clock
@@ -50,6 +50,7 @@ class Turnstile:
         self._given_up: set[str] = set()
         self._arrivals = 0
         self._handler: asyncio.Task[object] | None = None
+        self._branches: Collection[object] = ()
         self._is_concurrent = False
         self._is_settling = False
 
@@ -58,9 +59,13 @@ class Turnstile:
         """Whether the handler is still going through what the journal already held."""
         return bool(self._replay or self._unasked)
 
-    def begin(self, handler: asyncio.Task[object] | None) -> None:
-        """Note the handler's own task: as long as it alone asks, nothing can overtake."""
+    def begin(self, handler: asyncio.Task[object] | None, branches: Collection[object]) -> None:
+        """Note the handler's own task and the living tasks that it started.
+
+        As long as the handler alone asks, nothing can overtake; as long as it has no branches, nobody else will ask.
+        """
         self._handler = handler
+        self._branches = branches
 
     def known(self, operation_id: str) -> Operation | None:
         """Return the operation as the handler has seen it so far; on replay, as the journal has it."""
@@ -163,7 +168,7 @@ class Turnstile:
             return
         if turns > 1:
             asyncio.get_running_loop().call_soon(self._watch_for_stall, arrivals, turns - 1)
-        elif self._is_concurrent:
+        elif self._branches:
             self._clock.call_later(STALL_SECONDS, lambda: self._report_stall(arrivals))
         else:
             self._report_stall(arrivals)

@@ -7,7 +7,7 @@ monotonic clock, or when its process is provably gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -114,14 +114,24 @@ class Rescuer:
         rounds = 1
         while True:
             with self._keeping_on("watch"):
-                async for node in self._ports.nodes.all():
-                    await self._look_at(node, tasks)
-                if rounds % AUDIT_EVERY_BEATS == 0:
+                await self._look_around(tasks)
+            if rounds % AUDIT_EVERY_BEATS == 0:
+                with self._keeping_on("audit"):
                     for dead in tuple(self._tombstones):
                         await self._rescue_all(dead, tasks)
                     await self._audit_itself(tasks)
             rounds += 1
             await self._ports.clock.sleep(self._heartbeat)
+
+    async def _look_around(self, tasks: asyncio.TaskGroup) -> None:
+        """Look at every registration; what is registered no longer is forgotten, so that nothing is kept for ever."""
+        registered: set[str] = set()
+        async for node in self._ports.nodes.all():
+            registered.add(node.node_id)
+            await self._look_at(node, tasks)
+        self._tombstones &= registered
+        for gone in self._seen.keys() - registered:
+            del self._seen[gone]
 
     async def _look_at(self, node: NodeRecord, tasks: asyncio.TaskGroup) -> None:
         if node.node_id == self._ports.node.node_id or node.node_id in self._tombstones:
@@ -156,7 +166,8 @@ class Rescuer:
     async def _wake_for_ever(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             with self._keeping_on("due"):
-                await self._activate_all(self._ports.heads.due(self._now()), tasks, only_unowned=True)
+                now = self._now()
+                await self._activate_all(self._ports.heads.due(now), tasks, only_unowned=True, due_before=now)
             await self._ports.clock.sleep(DUE_EVERY_SECONDS)
 
     async def _try_blocked(self, tasks: asyncio.TaskGroup) -> None:
@@ -180,6 +191,7 @@ class Rescuer:
         *,
         dead_owner: str | None = None,
         only_unowned: bool = False,
+        due_before: datetime | None = None,
     ) -> None:
         """Claim them, many at once, as far as this node has room; what it has no room for is left to the next round."""
         async for session_id in session_ids:
@@ -187,12 +199,15 @@ class Rescuer:
             if self._is_draining or self._ports.capacity.free() <= 0:
                 self._claims.release()
                 return
-            tasks.create_task(self._claim(session_id, dead_owner, only_unowned), name=f"claim {session_id}")
+            claim = self._ports.router.claim(
+                session_id, dead_owner=dead_owner, only_unowned=only_unowned, due_before=due_before
+            )
+            tasks.create_task(self._carry_out(claim, session_id, dead_owner), name=f"claim {session_id}")
 
-    async def _claim(self, session_id: str, dead_owner: str | None, only_unowned: bool) -> None:
+    async def _carry_out(self, claim: Coroutine[object, object, bool], session_id: str, dead_owner: str | None) -> None:
         try:
             with self._keeping_on("claim"):
-                if await self._ports.router.claim(session_id, dead_owner=dead_owner, only_unowned=only_unowned):
+                if await claim:
                     self._ports.log.info("session_claimed", session_id=session_id, dead_owner=dead_owner)
         finally:
             self._claims.release()

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from actors import ActorContext, ActorSystem, DuplicateActor, Supervisor, SystemDraining
 from orchestrator.cluster import Head, NotOwner
@@ -139,19 +140,31 @@ class Router:
                 return Accepted(request.session_id, is_new=True)
             return await self._accepted_before(request.session_id, event)
 
-    async def claim(self, session_id: str, *, dead_owner: str | None = None, only_unowned: bool = False) -> bool:
-        """Take the session over if its owner is dead, this node without an actor, or nobody; return whether we did."""
+    async def claim(
+        self,
+        session_id: str,
+        *,
+        dead_owner: str | None = None,
+        only_unowned: bool = False,
+        due_before: datetime | None = None,
+    ) -> bool:
+        """Take the session over if its owner is dead, this node without an actor, or nobody; return whether we did.
+
+        With `due_before`, an unowned session is taken only if it is due by then.
+        """
         if dead_owner is None and not only_unowned and self._system.get(session_id) is not None:
             # An audit of our own list: whatever HEAD says, an actor that lives here needs no claim.
             return False
         async with self._guards.holding(session_id):
             head = await self.ports.heads.get(session_id)
-            if head is None or not self._may_claim(head, dead_owner, only_unowned=only_unowned):
+            if head is None or not self._may_claim(head, dead_owner, only_unowned=only_unowned, due_before=due_before):
                 return False
             if head.status in ENDED:
                 return False
             with self._capacity.place() as has_place:
-                return has_place and await self._take_over(head, from_dead_owner=dead_owner is not None)
+                # One that its owner handed over before it died was not taken from the dead (rule 12).
+                from_dead_owner = dead_owner is not None and head.owner == dead_owner
+                return has_place and await self._take_over(head, from_dead_owner=from_dead_owner)
 
     async def _take_over(self, head: Head, *, from_dead_owner: bool) -> bool:
         """Claim HEAD and bring the session to life here; return whether HEAD was still as it was read."""
@@ -168,9 +181,12 @@ class Router:
         await self._bring_up(claimed, None)
         return True
 
-    def _may_claim(self, head: Head, dead_owner: str | None, *, only_unowned: bool) -> bool:
+    def _may_claim(
+        self, head: Head, dead_owner: str | None, *, only_unowned: bool, due_before: datetime | None
+    ) -> bool:
         if head.owner is None:
-            return True
+            # The index lags: what was due may have been claimed, and blocked anew, since.
+            return due_before is None or (head.wake_at is not None and head.wake_at <= due_before)
         if only_unowned:
             return False
         return head.owner == dead_owner or (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from actors import ActorContext, BackgroundTask, Cancelled, Clock, Directive, Failed, Failure, Outcome, Succeeded
 from orchestrator.app import Orchestrator
 from orchestrator.cluster import Head, Heads, NotOwner
-from orchestrator.errors import Stale, describe
+from orchestrator.errors import Stale, Unavailable, describe
 from orchestrator.handler import Blocked, HandlerPorts, HandlerRun, Raised, Returned, Verdict
 from orchestrator.journal import Journal, JournalConflict, UnreadableEvent
 from orchestrator.journal.folding import read_state
@@ -39,6 +39,7 @@ BLOCKED_DELAY_MAX: Final = timedelta(hours=1)
 FAILURES_MAX: Final = 50
 RETRY_SECONDS: Final = 5.0
 HELD_BACK_MAX: Final = 10_000
+HELD_BACK_QUIET_SECONDS: Final = 3_600.0
 FAILURES_WITHIN_SECONDS: Final = 60.0
 BLOCKED_TIMES: Final = "blocked_times"
 BLOCKED_SEQ: Final = "blocked_seq"
@@ -102,7 +103,9 @@ class SessionSupervisor:
         return Directive.ESCALATE if is_sick else Directive.STOP
 
     def _hold_back(self, session_id: str, now: float) -> None:
-        failures, _ = self._held_back.pop(session_id, (0, 0.0))
+        failures, since = self._held_back.pop(session_id, (0, 0.0))
+        if now - since > HELD_BACK_QUIET_SECONDS:
+            failures = 0
         delay = min(BLOCKED_DELAY_MAX.total_seconds(), RETRY_SECONDS * 2.0 ** min(failures, 16))
         self._held_back[session_id] = (failures + 1, now + delay)
         if len(self._held_back) > HELD_BACK_MAX:
@@ -178,7 +181,12 @@ class SessionActor:
             return
         events = decide(self._state, message, self._now())
         if events:
-            await self._commit(events)
+            try:
+                await self._commit(events)
+            except Unavailable as error:
+                # Refused, and it would be again: better kept and looked at again later than failing over and over.
+                await self._block(describe(error))
+                return
             await self._carry_on()
 
     # --- the four verbs ------------------------------------------------------------------------------------------

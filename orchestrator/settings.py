@@ -53,7 +53,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split_keys(cls, value: object) -> object:
         """Accept the keys as one comma-separated variable."""
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+        if not isinstance(value, str) or not value:
+            return value or ()
+        keys = tuple(key.strip() for key in value.split(",") if key.strip())
+        if not keys:
+            raise ValueError("set, but without any key: the endpoints would stand open")
+        if any(not key.isprintable() or not key.isascii() for key in keys):
+            raise ValueError("a key holds characters that no Authorization header carries; use printable ASCII")
+        return keys
 
     @property
     def queue_name(self) -> str:

@@ -33,7 +33,7 @@ def configure_logging(log_format: Literal["json", "console"], *, level: int = lo
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
     ]
     renderers: list[Processor] = (
-        [_TRACEBACKS, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        [_TRACEBACKS, _without_texts, structlog.processors.JSONRenderer(ensure_ascii=False)]
         if log_format == "json"
         else [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
@@ -55,6 +55,14 @@ def configure_logging(log_format: Literal["json", "console"], *, level: int = lo
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # It quotes the bytes of requests that it cannot parse, keys and bodies among them.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+
+
+def _without_texts(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Keep an exception's types and places, and drop its texts: they quote what was wrong, and that may be payload."""
+    for stack in event.get("exception") or ():
+        if isinstance(stack, dict):
+            stack.pop("exc_value", None)
+    return event
 
 
 def frames_of(error: BaseException) -> list[str]:

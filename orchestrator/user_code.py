@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 from actors import Cancellable, Clock
 from orchestrator.errors import OrchestratorError
@@ -37,12 +37,20 @@ class UserCodeExit(OrchestratorError):
     code = "USER_CODE_EXIT"
 
 
-_is_inside: ContextVar[bool] = ContextVar("orchestrator_user_code", default=False)
+Branches: TypeAlias = "set[asyncio.Task[object]]"
+"""The living tasks that one piece of user code started."""
+
+_branches: ContextVar[Branches | None] = ContextVar("orchestrator_user_code", default=None)
 
 
-def enter() -> None:
-    """Note that what the running task does from here on, and the tasks that it starts, is user code."""
-    _is_inside.set(True)
+def enter() -> Branches:
+    """Note that what the running task does from here on, and the tasks that it starts, is user code; return those."""
+    loop = asyncio.get_running_loop()
+    if loop.get_task_factory() is None:
+        contain_exits(loop)
+    branches: Branches = set()
+    _branches.set(branches)
+    return branches
 
 
 def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
@@ -55,9 +63,16 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
         context: Context | None = None,
         **options: str | None,
     ) -> asyncio.Task[T]:
-        is_inside = _is_inside.get() if context is None else context.get(_is_inside, False)
-        contained = _contained(work) if is_inside and asyncio.iscoroutine(work) else work
-        return asyncio.Task(contained, loop=loop, context=context, **options)  # type: ignore[arg-type]
+        branches = _branches.get() if context is None else context.get(_branches)
+        contained = work if branches is None or not asyncio.iscoroutine(work) else _contained(work)
+        task = asyncio.Task(contained, loop=loop, context=context, **options)  # type: ignore[arg-type]
+        if branches is not None:
+            branches.add(task)
+            task.add_done_callback(branches.discard)
+            if asyncio.iscoroutine(work):
+                # Cancelled before its first turn, the task never gets to what it contains.
+                task.add_done_callback(lambda _: work.close())
+        return task
 
     loop.set_task_factory(make_task)
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from typing import Final
 
 from orchestrator.agents import AgentReply
 from orchestrator.app import AgentTarget, InvokableAgent
-from orchestrator.payloads import to_json
+from orchestrator.errors import NotSerializable
+from orchestrator.payloads import PayloadTooLarge, to_json
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.user_code import call
+
+USAGE_BYTES_MAX: Final = 8_192
+"""Counts are few; the item has to hold the result beside them (I12)."""
 
 
 class LocalAgent:
@@ -35,5 +40,9 @@ def _usage_of(answer: object) -> JsonObject | None:
     usage = answer.get("usage") if isinstance(answer, dict) else getattr(answer, "usage", None)
     if not isinstance(usage, Mapping):
         return None
-    counts = to_json(dict(usage), "usage")
+    try:
+        counts = to_json(dict(usage), "usage", bytes_max=USAGE_BYTES_MAX)
+    except (NotSerializable, PayloadTooLarge):
+        # Something else by that name: the answer is whole without it.
+        return None
     return counts if isinstance(counts, dict) else None

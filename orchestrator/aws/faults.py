@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import aiohttp
 from botocore.exceptions import (
     ClientError,
+    CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -93,8 +94,11 @@ CONNECTION_FAULTS: Final = (
     aiohttp.ClientError,
     ConnectionError,
     TimeoutError,
+    # Credentials come from an endpoint of the container's, which hiccups like any other.
+    CredentialRetrievalError,
+    NoCredentialsError,
 )
-"""No answer, or half of one: whether the call took effect is unknown."""
+"""No answer, or half of one, or a call that did not leave: whether it took effect is unknown."""
 
 
 RequestFailed = ClientError
@@ -171,7 +175,7 @@ class Patience:
             attempt += 1
             try:
                 answer = await call()
-            except (ClientError, NoCredentialsError, *CONNECTION_FAULTS) as error:
+            except (ClientError, *CONNECTION_FAULTS) as error:
                 if not self.note(error) or self.clock.monotonic() > deadline:
                     raise
                 await self.clock.sleep(self.backoff(attempt))

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import ClientError
 
 from orchestrator.aws.faults import CONNECTION_FAULTS, Patience, give_way
 from orchestrator.aws.items import Insert, Item, Key, Write
@@ -146,7 +146,7 @@ class GroupCommit:
     async def _attempt(self, writes: list[Write]) -> Sequence[Fate]:
         try:
             return await self._send(writes)
-        except (ClientError, NoCredentialsError, *CONNECTION_FAULTS) as error:
+        except (ClientError, *CONNECTION_FAULTS) as error:
             if self._patience.note(error):
                 # Each statement's effect is unknown; each is repeated, and a duplicate recognises itself.
                 return [Undecided(error) for _ in writes]

@@ -58,6 +58,17 @@ def middleware(log: FilteringBoundLogger) -> Middleware:
             return _response(Problem(HTTPStatus.NOT_FOUND, unknown.code, str(unknown)))
         except IdempotencyConflict as conflict:
             return _response(Problem(HTTPStatus.CONFLICT, conflict.code, str(conflict)))
+        except OrchestratorError as fault:
+            # A refusal of AWS, an owner that changed in between: nothing of ours is broken, and a later try may do.
+            log.warning("request_unserved", method=request.method, code=fault.code, error=str(fault)[:300])
+            return _response(
+                Problem(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    fault.code,
+                    "the node cannot serve this now",
+                    retry_after=RETRY_AFTER_SECONDS,
+                )
+            )
         except ConnectionResetError:
             # The client went away in the middle of its request: there is nobody to answer.
             raise

@@ -51,7 +51,7 @@ class Capacity(Protocol):
 
 
 Handle: TypeAlias = Callable[[Envelope], Awaitable[None]]
-"""Returns when the envelope may be acknowledged; raises `Poison` for one that can never be, `Retryable` for later."""
+"""Returns when the envelope may be acknowledged; raises `Poison` for one that never can; others bring it again."""
 
 
 class Intake(Protocol):

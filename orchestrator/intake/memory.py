@@ -35,7 +35,7 @@ class MemoryIntake:
         return 0.0
 
     async def run(self, handle: Handle) -> None:
-        """See `Intake.run`; a `Retryable` envelope goes to the end of the line."""
+        """See `Intake.run`; an envelope that failed goes to the end of the line."""
         while True:
             await self._arrived.wait()
             if self._is_stopping:

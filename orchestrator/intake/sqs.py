@@ -214,7 +214,7 @@ class SQSIntake:
         """Await a chore whose failure is harmless: the message comes again and is recognised."""
         try:
             await call
-        except RequestFailed as error:
+        except (RequestFailed, *UNREACHABLE) as error:
             self._log.warning("queue_chore_failed", error=str(error)[:300])
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from actors import settle
-from orchestrator.errors import Poison, Retryable, Unavailable
+from orchestrator.errors import OrchestratorError, Poison, Unavailable
 from orchestrator.intake import Envelope
 from tests.contract.intake_stage import IntakeStage, Scripted, memory_stage, sqs_stage
 from tests.emulators import Emulator
@@ -65,7 +65,7 @@ async def test_poison_goes_to_the_dead_letters_with_its_reason_and_the_rest_goes
 
 async def test_what_cannot_be_handled_now_comes_again(stage: IntakeStage) -> None:
     """It stays in the queue, unacknowledged, and is handled when the fault is over."""
-    handle = Scripted({"later": [Retryable("later"), Unavailable("table")]})
+    handle = Scripted({"later": [OrchestratorError("later"), Unavailable("table")]})
     async with stage.running(handle):
         message_id = await stage.put("later")
         await handle.handled.count(1)
@@ -76,7 +76,7 @@ async def test_what_cannot_be_handled_now_comes_again(stage: IntakeStage) -> Non
 
 async def test_what_comes_again_counts_its_receipts(stage: IntakeStage) -> None:
     """The receive count tells how often a message was tried."""
-    handle = Scripted({"later": [Retryable("later")]})
+    handle = Scripted({"later": [OrchestratorError("later")]})
     async with stage.running(handle):
         await stage.put("later")
         await handle.handled.count(1)

@@ -642,6 +642,34 @@ async def test_a_branch_that_waits_long_before_its_first_operation_is_no_mismatc
     assert end == await world_now[-1].resume(app)
 
 
+async def test_a_late_branch_of_a_task_group_is_no_mismatch_when_the_handler_itself_waits() -> None:
+    """The handler's own task has asked; its task group holds a branch that has not yet, and it is waited for."""
+    world_now: list[World] = []
+
+    async def quick() -> str:
+        return await DIARY.note("quick")
+
+    async def slow() -> str:
+        await world_now[-1].clock.sleep(5)
+        return await DIARY.note("slow")
+
+    async def handler(ctx: SessionContext) -> object:
+        async def late() -> str:
+            await world_now[-1].clock.sleep(0.5)
+            return await ctx.step("quick", quick)
+
+        async with asyncio.TaskGroup() as branches:
+            branches.create_task(late())
+            return await ctx.step("slow", slow)
+
+    app = app_of(handler)
+    whole = World()
+    world_now.append(whole)
+    end = await whole.run(app)
+    world_now.append(await whole.as_of(2))
+    assert end == await world_now[-1].resume(app)
+
+
 async def test_a_step_in_doubt_fails_and_can_be_caught() -> None:
     """`at_most_once`: started, and no outcome recorded; the handler decides what that means."""
 
