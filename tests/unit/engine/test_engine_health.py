@@ -1,0 +1,99 @@
+"""What a node says of its health: busy, unreachable, stalled, given up; each for as long as it is so, and no longer."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from actors import ActorContext, ActorSystem, BusySignal, Directive, Failure, ManualClock, settle
+from orchestrator.health import STALL_MEMORY_SECONDS, TICK_SECONDS, Health, HealthStatus, LoopWatch
+
+
+class Ward:
+    """One node's health on a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+        self.busy = BusySignal(self.clock)
+        self.system = ActorSystem(clock=self.clock, busy=self.busy)
+        self.loop = LoopWatch(self.clock, stall_seconds_max=3_600, on_stalled=lambda _: None)
+        self.seconds = {"table": 0.0, "queue": 0.0}
+        reachability = {"table": lambda: self.seconds["table"], "queue": lambda: self.seconds["queue"]}
+        self.health = Health(busy=self.busy, system=self.system, loop=self.loop, reachability=reachability)
+
+    def status(self) -> HealthStatus:
+        return self.health.report().status
+
+
+class Failing:
+    """An actor that fails on its first message."""
+
+    async def activate(self) -> None: ...
+
+    async def receive(self, message: str) -> None:
+        raise ValueError("payload that must not show")
+
+    async def deactivate(self) -> None: ...
+
+
+def test_a_node_is_busy_exactly_while_work_is_tracked() -> None:
+    """HEALTHY_BUSY from the first task to the last; `since` moves on flips only."""
+    ward = Ward()
+    assert HealthStatus.HEALTHY is ward.status()
+    ward.clock.advance(5)
+    with ward.busy.track():
+        begun = ward.health.report()
+        assert (HealthStatus.HEALTHY_BUSY, 1) == (begun.status, begun.active_tasks)
+        ward.clock.advance(5)
+        with ward.busy.track():
+            assert begun.since == ward.health.report().since
+    assert HealthStatus.HEALTHY is ward.status()
+
+
+def test_a_dependency_out_of_reach_for_a_minute_is_unhealthy_and_named() -> None:
+    """Table and queue alike; a shorter outage is ridden out, and an answer ends it."""
+    for name in ("table", "queue"):
+        ward = Ward()
+        ward.seconds[name] = 60.0
+        assert HealthStatus.HEALTHY is ward.status()
+        ward.seconds[name] = 61.0
+        assert HealthStatus.UNHEALTHY is ward.status()
+        assert {name: "out of reach for 61 s"} == dict(ward.health.report().checks)
+        ward.seconds[name] = 0.0
+        assert HealthStatus.HEALTHY is ward.status()
+
+
+async def test_a_stalled_loop_is_unhealthy_for_a_while_after() -> None:
+    """Nobody can answer during the stall; what is asked soon after still hears of it."""
+    ward = Ward()
+    async with _running(ward.loop):
+        await settle()
+        ward.clock.advance(TICK_SECONDS + 7)
+        await settle()
+        assert "event_loop" in ward.health.report().checks
+        ward.clock.advance(STALL_MEMORY_SECONDS)
+        assert HealthStatus.HEALTHY is ward.status()
+
+
+async def test_a_supervisor_that_gave_up_is_unhealthy_for_good() -> None:
+    """Its actor and the kind of error are named, the error's text is not."""
+    ward = Ward()
+
+    def escalate(_: Failure) -> Directive:
+        return Directive.ESCALATE
+
+    def factory(_: ActorContext[str]) -> Failing:
+        return Failing()
+
+    async with ward.system:
+        ref = await ward.system.spawn("s-1", factory, supervisor=escalate)
+        await ref.tell("now")
+        await ref.stopped()
+        assert {"supervisor": "gave up over s-1: ValueError"} == dict(ward.health.report().checks)
+
+
+@asynccontextmanager
+async def _running(watch: LoopWatch) -> AsyncIterator[None]:
+    async with ActorSystem() as system:
+        task = system.task_group.create_task(watch.run())
+        yield
+        task.cancel()
