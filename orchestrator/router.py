@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from actors import ActorContext, ActorSystem, DuplicateActor, Supervisor, SystemDraining
 from orchestrator.cluster import Head, NotOwner
@@ -23,6 +24,8 @@ from orchestrator.session.state import SessionState, begin
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_actor import ActorMessage, SessionActor, SessionPorts
+
+FIRST_EPOCH: Final = 1
 
 
 class IdempotencyConflict(OrchestratorError):
@@ -196,7 +199,7 @@ class Router:
     async def _inserted_first(self, session_id: str, event: SessionStarted) -> bool:
         """Return whether the session is new, and then accepted and begun."""
         now = truncate_to_millis(self.ports.clock.now())
-        first = Recorded(1, event, now, 1, self.ports.node_id, self.ports.new_id())
+        first = Recorded(1, event, now, FIRST_EPOCH, self.ports.node_id, self.ports.new_id())
         try:
             await self.ports.journal.append(session_id, (first,), started_at=now)
         except JournalConflict:
@@ -239,7 +242,7 @@ class Router:
             tenant=state.started.tenant,
             status=SessionStatus.RUNNING,
             owner=self.ports.node_id if takes_it else None,
-            epoch=1,
+            epoch=FIRST_EPOCH,
             last_seq=1,
             inbox_version=0,
             claim_nonce=self.ports.new_id(),

@@ -45,10 +45,11 @@ from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.performer import Performer
 from orchestrator.process_identity import own_process
 from orchestrator.rescuer import Rescuer, RescuerPorts
-from orchestrator.router import IdempotencyConflict, NodeCapacity, Router
+from orchestrator.router import FIRST_EPOCH, IdempotencyConflict, NodeCapacity, Router
 from orchestrator.session.values import compact_json, truncate_to_millis
 from orchestrator.session_actor import SessionPorts, SessionSupervisor
 from orchestrator.settings import Settings
+from orchestrator.telemetry import trace_ids
 from orchestrator.user_code import contain_exits
 
 if TYPE_CHECKING:
@@ -184,8 +185,11 @@ class Node:
                 accepted = await self.router.start(request)
             except IdempotencyConflict as conflict:
                 raise Poison(conflict.code, str(conflict)) from None
-            event = "session_accepted" if accepted.is_new else "duplicate_absorbed"
-            log.info(event, session_id=accepted.session_id, message_id=envelope.message_id)
+            known = {"session_id": accepted.session_id, "message_id": envelope.message_id, **trace_ids(request.trace)}
+            if accepted.is_new:
+                log.info("session_accepted", epoch=FIRST_EPOCH, session_type=request.session_type, **known)
+            else:
+                log.info("duplicate_absorbed", **known)
 
     async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""

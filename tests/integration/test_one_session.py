@@ -151,7 +151,9 @@ async def test_every_line_of_a_session_says_which_session_and_no_line_holds_a_pa
     )
     await worker.logged("session_ended", session_id="l-1")
     lines = [line for line in worker.lines if line.get("session_id") == "l-1" and "epoch" in line]
-    assert {"agent_started", "receipt_written", "session_ended"} == {line["event"] for line in lines}
+    assert {"session_accepted", "agent_started", "receipt_written", "session_ended"} == {
+        line["event"] for line in lines
+    }
     assert {trace_id} == {line["trace_id"] for line in lines}
     assert "clerk" == next(line for line in lines if line["event"] == "agent_started")["operation"]
     assert [] == [line for line in worker.raw if "oolong-secret" in line]
