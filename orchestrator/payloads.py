@@ -27,6 +27,9 @@ BYTES_MAX: Final = 204_800
 """What a journal holds of one payload unless the settings say otherwise (`ORCHESTRATOR_INLINE_LIMIT_BYTES`)."""
 
 
+_EXAMPLES: Final[dict[str, Json]] = {"string": "text", "integer": 1, "number": 1.5, "boolean": True, "array": []}
+
+
 class InvalidPayload(OrchestratorError):
     """A value does not fit the annotation; `field` is the path of the first misfit (`order.lines.0.price`)."""
 
@@ -64,6 +67,12 @@ class PayloadType:
         except ValidationError as invalid:
             first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
             raise InvalidPayload(".".join([name, *(str(part) for part in first["loc"])]), first["msg"]) from None
+
+    def example(self) -> Json:
+        """Return a value of about the right shape, to start from: each required field with something of its type."""
+        schema = {} if self._adapter is None else self._adapter.json_schema()
+        required = [(name, schema["properties"][name]) for name in schema.get("required", ())]
+        return {name: _EXAMPLES.get(str(field.get("type")), None) for name, field in required}
 
     def dump(self, value: object, name: str = "result", *, bytes_max: int = BYTES_MAX) -> Json:
         """Return the value as JSON, checked against the annotation.

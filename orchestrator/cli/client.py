@@ -12,10 +12,11 @@ from typing import Final
 from actors import SystemClock
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.faults import Patience, Reachability
-from orchestrator.aws.queue import find_queue
+from orchestrator.aws.queue import BATCH_MAX, find_queue
 from orchestrator.aws.table import Table
 from orchestrator.cluster import Heads
 from orchestrator.cluster.dynamodb import DynamoDBHeads
+from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.session.transitions import ENDED, SessionStatus
@@ -29,6 +30,16 @@ ANSWER_SECONDS_MAX: Final = 15.0
 PAGE: Final = 200
 
 
+REFUSAL_LOOKS_AFTER: Final = 0.3
+"""Seconds between two looks at the session from which on the dead letters are looked at, too."""
+
+
+class SubmissionRefused(OrchestratorError):
+    """The start message can never succeed; the text is what stands with it in the dead-letter queue."""
+
+    code = "SUBMISSION_REFUSED"
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """The queue and the table as a command uses them."""
@@ -39,24 +50,39 @@ class Client:
     heads: Heads
     journal: Journal
 
-    async def submit(self, body: str) -> None:
-        """Put a start message on the queue."""
+    async def submit(self, body: str) -> str:
+        """Put a start message on the queue and return its message id."""
         queue = await find_queue(self.clients, self.settings.queue, self.patience)
-        await queue.send(body)
+        return await queue.send(body)
+
+    async def check_refusal(self, message_id: str) -> None:
+        """Return if the message is not among the first dead letters. Raises `SubmissionRefused` if it is."""
+        dead_letters = await find_queue(self.clients, self.settings.dead_letter_queue_name, self.patience)
+        # Not hidden from anybody: looking at a letter must not take it away.
+        for letter in await dead_letters.receive(messages_max=BATCH_MAX, wait_seconds=0, visibility_seconds=0):
+            if letter.attributes.get("OriginalMessageId") == message_id:
+                reason = letter.attributes.get("ErrorCode", ""), letter.attributes.get("ErrorMessage", "")
+                raise SubmissionRefused(f"{reason[0]}: {reason[1]}")
 
     async def view(self, session_id: str) -> JsonObject:
         """Return one session. Raises `UnknownSession`."""
         _check(session_id)
         return await session_view(self.heads, self.journal, session_id)
 
-    async def wait_for_end(self, session_id: str, *, seconds_max: float) -> JsonObject | None:
-        """Return the session once it has ended; `None` if it has not within that time."""
+    async def wait_for_end(self, session_id: str, message_id: str, *, seconds_max: float) -> JsonObject | None:
+        """Return the session once it has ended; `None` if it has not within that time.
+
+        Raises:
+            SubmissionRefused: the message that asked for it was dead-lettered.
+        """
         pause = POLL_SECONDS_FIRST
         deadline = self.patience.clock.monotonic() + seconds_max
         while self.patience.clock.monotonic() < deadline:
             head = await self.heads.get(session_id)
             if head is not None and head.status in ENDED:
                 return await self.view(session_id)
+            if head is None and pause > REFUSAL_LOOKS_AFTER:
+                await self.check_refusal(message_id)
             await self.patience.clock.sleep(pause)
             pause = min(pause * 1.5, POLL_SECONDS_MAX)
         return None

@@ -110,13 +110,14 @@ async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
         environment = STATE_FOLDER / "dev.env"
         environment.write_text(f"{variables}\n")
         types = [declared.name for declared in app.session_types] or ["TYPE"]
+        example = compact_json(app.session_types[0].input_type.example()) if app.session_types else "null"
 
         def show(ready: Ready) -> None:
             people.print(f"[bold green]ready[/]  HTTP  http://{ready.address}   AWS  {local.endpoint_url}")
             people.print(f"session types: {', '.join(types)}")
             people.print("next, in another terminal:", style="dim")
             people.print(f"  source {environment}")
-            people.print(f"  orchestrator submit {types[0]} --input '{{}}' --wait", markup=False)
+            people.print(f"  orchestrator submit {types[0]} --input '{example}' --wait", markup=False)
 
         await serve(app, settings, stop=stop, on_ready=show)
 
@@ -183,12 +184,12 @@ def submit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     }
 
     async def run(client: Client) -> JsonObject | None:
-        await client.submit(compact_json(body))
+        message_id = await client.submit(compact_json(body))
         if not wait:
             return None
         if not json_output:
             people.print(f"{session_id} submitted; waiting", style="dim")
-        return await client.wait_for_end(session_id, seconds_max=timeout)
+        return await client.wait_for_end(session_id, message_id, seconds_max=timeout)
 
     ended = _with_client(run)
     if ended is None and not wait:

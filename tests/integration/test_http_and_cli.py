@@ -126,6 +126,8 @@ async def test_the_commands_start_and_show_sessions(deployment: Deployment) -> N
     assert [session_id] == [json.loads(line)["session_id"] for line in out.splitlines()]
     code, out, _ = await deployment.cli("submit", "raises", "--wait", "--json")
     assert (1, "FAILED") == (code, json.loads(out)["state"])
+    code, out, err = await deployment.cli("submit", "order", "--input", "{}", "--wait")
+    assert (1, "", True) == (code, out, "INVALID_INPUT: input.item: Field required" in err), err
 
 
 async def test_commands_that_cannot_succeed_say_why_in_one_line(deployment: Deployment) -> None:
