@@ -1,0 +1,49 @@
+"""Promised answers from outside: one item a callback, where its first answer, or its timeout, wins for good (rule 10).
+
+`Callbacks` is the protocol; `dynamodb` and `memory` keep it, and one contract suite holds both to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """One callback. `token_sha256` holds the hash (hex) of every token issued for it, no token itself.
+
+    `answer` is the JSON text that won, `None` while nothing has. `times_out_at` is when waiting ends, if ever.
+    """
+
+    callback_id: str
+    session_id: str
+    operation: str
+    token_sha256: frozenset[str]
+    times_out_at: datetime | None = None
+    answer: str | None = None
+
+
+class Callbacks(Protocol):
+    """The callbacks that sessions have created."""
+
+    async def issue(self, callback: Callback, *, expires_at: datetime) -> Callback:
+        """Store the callback, or add its token hashes to the one that stands there; return what stands then.
+
+        `expires_at` is when the table may forget it, long after any timeout.
+        """
+        ...
+
+    async def get(self, callback_id: str) -> Callback | None:
+        """Return the callback as of now (a consistent read); `None` for an unknown one."""
+        ...
+
+    async def add_tokens(self, callback_id: str, token_sha256: Iterable[str]) -> Callback | None:
+        """Let these tokens work too; return the callback then, `None` for an unknown one."""
+        ...
+
+    async def decide(self, callback_id: str, answer: str) -> Callback | None:
+        """Record the answer if none is yet; return the callback with the one that won, `None` for an unknown one."""
+        ...
