@@ -25,7 +25,7 @@ class MessageConflict(OrchestratorError):
 
 @dataclass(frozen=True, slots=True)
 class InboxItem:
-    """One message that waits. `position` orders them: the inbox version its sender saw, plus one; `body` is JSON text."""
+    """One message that waits. `position` orders them: the inbox version its sender saw + 1; `body` is JSON text."""
 
     message_id: str
     position: int
