@@ -25,6 +25,7 @@ from actors import ActorStopped
 from orchestrator.errors import MESSAGE_LENGTH_MAX, NoInvocation
 from orchestrator.payloads import to_json
 from orchestrator.session import messages as m
+from orchestrator.session.frozen import quick
 from orchestrator.session.values import DELAY_SECONDS_MAX, ID_PATTERN, Json, RetrySpec
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class Operations(Protocol):
         ...
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepCall:
     """A step as called; `timeout` bounds each attempt."""
@@ -113,6 +115,7 @@ class StepCall:
     semantics: Semantics
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AgentCall:
     """An agent run as called; `timeout` bounds each attempt."""
@@ -278,6 +281,7 @@ class SessionContext:
         return name if uses == 1 else f"{name}#{uses}"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Invocation:
     """What a step or an agent may know about its own run. `attempt` counts from 1."""

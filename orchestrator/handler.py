@@ -27,6 +27,7 @@ from orchestrator.errors import (
 from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType, copied, result_type_of, to_json
 from orchestrator.replay import Turnstile
 from orchestrator.session import messages as m
+from orchestrator.session.frozen import quick
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
 from orchestrator.session.values import ErrorRecord, Json
@@ -66,6 +67,7 @@ class Blocked:
 Verdict: TypeAlias = Returned | Raised | Blocked
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class HandlerPorts:
     """What a run needs of its surroundings. `tell` reaches its actor, `draw` returns a float from [0, 1)."""

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
+from orchestrator.session.frozen import quick
 from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class SessionStarted:
     """The session was accepted; always event 1."""
@@ -41,6 +43,7 @@ class StepStarted:
     attempt: int
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepCompleted:
     """A step ran and this is its result, the only one its session ever sees (I5)."""
@@ -69,6 +72,7 @@ class StepRetrying:
     next_attempt_at: datetime
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AgentStarted:
     """An agent run was ordered; the event holds all that running it needs, so that any node can. Durations: seconds."""
@@ -82,6 +86,7 @@ class AgentStarted:
     retry: RetrySpec | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AgentCompleted:
     """An agent run ended with a result; `usage` holds the token counts it reported, if any."""
@@ -173,6 +178,7 @@ TYPE_NAMES: Final[dict[type[Event], str]] = {
 EVENT_TYPES: Final[dict[str, type[Event]]] = {name: kind for kind, name in TYPE_NAMES.items()}
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """An event with its place in one journal: who wrote it, when, as which number."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from orchestrator.session.frozen import quick
 from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec
 
 
@@ -20,6 +21,7 @@ class StepStarting:
     attempt: int
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepSucceeded:
     """The step's function returned."""
@@ -41,6 +43,7 @@ class StepAttemptFailed:
     jitter: float
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AgentRequested:
     """The handler asks for an agent run; `timeout` in seconds for each attempt."""
@@ -53,6 +56,7 @@ class AgentRequested:
     retry: RetrySpec | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AgentSucceeded:
     """The agent returned."""
@@ -74,6 +78,7 @@ class AgentAttemptFailed:
     jitter: float
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ProgressMade:
     """The handler, a step or an agent has news for people."""

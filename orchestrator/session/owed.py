@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from orchestrator.session.events import AgentStarted
+from orchestrator.session.frozen import quick
 from orchestrator.session.state import Operation, SessionState
 
 
@@ -21,6 +22,7 @@ class RunHandler:
     """Drive the user's coroutine."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RunAgent:
     """Run an agent; `not_before` holds a retry back, `started_at` is when this attempt was ordered."""

@@ -6,13 +6,14 @@ State is replaced, never changed. It holds nothing that cannot be had again from
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
 from rpds import HashTrieMap
 
 from orchestrator.session import events as e
+from orchestrator.session.frozen import quick, replace
 from orchestrator.session.transitions import (
     ENDED,
     OPERATION_TRANSITIONS,
@@ -26,6 +27,7 @@ from orchestrator.session.transitions import (
 from orchestrator.session.values import ErrorRecord, Json, JsonObject
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One thing a handler awaits, as far as the journal knows it.
@@ -56,6 +58,7 @@ Operations: TypeAlias = "HashTrieMap[str, Operation]"
 NO_OPERATIONS: Final[Operations] = HashTrieMap()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class SessionState:
     """The fold of one journal up to `last_seq`.
