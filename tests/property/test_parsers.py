@@ -434,6 +434,18 @@ def test_any_value_becomes_json_or_is_refused(value: object) -> None:
         str(error).encode()
 
 
+@given(value=python_values)
+@relaxed
+def test_plain_values_are_copied_as_encoding_and_parsing_would(value: object) -> None:
+    """A value far under the limit takes a short way, one that just fits the long way: to the same end, type by type."""
+    try:
+        short = to_json(value, "value", bytes_max=2**20)
+    except NotSerializable:
+        return
+    just_enough = len(compact_json(short).encode())
+    assert repr(short) == repr(to_json(value, "value", bytes_max=just_enough))
+
+
 @given(
     value=json_like,
     annotation=st.sampled_from([object, int, str, Order, list[Order], dict[str, int], Order | None, Knot]),
