@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from actors import Clock
 from orchestrator import user_code
 from orchestrator.app import SessionType
-from orchestrator.context import AgentCall, SessionContext, StepCall, invocation_for, invocation_scope, observe
+from orchestrator.context import AgentCall, InvocationScope, SessionContext, StepCall, invocation_for, observe
 from orchestrator.errors import (
     MESSAGE_LENGTH_MAX,
     NonDeterminismError,
@@ -245,7 +245,7 @@ class HandlerRun:
         limit = TimeLimit(self._ports.clock, seconds)
         try:
             async with limit:
-                with invocation_scope(invocation):
+                with InvocationScope(invocation):
                     result = await user_code.call(call.fn, call.args, call.kwargs, threads=self._ports.threads)
             return m.StepSucceeded(
                 operation, attempt, result_type.dump(result, bytes_max=self._ports.payload_bytes_max)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from actors import Clock
 from orchestrator.agents import Agent, AgentReply
-from orchestrator.context import invocation_for, invocation_scope
+from orchestrator.context import InvocationScope, invocation_for
 from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, OperationTimedOut, describe
 from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
@@ -50,7 +50,7 @@ class Performer:
         limit = TimeLimit(self.clock, self._seconds_left(effect))
         try:
             async with limit:
-                with invocation_scope(invocation_for(session_id, effect.operation, effect.attempt, tell)):
+                with InvocationScope(invocation_for(session_id, effect.operation, effect.attempt, tell)):
                     reply: AgentReply = await agent.run(copied(effect.order.prompt), copied_object(effect.order.kwargs))
         except (NotSerializable, PayloadTooLarge, NonRetryable) as error:
             return self._failed(effect, describe(error), is_retryable=False)

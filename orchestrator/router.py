@@ -7,8 +7,7 @@ the session, whoever wrote event 1; one claim or creation of a session at a time
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -68,20 +67,23 @@ class NodeCapacity:
         """See `Capacity.free`."""
         return self.sessions_max - self._taken - (0 if self._live is None else len(self._live))
 
-    @contextmanager
-    def place(self) -> Iterator[bool]:
-        """Hold a place while the block brings a session to life; yields whether there was one.
+    def place(self) -> Place:
+        """Hold a place while a `with` block brings a session to life; it gets whether there was one.
 
         Held from before the claim to after the spawn: what is on its way counts like what is here.
         """
+        return Place(self)
+
+    def take(self) -> bool:
+        """Take a place and return True, or return False where none is free; pair the former with `give_back`."""
         has_place = self.free() > 0
         self._taken += has_place
-        try:
-            yield has_place
-        finally:
-            self._taken -= has_place
-            if has_place:
-                self.changed()
+        return has_place
+
+    def give_back(self) -> None:
+        """Give back what was taken."""
+        self._taken -= 1
+        self.changed()
 
     def changed(self) -> None:
         """Wake those who wait: an actor ended."""
@@ -96,24 +98,65 @@ class NodeCapacity:
             await self._changed.wait()
 
 
+class Place:
+    """See `NodeCapacity.place`. A class, like `Guard`: generators for each session would cost several times as much."""
+
+    __slots__ = ("_capacity", "_has_place")
+
+    def __init__(self, capacity: NodeCapacity) -> None:
+        self._capacity = capacity
+        self._has_place = False
+
+    def __enter__(self) -> bool:
+        self._has_place = self._capacity.take()
+        return self._has_place
+
+    def __exit__(self, *_: object) -> None:
+        if self._has_place:
+            self._capacity.give_back()
+
+
 class Guards:
     """One lock a session id, for as long as somebody holds or wants it (rule 2)."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._guards: dict[str, Guard] = {}
 
-    @asynccontextmanager
-    async def holding(self, session_id: str) -> AsyncIterator[None]:
-        """Let one block at a time run for a session."""
-        lock, users = self._locks.get(session_id, (asyncio.Lock(), 0))
-        self._locks[session_id] = (lock, users + 1)
+    def holding(self, session_id: str) -> Guard:
+        """Let one `async with` block at a time run for a session."""
+        guard = self._guards.get(session_id)
+        if guard is None:
+            guard = self._guards[session_id] = Guard(session_id, self._guards)
+        return guard
+
+
+class Guard:
+    """The lock of one session id, among those of the others."""
+
+    __slots__ = ("_guards", "_lock", "_session_id", "_users")
+
+    def __init__(self, session_id: str, guards: dict[str, Guard]) -> None:
+        self._session_id = session_id
+        self._guards = guards
+        self._lock = asyncio.Lock()
+        self._users = 0
+
+    async def __aenter__(self) -> None:
+        self._users += 1
         try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(session_id)
-            if users > 1:
-                self._locks[session_id] = (lock, users - 1)
+            await self._lock.acquire()
+        except BaseException:
+            self._forget()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._users -= 1
+        if not self._users:
+            del self._guards[self._session_id]
 
 
 class Router:

@@ -7,9 +7,8 @@ owes, and that is the same line that starts things the first time.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, assert_never
@@ -136,29 +135,31 @@ class SessionActor:
 
     async def activate(self) -> None:
         """Fold the journal, mark the new epoch in it, and start what is owed."""
-        with self._until_stale():
+        try:
             await self._activate()
+        except Stale:
+            self._leave()
 
     async def receive(self, message: ActorMessage) -> None:
         """Handle one message. Returning means that what it changed is durable."""
-        with self._until_stale():
+        try:
             await self._receive(message)
+        except Stale:
+            self._leave()
 
     async def deactivate(self) -> None:
         """Hand the session over: unowned and due now, so that another node goes on with it in about a second."""
         if self._known_state is not None and not self._is_released and not self._state.has_ended:
-            with self._until_stale():
+            try:
                 await self._release(SessionStatus.RUNNING, wake_at=self._now())
                 self._log.info("session_handed_over", last_seq=self._state.last_seq)
+            except Stale:
+                self._leave()
 
-    @contextmanager
-    def _until_stale(self) -> Iterator[None]:
-        """Leave, silently and without touching HEAD, as soon as another epoch shows (I7)."""
-        try:
-            yield
-        except Stale:
-            self._is_released = True
-            self._context.stop()
+    def _leave(self) -> None:
+        """Leave, silently and without touching HEAD: another epoch showed (I7)."""
+        self._is_released = True
+        self._context.stop()
 
     async def _activate(self) -> None:
         if self._known_state is None:
@@ -179,10 +180,11 @@ class SessionActor:
         if isinstance(message, BlockedFound):
             await self._block(message.error)
             return
-        events = decide(self._state, message, self._now())
+        now = self._now()
+        events = decide(self._state, message, now)
         if events:
             try:
-                await self._commit(events)
+                await self._commit(events, now)
             except Unavailable as error:
                 # Refused, and it would be again: better kept and looked at again later than failing over and over.
                 await self._block(describe(error))
@@ -191,9 +193,9 @@ class SessionActor:
 
     # --- the four verbs ------------------------------------------------------------------------------------------
 
-    async def _commit(self, events: tuple[Event, ...]) -> None:
+    async def _commit(self, events: tuple[Event, ...], now: datetime) -> None:
         """Append the events and fold them; a conflict means that another epoch writes here now."""
-        recorded = self._stamp(events)
+        recorded = self._stamp(events, now)
         try:
             await self._ports.journal.append(self._head.session_id, recorded, started_at=self._state.started_at)
         except JournalConflict as conflict:
@@ -202,19 +204,19 @@ class SessionActor:
         for each in recorded:
             self._fold(each)
 
-    def _stamp(self, events: tuple[Event, ...]) -> tuple[Recorded, ...]:
-        now, first = self._now(), self._state.last_seq + 1
+    def _stamp(self, events: tuple[Event, ...], now: datetime) -> tuple[Recorded, ...]:
+        first = self._state.last_seq + 1
         return tuple(
             Recorded(first + i, event, now, self._head.epoch, self._ports.node_id, self._ports.new_id())
             for i, event in enumerate(events)
         )
 
     def _fold(self, recorded: Recorded) -> None:
-        self._known_state = evolve(self._state, recorded)
+        state = self._known_state = evolve(self._state, recorded)
         operation_id = getattr(recorded.event, "operation", None)
         if operation_id is None:
             return
-        operation = self._state.operations[operation_id]
+        operation = state.operations[operation_id]
         self._log.debug(
             "event_recorded", status=TYPE_NAMES[type(recorded.event)], operation=operation_id, attempt=operation.attempt
         )
@@ -330,7 +332,7 @@ class SessionActor:
                 raise Stale(str(error)) from None
 
     async def _append_resumption(self, event: Event) -> None:
-        recorded = self._stamp((event,))
+        recorded = self._stamp((event,), self._now())
         await self._ports.journal.append(self._head.session_id, recorded, started_at=self._state.started_at)
         self._fold(recorded[0])
 

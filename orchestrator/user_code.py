@@ -94,13 +94,14 @@ class TimeLimit:
         """Limit the block to `seconds`; `None` for no limit."""
         self._clock = clock
         self._seconds = seconds
-        self._limit = asyncio.timeout(None)
+        # Most steps have no limit, and pay for none.
+        self._limit = None if seconds is None else asyncio.timeout(None)
         self._timer: Cancellable | None = None
 
     async def __aenter__(self) -> Self:
         """Start the time."""
-        await self._limit.__aenter__()
-        if self._seconds is not None:
+        if self._limit is not None and self._seconds is not None:
+            await self._limit.__aenter__()
             self._timer = self._clock.call_later(self._seconds, self._expire)
         return self
 
@@ -110,13 +111,15 @@ class TimeLimit:
         """Stop the time; turns the cancellation that it set off into `TimeoutError`."""
         if self._timer is not None:
             self._timer.cancel()
-        await self._limit.__aexit__(kind, error, trace)
+        if self._limit is not None:
+            await self._limit.__aexit__(kind, error, trace)
 
     def has_expired(self, error: BaseException) -> bool:
         """Return whether that error is this limit's own."""
-        return isinstance(error, TimeoutError) and self._limit.expired()
+        return self._limit is not None and isinstance(error, TimeoutError) and self._limit.expired()
 
     def _expire(self) -> None:
+        assert self._limit is not None, "a limit that was never set expired"
         self._limit.reschedule(asyncio.get_running_loop().time())
 
 

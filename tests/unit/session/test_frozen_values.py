@@ -33,7 +33,7 @@ def test_a_quick_value_is_frozen() -> None:
             with pytest.raises((FrozenInstanceError, TypeError)):
                 setattr(point, name, 5)
         with pytest.raises((FrozenInstanceError, TypeError)):
-            del point.x  # type: ignore[misc]
+            del point.x
         assert Point is type(point)
         assert not hasattr(point, "__dict__")
 
