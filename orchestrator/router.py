@@ -19,6 +19,7 @@ from orchestrator.intake import Start
 from orchestrator.journal import JournalConflict
 from orchestrator.session import decide
 from orchestrator.session.events import Recorded, SessionStarted
+from orchestrator.session.frozen import quick
 from orchestrator.session.state import SessionState, begin
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import truncate_to_millis
@@ -37,6 +38,7 @@ class IdempotencyConflict(OrchestratorError):
         self.session_id = session_id
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """The session is durable. `is_new` is false where it was accepted before."""

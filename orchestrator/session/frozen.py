@@ -29,16 +29,17 @@ def _opened(self):
 
 
 def quick(frozen: type[T]) -> type[T]:
-    """Give a dataclass (frozen, with slots, all fields in `__init__`, no default factory) a cheap `__init__`."""
+    """Give a dataclass (frozen, with slots, every field a plain parameter of its `__init__`) a cheap `__init__`."""
     # As `dataclasses` does it, the methods are written out as source: a loop over the fields would cost what is saved.
     assert not hasattr(frozen, "__post_init__"), f"{frozen.__name__}: a quick dataclass has no __post_init__"
     parts = fields(frozen)  # type: ignore[arg-type]
     source = _SOURCE.format(
         parameters=", ".join(_parameter(part) for part in parts),
-        assignments="\n".join(f"    self.{part.name} = {part.name}" for part in parts) or "    pass",
+        assignments="\n".join(f"    self.{part.name} = {_argument(part)}" for part in parts) or "    pass",
         copies="\n".join(f"    copy.{part.name} = self.{part.name}" for part in parts) or "    pass",
     )
     known: dict[str, object] = {f"default_{part.name}": part.default for part in parts}
+    known |= {f"make_{part.name}": part.default_factory for part in parts} | {"missing": MISSING}
     known |= {"frozen": frozen, "twin": _twin(frozen), "make": object.__new__, "set_class": object.__setattr__}
     made: dict[str, Callable[..., object]] = {}
     exec(source, known, made)
@@ -58,8 +59,15 @@ def _twin(frozen: type[T]) -> type[T]:
 def _parameter(part: Field[object]) -> str:
     assert part.init, f"{part.name}: a quick dataclass has all its fields in __init__"
     assert not part.kw_only, f"{part.name}: a quick dataclass has no field by keyword only"
-    assert part.default_factory is MISSING, f"{part.name}: a quick dataclass has no default factory"
+    if part.default_factory is not MISSING:
+        return f"{part.name}=missing"
     return part.name if part.default is MISSING else f"{part.name}=default_{part.name}"
+
+
+def _argument(part: Field[object]) -> str:
+    if part.default_factory is MISSING:
+        return part.name
+    return f"make_{part.name}() if {part.name} is missing else {part.name}"
 
 
 if TYPE_CHECKING:

@@ -62,12 +62,26 @@ def test_a_replaced_value_is_another_one() -> None:
         replace(point, z=1)  # type: ignore[call-arg]
 
 
+def test_a_default_factory_makes_a_new_default_each_time() -> None:
+    """No two values share what the factory made."""
+
+    @quick
+    @dataclass(frozen=True, slots=True)
+    class Box:
+        name: str
+        parts: list[int] = dataclasses.field(default_factory=list)
+
+    assert [] == Box("a").parts
+    assert Box("a").parts is not Box("a").parts
+    assert Box("a", [1]) == replace(Box("a"), parts=[1])
+
+
 def test_what_quick_cannot_do_it_refuses() -> None:
-    """A default factory, a field by keyword only and a `__post_init__` are told when the class is made."""
+    """A field by keyword only, a field outside of `__init__` and a `__post_init__` are told when the class is made."""
 
     @dataclass(frozen=True, slots=True)
-    class WithFactory:
-        parts: list[int] = dataclasses.field(default_factory=list)
+    class WithSecret:
+        x: int = dataclasses.field(default=1, init=False)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class ByKeyword:
@@ -80,6 +94,6 @@ def test_what_quick_cannot_do_it_refuses() -> None:
         def __post_init__(self) -> None:
             assert self.x
 
-    for refused in (WithFactory, ByKeyword, WithCheck):
+    for refused in (WithSecret, ByKeyword, WithCheck):
         with pytest.raises(AssertionError, match="a quick dataclass has"):
             quick(refused)
