@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Final, Literal
 
 import structlog
@@ -33,7 +35,7 @@ def configure_logging(log_format: Literal["json", "console"], *, level: int = lo
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
     ]
     renderers: list[Processor] = (
-        [_TRACEBACKS, _without_texts, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        [_TRACEBACKS, _without_texts, structlog.processors.JSONRenderer(_json_line)]
         if log_format == "json"
         else [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
@@ -42,7 +44,7 @@ def configure_logging(log_format: Literal["json", "console"], *, level: int = lo
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -55,6 +57,16 @@ def configure_logging(log_format: Literal["json", "console"], *, level: int = lo
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # It quotes the bytes of requests that it cannot parse, keys and bodies among them.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+
+
+def _json_line(event: EventDict, *, default: Callable[[object], object]) -> str:
+    return _line_encoder(default).encode(event)
+
+
+@cache
+def _line_encoder(default: Callable[[object], object]) -> json.JSONEncoder:
+    # Made once: `json.dumps` makes an encoder for each call that asks for anything but its defaults.
+    return json.JSONEncoder(ensure_ascii=False, default=default)
 
 
 def _without_texts(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
