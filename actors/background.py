@@ -197,6 +197,8 @@ class Background:
 
         Idempotent. Work that ignores its cancellation is waited for CANCEL_GRACE_SECONDS and logged.
         """
+        if not self._tasks:
+            return ()
         cancelled = tuple(self._tasks)
         for handle in cancelled:
             handle.cancel()

@@ -64,14 +64,15 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
         **options: str | None,
     ) -> asyncio.Task[T]:
         branches = _branches.get() if context is None else context.get(_branches)
-        contained = work if branches is None or not asyncio.iscoroutine(work) else _contained(work)
+        if branches is None:
+            return asyncio.Task(work, loop=loop, context=context, **options)  # type: ignore[arg-type]
+        contained = _contained(work) if asyncio.iscoroutine(work) else work
         task = asyncio.Task(contained, loop=loop, context=context, **options)  # type: ignore[arg-type]
-        if branches is not None:
-            branches.add(task)
-            task.add_done_callback(branches.discard)
-            if asyncio.iscoroutine(work):
-                # Cancelled before its first turn, the task never gets to what it contains.
-                task.add_done_callback(lambda _: work.close())
+        branches.add(task)
+        task.add_done_callback(branches.discard)
+        if asyncio.iscoroutine(work):
+            # Cancelled before its first turn, the task never gets to what it contains.
+            task.add_done_callback(lambda _: work.close())
         return task
 
     loop.set_task_factory(make_task)
