@@ -195,21 +195,20 @@ class SessionActor:
 
     async def _commit(self, events: tuple[Event, ...], now: datetime) -> None:
         """Append the events and fold them; a conflict means that another epoch writes here now."""
-        recorded = self._stamp(events, now)
+        state = self._state
+        recorded = self._stamp(state, events, now)
         try:
-            await self._ports.journal.append(self._head.session_id, recorded, started_at=self._state.started_at)
+            await self._ports.journal.append(state.session_id, recorded, started_at=state.started_at)
         except JournalConflict as conflict:
             self._log.info("session_fenced", found_epoch=conflict.existing.epoch, found_node=conflict.existing.node)
             raise Stale(str(conflict)) from None
         for each in recorded:
             self._fold(each)
 
-    def _stamp(self, events: tuple[Event, ...], now: datetime) -> tuple[Recorded, ...]:
-        first = self._state.last_seq + 1
-        return tuple(
-            Recorded(first + i, event, now, self._head.epoch, self._ports.node_id, self._ports.new_id())
-            for i, event in enumerate(events)
-        )
+    def _stamp(self, state: SessionState, events: tuple[Event, ...], now: datetime) -> tuple[Recorded, ...]:
+        epoch, node_id, new_id = self._head.epoch, self._ports.node_id, self._ports.new_id
+        places = enumerate(events, state.last_seq + 1)
+        return tuple([Recorded(seq, event, now, epoch, node_id, new_id()) for seq, event in places])
 
     def _fold(self, recorded: Recorded) -> None:
         state = self._known_state = evolve(self._state, recorded)
@@ -225,12 +224,13 @@ class SessionActor:
 
     async def _carry_on(self) -> None:
         """Do what the state asks for after a change: start and cancel effects, or record the end."""
-        self._perform()
-        if self._state.has_ended:
+        state = self._state
+        self._perform(state)
+        if state.has_ended:
             await self._finish()
 
-    def _perform(self) -> None:
-        wanted = owed(self._state)
+    def _perform(self, state: SessionState) -> None:
+        wanted = owed(state)
         if wanted is self._performed:
             return
         for key in self._in_flight.keys() - wanted.keys():
@@ -332,8 +332,9 @@ class SessionActor:
                 raise Stale(str(error)) from None
 
     async def _append_resumption(self, event: Event) -> None:
-        recorded = self._stamp((event,), self._now())
-        await self._ports.journal.append(self._head.session_id, recorded, started_at=self._state.started_at)
+        state = self._state
+        recorded = self._stamp(state, (event,), self._now())
+        await self._ports.journal.append(state.session_id, recorded, started_at=state.started_at)
         self._fold(recorded[0])
 
     def _crash_loop_end(self) -> Event | None:

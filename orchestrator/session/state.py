@@ -151,6 +151,12 @@ _OperationEvent: TypeAlias = (
 )
 
 
+# Tuples, made once: `A | B` written where it is asked for would be made anew for every event.
+_COMPLETED: Final = (e.StepCompleted, e.AgentCompleted)
+_RETRYING: Final = (e.StepRetrying, e.AgentRetrying)
+_GONE_WRONG: Final = (e.StepFailed, e.AgentFailed, e.StepRetrying, e.AgentRetrying)
+
+
 def _with_operation(state: SessionState, recorded: e.Recorded, event: _OperationEvent) -> SessionState:
     before = state.operations.get(event.operation)
     after = _next_operation(before, recorded, event)
@@ -176,7 +182,7 @@ def _with_operation(state: SessionState, recorded: e.Recorded, event: _Operation
 def _next_operation(before: Operation | None, recorded: e.Recorded, event: _OperationEvent) -> Operation:
     kind, _, phase = OPERATION_TRANSITIONS[type(event)]
     attempt = 1 if isinstance(event, e.ProgressReported) else event.attempt
-    retrying = isinstance(event, e.StepRetrying | e.AgentRetrying)
+    retrying = isinstance(event, _RETRYING)
     return Operation(
         operation_id=event.operation,
         kind=kind,
@@ -185,11 +191,9 @@ def _next_operation(before: Operation | None, recorded: e.Recorded, event: _Oper
         attempt=attempt + 1 if retrying else attempt,
         changed_at=recorded.at,
         changed_seq=recorded.seq,
-        result=event.result if isinstance(event, e.StepCompleted | e.AgentCompleted) else None,
-        error=event.error
-        if isinstance(event, e.StepFailed | e.AgentFailed | e.StepRetrying | e.AgentRetrying)
-        else None,
-        next_attempt_at=event.next_attempt_at if isinstance(event, e.StepRetrying | e.AgentRetrying) else None,
+        result=event.result if isinstance(event, _COMPLETED) else None,
+        error=event.error if isinstance(event, _GONE_WRONG) else None,
+        next_attempt_at=event.next_attempt_at if isinstance(event, _RETRYING) else None,
         order=event if isinstance(event, e.AgentStarted) else (before.order if before is not None else None),
     )
 

@@ -74,4 +74,4 @@ SESSION_TRANSITIONS: Final[dict[type[e.Event], SessionStatus]] = {
 def may_follow(kind: OperationKind | None, phase: Phase, event: type[e.Event]) -> bool:
     """Return whether an operation of this kind (`None`: a new one), in this phase, may be changed by such an event."""
     wanted_kind, phases, _ = OPERATION_TRANSITIONS[event]
-    return phase in phases and kind in {None, wanted_kind}
+    return phase in phases and (kind is None or kind is wanted_kind)
