@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final, TypeAlias
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -74,12 +74,8 @@ def truncate_to_millis(instant: datetime) -> datetime:
     return utc - timedelta(microseconds=utc.microsecond % 1000)
 
 
-@lru_cache(maxsize=64)
 def format_instant(instant: datetime) -> str:
-    """Return an RFC 3339 instant with milliseconds, such as `2026-01-31T12:00:00.000Z`.
-
-    Remembers a few: on a busy node many items of one millisecond are written together.
-    """
+    """Return an RFC 3339 instant with milliseconds, such as `2026-01-31T12:00:00.000Z`."""
     utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
     return f"{utc.isoformat(timespec='milliseconds')[:-6]}Z"
 
