@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from botocore.exceptions import ClientError
 
 from orchestrator.aws.faults import CONNECTION_FAULTS, Patience, give_way
-from orchestrator.aws.items import Insert, Item, Key, Write
+from orchestrator.aws.items import Insert, Item, Write
 
 BATCH_WRITES_MAX: Final = 25
 """Statements of one `BatchExecuteStatement` (DynamoDB, quotas)."""
@@ -60,7 +60,7 @@ Send: TypeAlias = Callable[[Sequence[Write]], Awaitable[Sequence[Fate]]]
 @dataclass(slots=True)
 class _Pending:
     write: Write
-    key: Key
+    partition: str
     size: int
     decided: asyncio.Future[Done | Unmet]
     attempt: int = 0
@@ -78,18 +78,15 @@ class GroupCommit:
         self._seats = asyncio.Semaphore(FLIGHTS_MAX)
         self._backing_off = 0
 
-    async def submit(self, write: Write) -> Done | Unmet:
-        """Return how DynamoDB decided the write.
+    def submit(self, write: Write) -> asyncio.Future[Done | Unmet]:
+        """Take the write and return what will say how DynamoDB decided it; a `ClientError` where it never will.
 
         A cancelled caller leaves its write behind: whether it took effect is for a later reader to see.
-
-        Raises:
-            ClientError: the write is malformed or not permitted.
         """
-        pending = _Pending(write, write.key, _size(write), asyncio.get_running_loop().create_future())
-        self._pending.append(pending)
+        decided: asyncio.Future[Done | Unmet] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Pending(write, write.partition, _size(write), decided))
         self._arrived.set()
-        return await pending.decided
+        return decided
 
     async def run(self) -> None:
         """Send what arrives until cancelled; then what is in flight is cut and its callers are cancelled."""
@@ -117,9 +114,9 @@ class GroupCommit:
         while self._pending and len(batch) < self._batch_writes_max and len(left) < BATCH_WRITES_MAX:
             pending = self._pending.popleft()
             fits = not batch or (pending.write.is_batchable and batch[0].write.is_batchable)
-            if fits and pending.key.pk not in partitions and (not batch or size + pending.size <= BATCH_BYTES_MAX):
+            if fits and pending.partition not in partitions and (not batch or size + pending.size <= BATCH_BYTES_MAX):
                 batch.append(pending)
-                partitions.add(pending.key.pk)
+                partitions.add(pending.partition)
                 size += pending.size
             else:
                 left.append(pending)

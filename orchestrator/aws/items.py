@@ -5,11 +5,11 @@ A write knows nothing of sessions. Every write names its whole key, so a batch c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb.type_defs import (
@@ -45,9 +45,14 @@ class Insert:
     @property
     def key(self) -> Key:
         """The item's key."""
-        return Key(str(self.item[PARTITION_KEY]), str(self.item[SORT_KEY]))
+        return Key(self.partition, str(self.item[SORT_KEY]))
 
-    is_batchable: bool = field(default=True, init=False)
+    @property
+    def partition(self) -> str:
+        """The item's partition key, for those who need no more of its key."""
+        return str(self.item[PARTITION_KEY])
+
+    is_batchable: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,11 @@ class Update:
     removes: tuple[str, ...] = ()
     adds: Mapping[str, int] = field(default_factory=dict)
     expected: Item = field(default_factory=dict)
+
+    @property
+    def partition(self) -> str:
+        """The item's partition key."""
+        return self.key.pk
 
     @property
     def is_batchable(self) -> bool:
@@ -184,21 +194,23 @@ def transact_put(table: str, write: Insert) -> TransactWriteItemTypeDef:
 def batch_statement(table: str, write: Write) -> BatchStatementRequestTypeDef:
     """Return the write as one PartiQL statement of a batch."""
     if isinstance(write, Insert):
-        present = {name: value for name, value in write.item.items() if value is not None}
-        return {
-            "Statement": _insert_text(table, tuple(present)),
-            "Parameters": [wire_value(value) for value in present.values()],
-        }
+        present = tuple([name for name, value in write.item.items() if value is not None])
+        return {"Statement": _insert_text(table, present), "Parameters": _parameters(write.item.values())}
     sets = {name: value for name, value in write.sets.items() if value is not None}
     return {
         "Statement": _update_text(table, tuple(sets), write.removes, tuple(write.expected)),
         "Parameters": [
-            *(wire_value(value) for value in sets.values()),
+            *_parameters(sets.values()),
             wire_value(write.key.pk),
             wire_value(write.key.sk),
-            *(wire_value(value) for value in write.expected.values()),
+            *_parameters(write.expected.values()),
         ],
     }
+
+
+def _parameters(values: Iterable[Value]) -> list[AttributeValueTypeDef]:
+    # Texts are most of what is written, and this runs for every attribute of every event.
+    return [{"S": value} if type(value) is str else wire_value(value) for value in values if value is not None]
 
 
 @lru_cache(maxsize=256)
