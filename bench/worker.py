@@ -1,6 +1,7 @@
 """Runs `orchestrator serve` as it is, pinned to a core; on request it counts its requests or samples its CPU time.
 
-It hooks the HTTP client that carries the SDK's requests and the product's own; nothing of the product is touched.
+It hooks the HTTP client that carries the SDK's requests, and the exchange that carries the product's own; what they do
+is not touched.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from orchestrator.aws.exchange import Exchange
 
 FIRST_POLL = "AmazonSQS.ReceiveMessage"
 CORE = "BENCH_CORE"
@@ -37,23 +41,30 @@ class Hooks:
 
     def install(self) -> None:
         """See every request that leaves this process, until it has all that was asked for."""
-        # The SDK and the product's own signed requests part above this method and meet in it.
-        sends: Any = aiohttp.ClientSession
-        send = sends._request
+        sdk: Any = aiohttp.ClientSession
+        own: Any = Exchange
+        send, post = sdk._request, own.post
 
-        async def seen(session: aiohttp.ClientSession, *args: Any, **kwargs: Any) -> Any:
-            operation = _operation(kwargs)
-            if not self._has_begun and operation == FIRST_POLL:
-                self._begin()
-                if METER not in os.environ:
-                    # From here on the process is the product's alone.
-                    sends._request = send
-            if self._has_begun and operation is not None:
-                self._requests.append((operation, _text(kwargs.get("data"))))
+        async def sent(session: aiohttp.ClientSession, *args: Any, **kwargs: Any) -> Any:
+            self._see(kwargs.get("headers"), kwargs.get("data"))
             return await send(session, *args, **kwargs)
 
-        sends._request = seen
+        async def posted(exchange: Exchange, headers: Mapping[str, str], body: bytes) -> Any:
+            self._see(headers, body)
+            if self._has_begun and METER not in os.environ:
+                # From here on the process is the product's alone.
+                sdk._request, own.post = send, post
+            return await post(exchange, headers, body)
+
+        sdk._request, own.post = sent, posted
         signal.signal(signal.SIGUSR2, lambda *_: self._dump())
+
+    def _see(self, headers: Mapping[str, Any] | None, body: object) -> None:
+        operation = _operation(headers)
+        if not self._has_begun and operation == FIRST_POLL:
+            self._begin()
+        if self._has_begun and operation is not None:
+            self._requests.append((operation, _text(body)))
 
     def _begin(self) -> None:
         self._has_begun = True
@@ -84,9 +95,9 @@ class Hooks:
         Path(os.environ[DUMPED]).touch()
 
 
-def _operation(request: dict[str, Any]) -> str | None:
+def _operation(given: Mapping[str, Any] | None) -> str | None:
     """Return such as `DynamoDB_20120810.PutItem`; `S3` for other signed requests, `None` for unsigned ones."""
-    headers = {str(name).lower(): value for name, value in (request.get("headers") or {}).items()}
+    headers = {str(name).lower(): value for name, value in (given or {}).items()}
     target = headers.get("x-amz-target")
     if target is None:
         return "S3" if "authorization" in headers else None

@@ -16,12 +16,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from botocore.exceptions import ClientError
 from pydantic_core import from_json, to_json
 
+from orchestrator.aws.exchange import Exchange
 from orchestrator.session.values import Json, JsonObject
 
 if TYPE_CHECKING:
@@ -70,12 +70,11 @@ class SignedClient:
         service: str,
         target: str,
     ) -> None:
-        self._http = http
-        self._proxy = _proxy_for(endpoint_url)
+        url = f"{endpoint_url.rstrip('/')}/"
+        self._exchange = Exchange(http, url)
         self._credentials = credentials
-        self._url = f"{endpoint_url.rstrip('/')}/"
-        self._host = urlsplit(endpoint_url).netloc
-        self._path = urlsplit(self._url).path
+        self._host = urlsplit(url).netloc
+        self._path = urlsplit(url).path
         self._key = SigningKey(region, service)
         self._target = target
 
@@ -88,10 +87,9 @@ class SignedClient:
         """
         body = to_json(request)
         headers = await self._headers(f"{self._target}.{operation}", body, datetime.now(UTC))
-        async with self._http.post(self._url, data=body, headers=headers, proxy=self._proxy) as answer:
-            raw = await answer.read()
-            if answer.status != OK:
-                raise _error(operation, answer.status, answer.headers.get("x-amzn-query-error"), raw)
+        status, answered, raw = await self._exchange.post(headers, body)
+        if status != OK:
+            raise _error(operation, status, answered.get("x-amzn-query-error"), raw)
         try:
             parsed: Json = from_json(raw) if raw else {}
         except ValueError:
@@ -125,17 +123,6 @@ class SignedClient:
             f"{ALGORITHM} Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
         )
         return {**signed, "authorization": authorization}
-
-
-def _proxy_for(endpoint_url: str) -> str | None:
-    """Return the proxy that the environment names for this endpoint; `None` for none.
-
-    Looked up once: left to aiohttp (`trust_env`), each request hops to a thread for it, a quarter of a busy node's CPU.
-    """
-    parts = urlsplit(endpoint_url)
-    if not parts.hostname or proxy_bypass(parts.hostname):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def _error(operation: str, status: int, query_error: str | None, raw: bytes) -> ClientError:
