@@ -38,7 +38,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """Put an item where none stands. Attributes whose value is `None` are left out."""
+    """Put an item where none stands. Leave an absent attribute out: `None` is no value of an item."""
 
     item: Item
 
@@ -194,23 +194,17 @@ def transact_put(table: str, write: Insert) -> TransactWriteItemTypeDef:
 def batch_statement(table: str, write: Write) -> BatchStatementRequestTypeDef:
     """Return the write as one PartiQL statement of a batch."""
     if isinstance(write, Insert):
-        present = tuple([name for name, value in write.item.items() if value is not None])
-        return {"Statement": _insert_text(table, present), "Parameters": _parameters(write.item.values())}
+        return {"Statement": _insert_text(table, tuple(write.item)), "Parameters": _parameters(write.item.values())}
     sets = {name: value for name, value in write.sets.items() if value is not None}
     return {
         "Statement": _update_text(table, tuple(sets), write.removes, tuple(write.expected)),
-        "Parameters": [
-            *_parameters(sets.values()),
-            wire_value(write.key.pk),
-            wire_value(write.key.sk),
-            *_parameters(write.expected.values()),
-        ],
+        "Parameters": _parameters((*sets.values(), write.key.pk, write.key.sk, *write.expected.values())),
     }
 
 
 def _parameters(values: Iterable[Value]) -> list[AttributeValueTypeDef]:
     # Texts are most of what is written, and this runs for every attribute of every event.
-    return [{"S": value} if type(value) is str else wire_value(value) for value in values if value is not None]
+    return [{"S": value} if type(value) is str else wire_value(value) for value in values]
 
 
 @lru_cache(maxsize=256)

@@ -38,7 +38,7 @@ class DynamoDBHeads:
     async def create(self, head: Head) -> Head:
         """See `Heads.create`."""
         try:
-            await self._table.write(Insert(_item(head)))
+            await self._table.write(Insert(_present(_item(head))))
         except ConditionUnmet as unmet:
             return _head(_standing(unmet))
         return head
@@ -182,7 +182,7 @@ class DynamoDBNodes:
             "sessions": node.sessions,
         }
         try:
-            await self._table.write(Insert(item))
+            await self._table.write(Insert(_present(item)))
         except ConditionUnmet as unmet:
             if unmet.item is None or unmet.item.get("started_at") != item["started_at"]:
                 raise NodeFenced(f"node id {node.node_id} is taken") from None
@@ -246,6 +246,10 @@ def _is_our_write(standing: Head, wanted: Head) -> bool:
         wanted.owner,
         wanted.status,
     )
+
+
+def _present(item: Item) -> Item:
+    return {name: value for name, value in item.items() if value is not None}
 
 
 def _key(session_id: str) -> Key:

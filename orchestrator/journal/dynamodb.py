@@ -80,18 +80,21 @@ def _place(seq: int) -> str:
 
 
 def _item(session_id: str, recorded: Recorded, expires_at: int) -> Item:
-    return {
+    event, operation = recorded.event, operation_of(recorded.event)
+    item: Item = {
         PARTITION_KEY: partition_of(session_id),
         SORT_KEY: _place(recorded.seq),
-        "status": type_name(recorded.event),
+        "status": type_name(event),
         "at": format_instant(recorded.at),
-        "data": encode(recorded.event),
-        "operation": operation_of(recorded.event),
+        "data": encode(event),
         "epoch": recorded.epoch,
         "node": recorded.node,
         "event_id": recorded.event_id,
         "expires_at": expires_at,
     }
+    if operation is not None:
+        item["operation"] = operation
+    return item
 
 
 def _recorded(item: Item) -> Recorded:
