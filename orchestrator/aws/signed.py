@@ -11,9 +11,9 @@ import hmac
 import json
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -86,7 +86,7 @@ class SignedClient:
             aiohttp.ClientError, TimeoutError: no answer, or half of one.
         """
         body = to_json(request)
-        headers = await self._headers(f"{self._target}.{operation}", body, datetime.now(UTC))
+        headers = await self._headers(f"{self._target}.{operation}", body, time.gmtime())
         status, answered, raw = await self._exchange.post(headers, body)
         if status != OK:
             raise _error(operation, status, answered.get("x-amzn-query-error"), raw)
@@ -98,31 +98,26 @@ class SignedClient:
             raise aiohttp.ClientPayloadError(f"{operation}: the answer is no JSON object")
         return parsed
 
-    async def _headers(self, target: str, body: bytes, now: datetime) -> dict[str, str]:
+    async def _headers(self, target: str, body: bytes, now: time.struct_time) -> dict[str, str]:
         credentials = await self._credentials.get_frozen_credentials()
-        stamp = f"{now:%Y%m%dT%H%M%SZ}"
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", now)
         date = stamp[:8]
-        signed = {"content-type": CONTENT_TYPE, "host": self._host, "x-amz-date": stamp, "x-amz-target": target}
+        # In the order of their names, as they must be signed.
+        headers = {"content-type": CONTENT_TYPE, "host": self._host, "x-amz-date": stamp}
         if credentials.token:
-            # Sorts between the two of its kind, and the names must be in order.
-            signed = {
-                "content-type": CONTENT_TYPE,
-                "host": self._host,
-                "x-amz-date": stamp,
-                "x-amz-security-token": credentials.token,
-                "x-amz-target": target,
-            }
-        names = ";".join(signed)
-        lines = "".join(f"{name}:{value}\n" for name, value in signed.items())
+            headers["x-amz-security-token"] = credentials.token
+        headers["x-amz-target"] = target
+        names = ";".join(headers)
+        lines = "".join([f"{name}:{value}\n" for name, value in headers.items()])
         digest = hashlib.sha256(body).hexdigest()
         canonical = f"POST\n{self._path}\n\n{lines}\n{names}\n{digest}"
         scope = self._key.scope(date)
         to_sign = f"{ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         signature = self._key.sign(date, str(credentials.secret_key), to_sign)
-        authorization = (
+        headers["authorization"] = (
             f"{ALGORITHM} Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
         )
-        return {**signed, "authorization": authorization}
+        return headers
 
 
 def _error(operation: str, status: int, query_error: str | None, raw: bytes) -> ClientError:
