@@ -25,6 +25,8 @@ async def developing(folder: Path, ports: Mapping[str, int]) -> AsyncIterator[tu
         env=_environment({"ORCHESTRATOR_PORT": str(ports["http"])}),
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        # A group of its own, as a shell makes one for what it starts.
+        start_new_session=True,
     )
     assert process.stderr is not None
     async with AsyncExitStack() as stack:
@@ -49,7 +51,8 @@ async def test_what_dev_holds_survives_a_restart_of_it_and_its_emulator(tmp_path
         assert f"http://127.0.0.1:{ports['http']}" in printed
         ended = json.loads(await _cli(tmp_path, "submit", "echo", "--input", "7", "--key", "k", "--wait", "--json"))
         assert ("COMPLETED", 7) == (ended["state"], ended["result"])
-        process.send_signal(signal.SIGINT)
+        # A terminal sends it to the whole group, which the emulator must not be in.
+        os.killpg(process.pid, signal.SIGINT)
     assert 0 == process.returncode
     assert not await asyncio.to_thread(_answers, ports["emulator"])
     async with developing(tmp_path, ports) as (process, _):
