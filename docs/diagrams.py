@@ -24,15 +24,18 @@ def _session() -> str:
         lines.append(f"    {before} --> {status}: {TYPE_NAMES[event]}")
         if status in ENDED:
             lines.append(f"    {status} --> [*]")
-    return _mermaid(lines)
+    quiet = TYPE_NAMES.keys() - SESSION_TRANSITIONS.keys() - OPERATION_TRANSITIONS.keys()
+    names = ", ".join(f"`{name}`" for kind, name in TYPE_NAMES.items() if kind in quiet)
+    return f"{_mermaid(lines)}\nA session stays as it is at: {names}.\n"
 
 
 def _operation(kind: OperationKind) -> str:
     return _mermaid(
         [
             f"    {'[*]' if before is Phase.NEW else before} --> {after}: {TYPE_NAMES[event]}"
-            for event, (of, phases, after) in OPERATION_TRANSITIONS.items()
-            if of is kind
+            for event, changes in OPERATION_TRANSITIONS.items()
+            if kind in changes
+            for phases, after in (changes[kind],)
             for before in sorted(phases, key=list(Phase).index)
         ]
     )

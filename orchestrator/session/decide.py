@@ -7,23 +7,32 @@ answered with no events; it is no error. Give a new message its arm here and its
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, TypeAlias, assert_never
+from typing import Final, assert_never
 
+from orchestrator.session import ending, waiting
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
+from orchestrator.session.decision import NOTHING, Decision
 from orchestrator.session.state import SessionState
-from orchestrator.session.transitions import OperationKind, Phase
-from orchestrator.session.values import ErrorRecord, Json, RetrySpec, payload_digest
+from orchestrator.session.transitions import SESSION_TRANSITIONS, OperationKind, Phase
+from orchestrator.session.values import ErrorRecord, Json, RetrySpec, next_milli, payload_digest
 
-Decision: TypeAlias = tuple[e.Event, ...]
+EVENTS_WARNED_AT: Final = 5_000
+EVENTS_MAX: Final = 25_000
+"""A journal is read whole whenever its session is activated: a session that lives long continues as a new one."""
 
-NOTHING: Final[Decision] = ()
 
-
-def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:  # noqa: PLR0911 - one arm a message
+def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
     """Return the events that the message causes, in order; `()` where it changes nothing."""
     if state.has_ended:
         return NOTHING
+    events = _answer(state, message, now)
+    if events and state.last_seq + len(events) >= EVENTS_MAX and type(events[-1]) not in SESSION_TRANSITIONS:
+        return (e.SessionFailed(error=_journal_too_long()),)
+    return events
+
+
+def _answer(state: SessionState, message: m.Message, now: datetime) -> Decision:  # noqa: PLR0911, PLR0912 - one arm a message
     match message:
         case m.StepStarting():
             return _step_starting(state, message)
@@ -37,12 +46,20 @@ def decide(state: SessionState, message: m.Message, now: datetime) -> Decision: 
             return _agent_succeeded(state, message)
         case m.AgentAttemptFailed():
             return _agent_attempt_failed(state, message, now)
+        case m.TimerRequested() | m.TimerDue() | m.SignalAwaited() | m.SignalSent():
+            return waiting.decide_waiting(state, message, now)
+        case m.CallbackRequested() | m.ApprovalAsked() | m.CallbackAnswered():
+            return waiting.decide_callback(state, message, now)
+        case m.ChildRequested() | m.ChildEnded():
+            return waiting.decide_child(state, message)
+        case m.PatchReached():
+            return NOTHING if message.change_id in state.patches else (e.PatchRecorded(message.change_id),)
         case m.ProgressMade():
             return _progress_made(state, message)
-        case m.HandlerReturned():
-            return (e.SessionCompleted(result=message.result),)
-        case m.HandlerRaised():
-            return (e.SessionFailed(error=message.error),)
+        case m.CancelAsked() | m.Dismissed() | m.TimeLimitReached() | m.GraceOver():
+            return ending.decide_stop(state, message, now)
+        case m.HandlerReturned() | m.HandlerRaised() | m.HandlerContinued():
+            return ending.decide_end(state, message)
         case m.CrashLoopDetected():
             return (e.SessionFailed(error=_crash_loop(message)),)
         case _:
@@ -93,7 +110,7 @@ def _step_attempt_failed(state: SessionState, message: m.StepAttemptFailed, now:
         return NOTHING
     if _gives_up(message, message.retry):
         return (e.StepFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
-    due = now + message.retry.delay_after(message.attempt, message.jitter)
+    due = next_milli(now + message.retry.delay_after(message.attempt, message.jitter))
     return (
         e.StepRetrying(operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due),
     )
@@ -128,10 +145,10 @@ def _agent_attempt_failed(state: SessionState, message: m.AgentAttemptFailed, no
     if not state.allows(message.operation, e.AgentFailed) or _is_stale(state, message):
         return NOTHING
     order = state.operations[message.operation].order
-    retry = (order.retry if order is not None else None) or RetrySpec()
+    retry = (order.retry if isinstance(order, e.AgentStarted) else None) or RetrySpec()
     if _gives_up(message, retry):
         return (e.AgentFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
-    due = now + retry.delay_after(message.attempt, message.jitter)
+    due = next_milli(now + retry.delay_after(message.attempt, message.jitter))
     return (
         e.AgentRetrying(operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due),
     )
@@ -162,3 +179,11 @@ def _gives_up(message: m.StepAttemptFailed | m.AgentAttemptFailed, retry: RetryS
 def _crash_loop(message: m.CrashLoopDetected) -> ErrorRecord:
     text = f"{message.takeovers} nodes in a row died while they ran this session, and none recorded anything new"
     return ErrorRecord("CrashLoop", "CRASH_LOOP", text)
+
+
+def _journal_too_long() -> ErrorRecord:
+    text = (
+        f"the journal has reached {EVENTS_MAX} events: let the handler call ctx.continue_as_new(input) before that"
+        f" (it was warned at {EVENTS_WARNED_AT})"
+    )
+    return ErrorRecord("JournalTooLong", "JOURNAL_TOO_LONG", text)

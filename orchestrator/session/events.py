@@ -17,7 +17,11 @@ from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec
 @quick
 @dataclass(frozen=True, slots=True)
 class SessionStarted:
-    """The session was accepted; always event 1."""
+    """The session was accepted; always event 1.
+
+    `parent` and `parent_operation` name the session that waits for this one's end. `time_limit` is in seconds.
+    `patches` are the changes that the code knew which accepted it. `carried` is what the generation before left.
+    """
 
     session_type: str
     tenant: str
@@ -26,6 +30,10 @@ class SessionStarted:
     trace: str | None
     task_token: str | None = None
     parent: str | None = None
+    parent_operation: str | None = None
+    time_limit: float | None = None
+    patches: Json = None
+    carried: JsonObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,124 @@ class AgentRetrying:
 
 
 @dataclass(frozen=True, slots=True)
+class TimerStarted:
+    """The session waits until `fire_at`; with `signal`, for a signal of that name until then."""
+
+    operation: str
+    fire_at: datetime
+    signal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The instant has come."""
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackCreated:
+    """Somebody outside is to answer, by a token that stands nowhere in the journal."""
+
+    operation: str
+    callback_id: str
+    times_out_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    """A person is to say yes or no to `subject`; one of `approvers` (a list of names), or anybody."""
+
+    operation: str
+    callback_id: str
+    subject: Json
+    approvers: Json = None
+    times_out_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackCompleted:
+    """The answer came; of an approval it is `{"approved", "by", "comment"}`."""
+
+    operation: str
+    result: Json
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackFailed:
+    """The answer came, and it is a failure."""
+
+    operation: str
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackTimedOut:
+    """No answer came in time."""
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReceived:
+    """A signal arrived; it is kept until the handler waits for one of its name."""
+
+    name: str
+    message_id: str
+    data: Json
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRecorded:
+    """An operation has an outcome that stands elsewhere: a wait for a signal got `{"signal": …, "message_id": …}`."""
+
+    operation: str
+    value: Json
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRecorded:
+    """The handler passed the new side of a change in its code, and stays on it."""
+
+    change_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStarted:
+    """A session of its own was ordered, and its end is waited for."""
+
+    operation: str
+    session_type: str
+    child_id: str
+    input: Json
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCompleted:
+    """The child session ended with a result."""
+
+    operation: str
+    result: Json
+
+
+@dataclass(frozen=True, slots=True)
+class ChildFailed:
+    """The child session ended without a result."""
+
+    operation: str
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """The session is to end. `cause`: `request`, `time_limit`, or `grace` when its handler took too long to."""
+
+    reason: str
+    cause: str = "request"
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProgressReported:
     """The handler or an agent told people how far it is; nothing depends on it."""
 
@@ -140,6 +266,21 @@ class SessionFailed:
     error: ErrorRecord
 
 
+@dataclass(frozen=True, slots=True)
+class SessionCancelled:
+    """The session was cancelled, and has ended; its last event."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionContinued:
+    """The session goes on in a journal of its own, `continued_as`, which answers to its first id; its last event."""
+
+    input: Json
+    continued_as: str
+
+
 Event: TypeAlias = (
     SessionStarted
     | SessionResumed
@@ -151,12 +292,26 @@ Event: TypeAlias = (
     | AgentCompleted
     | AgentFailed
     | AgentRetrying
+    | TimerStarted
+    | TimerFired
+    | CallbackCreated
+    | ApprovalRequested
+    | CallbackCompleted
+    | CallbackFailed
+    | CallbackTimedOut
+    | SignalReceived
+    | ValueRecorded
+    | PatchRecorded
+    | ChildStarted
+    | ChildCompleted
+    | ChildFailed
+    | CancelRequested
     | ProgressReported
     | SessionCompleted
     | SessionFailed
+    | SessionCancelled
+    | SessionContinued
 )
-
-TerminalEvent: TypeAlias = SessionCompleted | SessionFailed
 
 TYPE_NAMES: Final[dict[type[Event], str]] = {
     SessionStarted: "AGENT_INVOCATION_STARTED",
@@ -169,9 +324,25 @@ TYPE_NAMES: Final[dict[type[Event], str]] = {
     AgentCompleted: "AGENT_COMPLETED",
     AgentFailed: "AGENT_FAILED",
     AgentRetrying: "AGENT_RETRYING",
+    TimerStarted: "TIMER_STARTED",
+    TimerFired: "TIMER_FIRED",
+    CallbackCreated: "CALLBACK_CREATED",
+    ApprovalRequested: "APPROVAL_REQUESTED",
+    CallbackCompleted: "CALLBACK_COMPLETED",
+    CallbackFailed: "CALLBACK_FAILED",
+    CallbackTimedOut: "CALLBACK_TIMED_OUT",
+    SignalReceived: "SIGNAL_RECEIVED",
+    ValueRecorded: "VALUE_RECORDED",
+    PatchRecorded: "PATCH_RECORDED",
+    ChildStarted: "CHILD_STARTED",
+    ChildCompleted: "CHILD_COMPLETED",
+    ChildFailed: "CHILD_FAILED",
+    CancelRequested: "CANCEL_REQUESTED",
     ProgressReported: "PROGRESS_REPORTED",
     SessionCompleted: "AGENT_BACKGROUND_TASK_COMPLETED",
     SessionFailed: "AGENT_BACKGROUND_TASK_FAILED",
+    SessionCancelled: "AGENT_BACKGROUND_TASK_CANCELLED",
+    SessionContinued: "AGENT_BACKGROUND_TASK_CONTINUED",
 }
 """Event class → the type name in the table (`status`) and on every screen."""
 

@@ -90,17 +90,145 @@ class ProgressMade:
 
 
 @dataclass(frozen=True, slots=True)
+class TimerRequested:
+    """The handler asks to wait `seconds`."""
+
+    operation: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimerDue:
+    """The instant of a timer, or of a wait for a signal, has come."""
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackRequested:
+    """The handler asks for a callback; `timeout` in seconds."""
+
+    operation: str
+    callback_id: str
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAsked:
+    """The handler asks a person; `timeout` in seconds, `approvers` a list of names."""
+
+    operation: str
+    callback_id: str
+    subject: Json
+    approvers: Json = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackAnswered:
+    """The callback was decided, at its item, for good. `error` is `None` for a success."""
+
+    callback_id: str
+    operation: str
+    result: Json = None
+    error: ErrorRecord | None = None
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSent:
+    """Somebody outside sends the session a signal."""
+
+    message_id: str
+    name: str
+    data: Json
+
+
+@dataclass(frozen=True, slots=True)
+class SignalAwaited:
+    """The handler waits for a signal of that name; `timeout` in seconds."""
+
+    operation: str
+    name: str
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """Somebody outside wants the session to end."""
+
+    message_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dismissed:
+    """The session was cancelled while it waited for a slot of its tenant: its handler never runs."""
+
+    message_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimitReached:
+    """The session has lived as long as it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraceOver:
+    """The handler was asked to end and has not, for as long as it may take; then it is stopped; then left behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchReached:
+    """The handler took the new side of a change."""
+
+    change_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRequested:
+    """The handler asks for a session of its own."""
+
+    operation: str
+    session_type: str
+    child_id: str
+    input: Json
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEnded:
+    """A child session has ended; `error` is `None` where it completed."""
+
+    message_id: str
+    operation: str
+    child_id: str
+    result: Json = None
+    error: ErrorRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HandlerReturned:
-    """The handler ran to its end."""
+    """The handler ran to its end. `knew_of_stop`: it ended with all that a cancelled session's handler has to do."""
 
     result: Json
+    knew_of_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerRaised:
-    """The handler raised: the session fails."""
+    """The handler raised: the session fails. `knew_of_stop` as in `HandlerReturned`."""
 
     error: ErrorRecord
+    knew_of_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerContinued:
+    """The handler wants the session to go on in a fresh journal with that input."""
+
+    input: Json
+    knew_of_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +245,31 @@ Message: TypeAlias = (
     | AgentRequested
     | AgentSucceeded
     | AgentAttemptFailed
+    | TimerRequested
+    | TimerDue
+    | CallbackRequested
+    | ApprovalAsked
+    | CallbackAnswered
+    | SignalSent
+    | SignalAwaited
+    | CancelAsked
+    | Dismissed
+    | TimeLimitReached
+    | GraceOver
+    | PatchReached
+    | ChildRequested
+    | ChildEnded
     | ProgressMade
     | HandlerReturned
     | HandlerRaised
+    | HandlerContinued
     | CrashLoopDetected
 )
+
+Delivered: TypeAlias = CallbackAnswered | SignalSent | CancelAsked | ChildEnded
+"""What comes from outside the session, under an id by which a repetition is known."""
+
+
+def message_id_of(message: Delivered) -> str:
+    """Return the id under which the session remembers the message; a callback's is its callback id."""
+    return message.callback_id if isinstance(message, CallbackAnswered) else message.message_id

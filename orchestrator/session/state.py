@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
-from rpds import HashTrieMap
+from rpds import HashTrieMap, HashTrieSet
 
 from orchestrator.session import events as e
 from orchestrator.session.frozen import quick, replace
+from orchestrator.session.mail import NO_MAIL, Mail, mail_left_by
 from orchestrator.session.transitions import (
     ENDED,
     OPERATION_TRANSITIONS,
@@ -22,9 +23,13 @@ from orchestrator.session.transitions import (
     OperationKind,
     Phase,
     SessionStatus,
+    kind_of,
     may_follow,
 )
 from orchestrator.session.values import ErrorRecord, Json, JsonObject
+
+Order: TypeAlias = e.AgentStarted | e.TimerStarted | e.CallbackCreated | e.ApprovalRequested | e.ChildStarted
+"""An event that sets something off outside the handler: all that is needed to go on with it anywhere."""
 
 
 @quick
@@ -32,8 +37,8 @@ from orchestrator.session.values import ErrorRecord, Json, JsonObject
 class Operation:
     """One thing a handler awaits, as far as the journal knows it.
 
-    `attempt` is the latest one (from 1). `changed_at` and `changed_seq` are those of the latest event. `order` is
-    the event that ordered an agent run: all that is needed to run it anywhere.
+    `attempt` is the latest one (from 1). `changed_at` and `changed_seq` are those of the latest event, `started_at` and
+    `started_seq` those of the first. `order` is the event that set it off, for what does not run in the handler.
     """
 
     operation_id: str
@@ -42,10 +47,12 @@ class Operation:
     attempt: int
     changed_at: datetime
     changed_seq: int
+    started_at: datetime
+    started_seq: int
     result: Json = None
     error: ErrorRecord | None = None
     next_attempt_at: datetime | None = None
-    order: e.AgentStarted | None = None
+    order: Order | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -56,6 +63,20 @@ class Operation:
 Operations: TypeAlias = "HashTrieMap[str, Operation]"
 
 NO_OPERATIONS: Final[Operations] = HashTrieMap()
+NO_PATCHES: Final[HashTrieSet[str]] = HashTrieSet()
+
+
+@quick
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The session is to end: since when and why, and, where its handler took too long to, since when it is stopped."""
+
+    seq: int
+    at: datetime
+    cause: str
+    reason: str
+    forced_seq: int | None = None
+    forced_at: datetime | None = None
 
 
 @quick
@@ -63,7 +84,8 @@ NO_OPERATIONS: Final[Operations] = HashTrieMap()
 class SessionState:
     """The fold of one journal up to `last_seq`.
 
-    `open_agents` are the agent runs ordered and not settled, `usage` the sum of what agents reported.
+    `open_operations` are those ordered and not settled, `usage` the sum of what agents reported. `continued_as` is the
+    next generation's session id, `next_input` its input.
     """
 
     session_id: str
@@ -74,12 +96,17 @@ class SessionState:
     last_seq: int
     epoch: int
     operations: Operations = NO_OPERATIONS
-    open_agents: Operations = NO_OPERATIONS
+    open_operations: Operations = NO_OPERATIONS
     result: Json = None
     error: ErrorRecord | None = None
     usage: JsonObject | None = None
     resumes: int = 0
     fruitless_resumes: int = 0
+    mail: Mail = NO_MAIL
+    stop: Stop | None = None
+    patches: HashTrieSet[str] = NO_PATCHES
+    continued_as: str | None = None
+    next_input: Json = None
 
     @property
     def has_ended(self) -> bool:
@@ -106,6 +133,7 @@ def begin(session_id: str, first: e.Recorded) -> SessionState:
         status=SessionStatus.RUNNING,
         last_seq=1,
         epoch=first.epoch,
+        mail=NO_MAIL if first.event.carried is None else mail_left_by(first.event.carried),
     )
 
 
@@ -113,16 +141,36 @@ def evolve(state: SessionState, recorded: e.Recorded) -> SessionState:
     """Return the state after one more event. Total: every event that a journal holds has a next state."""
     assert recorded.seq == state.last_seq + 1, f"{state.session_id}: event {recorded.seq} after {state.last_seq}"
     event = recorded.event
-    if isinstance(event, e.SessionStarted):
-        raise AssertionError(f"{state.session_id}: a second AGENT_INVOCATION_STARTED at {recorded.seq}")
-    if isinstance(event, e.SessionResumed):
-        counts = (state.resumes + 1, state.fruitless_resumes + 1)
-        return replace(_stamped(state, recorded), resumes=counts[0], fruitless_resumes=counts[1])
-    if isinstance(event, e.SessionCompleted):
-        return replace(_stamped(state, recorded), status=SESSION_TRANSITIONS[type(event)], result=event.result)
-    if isinstance(event, e.SessionFailed):
-        return replace(_stamped(state, recorded), status=SESSION_TRANSITIONS[type(event)], error=event.error)
-    return _with_operation(state, recorded, event)
+    if not isinstance(event, _SESSION_EVENTS):
+        return _with_operation(state, recorded, event)
+    return _with_session_event(state, recorded, event)
+
+
+def _with_session_event(state: SessionState, recorded: e.Recorded, event: _SessionEvent) -> SessionState:
+    stamped = replace(state, last_seq=recorded.seq, epoch=recorded.epoch, updated_at=recorded.at, fruitless_resumes=0)
+    match event:
+        case e.SessionStarted():
+            raise AssertionError(f"{state.session_id}: a second AGENT_INVOCATION_STARTED at {recorded.seq}")
+        case e.SessionResumed():
+            return replace(stamped, resumes=state.resumes + 1, fruitless_resumes=state.fruitless_resumes + 1)
+        case e.SignalReceived():
+            return replace(stamped, mail=state.mail.with_signal(event))
+        case e.CancelRequested():
+            return replace(stamped, mail=state.mail.with_cancel(event), stop=_stop(state.stop, recorded, event))
+        case e.PatchRecorded():
+            return replace(stamped, patches=state.patches.insert(event.change_id))
+        case e.SessionCompleted():
+            return replace(stamped, status=SESSION_TRANSITIONS[type(event)], result=event.result)
+        case e.SessionFailed():
+            return replace(stamped, status=SESSION_TRANSITIONS[type(event)], error=event.error)
+        case e.SessionCancelled():
+            error = ErrorRecord("SessionCancelled", "SESSION_CANCELLED", event.reason)
+            return replace(stamped, status=SESSION_TRANSITIONS[type(event)], error=error)
+        case e.SessionContinued():
+            status = SESSION_TRANSITIONS[type(event)]
+            return replace(stamped, status=status, continued_as=event.continued_as, next_input=event.input)
+        case _:
+            assert_never(event)
 
 
 def replay(session_id: str, journal: Iterable[e.Recorded]) -> SessionState | None:
@@ -133,9 +181,12 @@ def replay(session_id: str, journal: Iterable[e.Recorded]) -> SessionState | Non
     return state
 
 
-def _stamped(state: SessionState, recorded: e.Recorded) -> SessionState:
-    """Return the state one event on, whatever event it was."""
-    return replace(state, last_seq=recorded.seq, epoch=recorded.epoch, updated_at=recorded.at, fruitless_resumes=0)
+def _stop(before: Stop | None, recorded: e.Recorded, event: e.CancelRequested) -> Stop:
+    if before is None:
+        return Stop(recorded.seq, recorded.at, event.cause, event.reason)
+    if event.cause == "grace" and before.forced_seq is None:
+        return replace(before, forced_seq=recorded.seq, forced_at=recorded.at)
+    return before
 
 
 _OperationEvent: TypeAlias = (
@@ -147,25 +198,57 @@ _OperationEvent: TypeAlias = (
     | e.AgentCompleted
     | e.AgentFailed
     | e.AgentRetrying
+    | e.TimerStarted
+    | e.TimerFired
+    | e.CallbackCreated
+    | e.ApprovalRequested
+    | e.CallbackCompleted
+    | e.CallbackFailed
+    | e.CallbackTimedOut
+    | e.ValueRecorded
+    | e.ChildStarted
+    | e.ChildCompleted
+    | e.ChildFailed
     | e.ProgressReported
 )
-
-
-# Tuples, made once: `A | B` written where it is asked for would be made anew for every event.
-_COMPLETED: Final = (e.StepCompleted, e.AgentCompleted)
-_RETRYING: Final = (e.StepRetrying, e.AgentRetrying)
-_GONE_WRONG: Final = (e.StepFailed, e.AgentFailed, e.StepRetrying, e.AgentRetrying)
+_SessionEvent: TypeAlias = (
+    e.SessionStarted
+    | e.SessionResumed
+    | e.SignalReceived
+    | e.CancelRequested
+    | e.PatchRecorded
+    | e.SessionCompleted
+    | e.SessionFailed
+    | e.SessionCancelled
+    | e.SessionContinued
+)
+# Written out once more, because the type checker narrows by a tuple of classes and not by an alias.
+_SESSION_EVENTS: Final = (
+    e.SessionStarted,
+    e.SessionResumed,
+    e.SignalReceived,
+    e.CancelRequested,
+    e.PatchRecorded,
+    e.SessionCompleted,
+    e.SessionFailed,
+    e.SessionCancelled,
+    e.SessionContinued,
+)
 
 
 def _with_operation(state: SessionState, recorded: e.Recorded, event: _OperationEvent) -> SessionState:
     before = state.operations.get(event.operation)
     after = _next_operation(before, recorded, event)
-    open_agents = state.open_agents
-    if after.kind is OperationKind.AGENT:
-        open_agents = (
-            open_agents.discard(after.operation_id)
+    mail = state.mail
+    if isinstance(event, e.ValueRecorded):
+        mail, signal = mail.without_signal(event.value)
+        after = replace(after, result=signal)
+    open_operations = state.open_operations
+    if after.order is not None:
+        open_operations = (
+            open_operations.discard(after.operation_id)
             if after.is_settled
-            else open_agents.insert(after.operation_id, after)
+            else open_operations.insert(after.operation_id, after)
         )
     return replace(
         state,
@@ -173,29 +256,59 @@ def _with_operation(state: SessionState, recorded: e.Recorded, event: _Operation
         epoch=recorded.epoch,
         updated_at=recorded.at,
         operations=state.operations.insert(after.operation_id, after),
-        open_agents=open_agents,
+        open_operations=open_operations,
         usage=_summed(state.usage, event.usage) if isinstance(event, e.AgentCompleted) else state.usage,
+        mail=mail,
         fruitless_resumes=0,
     )
 
 
+# Tuples, made once: `A | B` written where it is asked for would be made anew for every event.
+_RESULTS: Final = (e.StepCompleted, e.AgentCompleted, e.CallbackCompleted, e.ChildCompleted)
+_ERRORS: Final = (e.StepFailed, e.AgentFailed, e.StepRetrying, e.AgentRetrying, e.CallbackFailed, e.ChildFailed)
+_RETRYING: Final = (e.StepRetrying, e.AgentRetrying)
+_ORDERS: Final = (e.AgentStarted, e.TimerStarted, e.CallbackCreated, e.ApprovalRequested, e.ChildStarted)
+_ATTEMPTED: Final = (
+    *(e.StepStarted, e.StepCompleted, e.StepFailed, e.StepRetrying),
+    *(e.AgentStarted, e.AgentCompleted, e.AgentFailed, e.AgentRetrying),
+)
+
+
 def _next_operation(before: Operation | None, recorded: e.Recorded, event: _OperationEvent) -> Operation:
-    kind, _, phase = OPERATION_TRANSITIONS[type(event)]
-    attempt = 1 if isinstance(event, e.ProgressReported) else event.attempt
+    kind = kind_of(event) if before is None else before.kind
+    attempt = event.attempt if isinstance(event, _ATTEMPTED) else 1
     retrying = isinstance(event, _RETRYING)
     return Operation(
         operation_id=event.operation,
         kind=kind,
-        phase=phase,
+        phase=OPERATION_TRANSITIONS[type(event)][kind][1],
         # The state names the attempt that is under way or due next; the event names the one that failed.
         attempt=attempt + 1 if retrying else attempt,
         changed_at=recorded.at,
         changed_seq=recorded.seq,
-        result=event.result if isinstance(event, _COMPLETED) else None,
-        error=event.error if isinstance(event, _GONE_WRONG) else None,
+        started_at=recorded.at if before is None else before.started_at,
+        started_seq=recorded.seq if before is None else before.started_seq,
+        result=event.result if isinstance(event, _RESULTS) else None,
+        error=_error(before, event),
         next_attempt_at=event.next_attempt_at if isinstance(event, _RETRYING) else None,
-        order=event if isinstance(event, e.AgentStarted) else (before.order if before is not None else None),
+        order=event if isinstance(event, _ORDERS) else (before.order if before is not None else None),
     )
+
+
+def _error(before: Operation | None, event: _OperationEvent) -> ErrorRecord | None:
+    """Return what failed, or what a wait that ended at its time limit failed of; `None` for every other event."""
+    if isinstance(event, _RESULTS):
+        return None
+    if isinstance(event, _ERRORS):
+        return event.error
+    waited_for_signal = isinstance(event, e.TimerFired) and before is not None and before.kind is OperationKind.SIGNAL
+    if waited_for_signal:
+        return ErrorRecord("OperationTimedOut", "OPERATION_TIMED_OUT", "no signal came in time")
+    if isinstance(event, e.CallbackTimedOut):
+        if before is not None and before.kind is OperationKind.APPROVAL:
+            return ErrorRecord("ApprovalTimedOut", "APPROVAL_TIMED_OUT", "nobody answered in time")
+        return ErrorRecord("OperationTimedOut", "OPERATION_TIMED_OUT", "no answer came in time")
+    return None
 
 
 def _summed(total: JsonObject | None, usage: JsonObject | None) -> JsonObject | None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from orchestrator.session import events as e
 
@@ -45,33 +45,85 @@ class OperationKind(StrEnum):
 
     STEP = "step"
     AGENT = "agent"
+    TIMER = "timer"
+    CALLBACK = "callback"
+    APPROVAL = "approval"
+    SIGNAL = "signal"
+    CHILD = "child"
     PROGRESS = "progress"
 
 
 SETTLED: Final = frozenset({Phase.COMPLETED, Phase.FAILED})
 
-OPERATION_TRANSITIONS: Final[dict[type[e.Event], tuple[OperationKind, frozenset[Phase], Phase]]] = {
-    e.StepStarted: (OperationKind.STEP, frozenset({Phase.NEW, Phase.RETRYING}), Phase.STARTED),
-    e.StepCompleted: (OperationKind.STEP, frozenset({Phase.NEW, Phase.STARTED, Phase.RETRYING}), Phase.COMPLETED),
-    e.StepFailed: (OperationKind.STEP, frozenset({Phase.NEW, Phase.STARTED, Phase.RETRYING}), Phase.FAILED),
-    e.StepRetrying: (OperationKind.STEP, frozenset({Phase.NEW, Phase.STARTED, Phase.RETRYING}), Phase.RETRYING),
-    e.AgentStarted: (OperationKind.AGENT, frozenset({Phase.NEW}), Phase.STARTED),
-    e.AgentCompleted: (OperationKind.AGENT, frozenset({Phase.STARTED, Phase.RETRYING}), Phase.COMPLETED),
-    e.AgentFailed: (OperationKind.AGENT, frozenset({Phase.STARTED, Phase.RETRYING}), Phase.FAILED),
-    e.AgentRetrying: (OperationKind.AGENT, frozenset({Phase.STARTED, Phase.RETRYING}), Phase.RETRYING),
-    e.ProgressReported: (OperationKind.PROGRESS, frozenset({Phase.NEW}), Phase.COMPLETED),
+_NEW: Final = frozenset({Phase.NEW})
+_STARTED: Final = frozenset({Phase.STARTED})
+_STEP_OPEN: Final = frozenset({Phase.NEW, Phase.STARTED, Phase.RETRYING})
+_AGENT_OPEN: Final = frozenset({Phase.STARTED, Phase.RETRYING})
+
+Change: TypeAlias = tuple[frozenset[Phase], Phase]
+"""The phases that an event may follow, and the one it leads to."""
+
+OPERATION_TRANSITIONS: Final[dict[type[e.Event], dict[OperationKind, Change]]] = {
+    e.StepStarted: {OperationKind.STEP: (frozenset({Phase.NEW, Phase.RETRYING}), Phase.STARTED)},
+    e.StepCompleted: {OperationKind.STEP: (_STEP_OPEN, Phase.COMPLETED)},
+    e.StepFailed: {OperationKind.STEP: (_STEP_OPEN, Phase.FAILED)},
+    e.StepRetrying: {OperationKind.STEP: (_STEP_OPEN, Phase.RETRYING)},
+    e.AgentStarted: {OperationKind.AGENT: (_NEW, Phase.STARTED)},
+    e.AgentCompleted: {OperationKind.AGENT: (_AGENT_OPEN, Phase.COMPLETED)},
+    e.AgentFailed: {OperationKind.AGENT: (_AGENT_OPEN, Phase.FAILED)},
+    e.AgentRetrying: {OperationKind.AGENT: (_AGENT_OPEN, Phase.RETRYING)},
+    e.TimerStarted: {OperationKind.TIMER: (_NEW, Phase.STARTED), OperationKind.SIGNAL: (_NEW, Phase.STARTED)},
+    # For who waits for a signal, the instant is the end of the waiting.
+    e.TimerFired: {OperationKind.TIMER: (_STARTED, Phase.COMPLETED), OperationKind.SIGNAL: (_STARTED, Phase.FAILED)},
+    e.ValueRecorded: {OperationKind.SIGNAL: (_NEW | _STARTED, Phase.COMPLETED)},
+    e.CallbackCreated: {OperationKind.CALLBACK: (_NEW, Phase.STARTED)},
+    e.ApprovalRequested: {OperationKind.APPROVAL: (_NEW, Phase.STARTED)},
+    e.CallbackCompleted: {
+        OperationKind.CALLBACK: (_STARTED, Phase.COMPLETED),
+        OperationKind.APPROVAL: (_STARTED, Phase.COMPLETED),
+    },
+    e.CallbackFailed: {
+        OperationKind.CALLBACK: (_STARTED, Phase.FAILED),
+        OperationKind.APPROVAL: (_STARTED, Phase.FAILED),
+    },
+    e.CallbackTimedOut: {
+        OperationKind.CALLBACK: (_STARTED, Phase.FAILED),
+        OperationKind.APPROVAL: (_STARTED, Phase.FAILED),
+    },
+    e.ChildStarted: {OperationKind.CHILD: (_NEW, Phase.STARTED)},
+    e.ChildCompleted: {OperationKind.CHILD: (_STARTED, Phase.COMPLETED)},
+    e.ChildFailed: {OperationKind.CHILD: (_STARTED, Phase.FAILED)},
+    e.ProgressReported: {OperationKind.PROGRESS: (_NEW, Phase.COMPLETED)},
 }
-"""Event → the kind of operation it belongs to, the phases it may follow, the phase it leads to."""
+"""Event → for each kind of operation it may belong to, the phases it may follow and the phase it leads to."""
+
+# Taken from the table once, because they are asked for every event.
+_FROM: Final = {
+    event: frozenset[Phase]().union(*(phases for phases, _ in changes.values()))
+    for event, changes in OPERATION_TRANSITIONS.items()
+}
+_KINDS: Final = {event: next(iter(changes)) for event, changes in OPERATION_TRANSITIONS.items()}
 
 SESSION_TRANSITIONS: Final[dict[type[e.Event], SessionStatus]] = {
     e.SessionStarted: SessionStatus.RUNNING,
     e.SessionCompleted: SessionStatus.COMPLETED,
     e.SessionFailed: SessionStatus.FAILED,
+    e.SessionCancelled: SessionStatus.CANCELLED,
+    e.SessionContinued: SessionStatus.CONTINUED,
 }
 """Event → the status it leads to; the other events leave the status as it is. Nothing follows an ended status (I2)."""
 
 
 def may_follow(kind: OperationKind | None, phase: Phase, event: type[e.Event]) -> bool:
     """Return whether an operation of this kind (`None`: a new one), in this phase, may be changed by such an event."""
-    wanted_kind, phases, _ = OPERATION_TRANSITIONS[event]
-    return phase in phases and (kind is None or kind is wanted_kind)
+    if kind is None:
+        return phase in _FROM[event]
+    changes = OPERATION_TRANSITIONS[event]
+    return kind in changes and phase in changes[kind][0]
+
+
+def kind_of(event: e.Event) -> OperationKind:
+    """Return the kind of a new operation that begins with this event."""
+    if isinstance(event, e.TimerStarted) and event.signal is not None:
+        return OperationKind.SIGNAL
+    return _KINDS[type(event)]

@@ -21,7 +21,9 @@ ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 SESSION_ID_LENGTH_MAX: Final = 110
 """A given session id leaves room for the suffix of its later generations (`:g2`) within 128 characters."""
 SESSION_TYPE_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-DELAY_SECONDS_MAX: Final = 400 * 86_400.0
+SESSION_LIFE_MAX: Final = timedelta(days=400)
+"""No session lives longer: what expires this long after its session's start plus the retention is of an ended one."""
+DELAY_SECONDS_MAX: Final = SESSION_LIFE_MAX.total_seconds()
 """No pause is longer than the longest life of a session."""
 TENANT_DEFAULT: Final = "default"
 
@@ -72,6 +74,12 @@ def truncate_to_millis(instant: datetime) -> datetime:
     utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
     # Called for every event; `replace` takes twice as long.
     return utc - timedelta(microseconds=utc.microsecond % 1000)
+
+
+def next_milli(instant: datetime) -> datetime:
+    """Return the first instant, not before this one, that a journal can keep: what falls due is never early."""
+    kept = truncate_to_millis(instant)
+    return kept if kept == instant else kept + timedelta(milliseconds=1)
 
 
 def format_instant(instant: datetime) -> str:

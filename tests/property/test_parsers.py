@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -22,7 +22,7 @@ from orchestrator import Orchestrator, S3Object, SessionContext
 from orchestrator.cluster.dynamodb import _parse_cursor
 from orchestrator.cluster.memory import MemoryHeads
 from orchestrator.errors import NotSerializable, Poison, SettingsError
-from orchestrator.intake import Envelope, Start
+from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signal, Start
 from orchestrator.intake.formats import Reader
 from orchestrator.journal import UnreadableEvent
 from orchestrator.journal.codec import decode
@@ -39,8 +39,6 @@ REASONS: Final = {
     "UNKNOWN_KIND",
     "UNKNOWN_SESSION_TYPE",
     "INVALID_INPUT",
-    "PAYLOAD_TOO_LARGE",
-    "NOT_SERIALIZABLE",
     "NO_TRIGGER",
 }
 TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -82,11 +80,11 @@ async def document(ctx: SessionContext, created: S3Object) -> None:
     """Take a document."""
 
 
-READER: Final = Reader(app, lambda: "0" * 32, payload_bytes_max=PAYLOAD_BYTES_MAX)
+READER: Final = Reader(app, lambda: "0" * 32)
 
 
-def read(body: str, **envelope: Any) -> tuple[Start, ...] | str:
-    """Return what the reader makes of the body: starts that can be accepted, or the reason it is refused."""
+def read(body: str, **envelope: Any) -> tuple[Request, ...] | str:
+    """Return what the reader makes of the body: requests that can be met, or the reason it is refused."""
     try:
         requests = READER.read(Envelope("m", body, **envelope))
     except Poison as poison:
@@ -103,14 +101,34 @@ def known_reason(poison: Poison) -> str:
     return poison.reason
 
 
-def assert_acceptable(request: Start) -> None:
-    """Check that nothing about the request can fail later: its ids, its input, its trace."""
-    assert app.session_type(request.session_type) is not None
-    assert is_valid_session_id(request.session_id)
-    assert is_valid_id(request.tenant)
-    assert len(compact_json(request.input).encode()) <= PAYLOAD_BYTES_MAX
-    canonical_json(request.input)
-    assert request.trace is None or TRACEPARENT.fullmatch(request.trace)
+def assert_acceptable(request: Request) -> None:
+    """Check that nothing about the request can fail later: its ids, its payloads, its trace."""
+    match request:
+        case Start():
+            assert app.session_type(request.session_type) is not None
+            assert is_valid_session_id(request.session_id)
+            assert is_valid_id(request.tenant)
+            # What its length decides, inline or in the bucket, may be off by what floats are written as.
+            length = len(compact_json(request.input).encode())
+            assert request.input_bytes / 2 <= length <= 2 * request.input_bytes
+            canonical_json(request.input)
+            assert request.trace is None or TRACEPARENT.fullmatch(request.trace)
+        case Signal():
+            assert is_valid_id(request.session_id)
+            assert is_valid_id(request.name)
+            assert is_valid_id(request.message_id)
+            canonical_json(request.data)
+        case Cancel():
+            assert is_valid_id(request.session_id)
+            assert is_valid_id(request.message_id)
+            canonical_json(request.reason)
+        case CallbackAnswer():
+            assert is_valid_id(request.callback_id)
+            assert request.token
+            assert request.status in {"SUCCESS", "FAILURE"}
+            canonical_json([request.result, request.error])
+        case _:
+            assert_never(request)
 
 
 NATIVE: Final[dict[str, Any]] = {
@@ -121,6 +139,22 @@ NATIVE: Final[dict[str, Any]] = {
     "session_id": None,
     "tenant": "acme",
     "task_token": None,
+}
+SIGNAL: Final[dict[str, Any]] = {
+    "kind": "signal",
+    "session_id": "order-17:g2",
+    "name": "paid",
+    "data": {"amount": 2},
+    "message_id": "m-1",
+}
+CANCEL: Final[dict[str, Any]] = {"kind": "cancel", "session_id": "order-17", "reason": "enough", "message_id": "m-1"}
+CALLBACK: Final[dict[str, Any]] = {
+    "kind": "callback",
+    "callback_id": "cb-1",
+    "token": "t" * 43,
+    "status": "SUCCESS",
+    "result": {"n": 1},
+    "error": None,
 }
 S3: Final[dict[str, Any]] = {
     "Records": [
@@ -152,18 +186,50 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "S3": S3,
     "S3 in SNS": in_sns(S3),
     "native in three SNS": in_sns(NATIVE, 3),
+    "signal": SIGNAL,
+    "signal in SNS": in_sns(SIGNAL),
+    "cancel": CANCEL,
+    "callback": CALLBACK,
     "S3 test": {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "documents"},
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("native", 1), ("S3", 1), ("S3 in SNS", 1), ("native in three SNS", 1), ("S3 test", 0)]
+    ("name", "kinds"),
+    [
+        ("native", [Start]),
+        ("S3", [Start]),
+        ("S3 in SNS", [Start]),
+        ("native in three SNS", [Start]),
+        ("signal", [Signal]),
+        ("signal in SNS", [Signal]),
+        ("cancel", [Cancel]),
+        ("callback", [CallbackAnswer]),
+        ("S3 test", []),
+    ],
 )
-def test_the_valid_bodies_below_are_valid(name: str, count: int) -> None:
+def test_the_valid_bodies_above_are_valid(name: str, kinds: list[type[Request]]) -> None:
     """Else mutating them would prove nothing."""
     requests = read(json.dumps(BODIES[name]))
     assert isinstance(requests, tuple)
-    assert count == len(requests)
+    assert kinds == [type(request) for request in requests]
+
+
+def test_a_message_without_an_id_has_that_of_its_delivery() -> None:
+    """So that a redelivery is known; a cancel need not say why, and the reader gives it no reason of its own."""
+    told = [{**SIGNAL, "message_id": None}, {"kind": "cancel", "session_id": "order-17"}]
+    assert (
+        Signal("order-17:g2", "paid", {"amount": 2}, "m"),
+        Cancel("order-17", None, "m"),
+    ) == tuple(request for body in told for request in READER.read(Envelope("m", json.dumps(body))))
+
+
+def test_an_input_of_any_length_is_read() -> None:
+    """Whether it stands in the journal or in the bucket is for others to decide, who are told how long it is."""
+    body = {**NATIVE, "session_type": "any", "input": "x" * 1_000_000}
+    (request,) = READER.read(Envelope("m", json.dumps(body)))
+    assert isinstance(request, Start)
+    assert 1_000_002 == request.input_bytes
 
 
 def test_an_s3_key_is_decoded_and_its_version_makes_the_session_id() -> None:
@@ -202,12 +268,16 @@ def test_any_json_is_read_or_refused(body: object) -> None:
     read(json.dumps(body))
 
 
-@given(extra=st.dictionaries(st.sampled_from(sorted({*NATIVE, "Type", "Message", "Records", "Event"})), json_like))
+FIELDS: Final = sorted({*NATIVE, *SIGNAL, *CANCEL, *CALLBACK, "Type", "Message", "Records", "Event"})
+
+
+@given(extra=st.dictionaries(st.sampled_from(FIELDS), json_like))
 @relaxed
 def test_any_values_in_the_known_fields_are_read_or_refused(extra: dict[str, object]) -> None:
-    """Of a native start, of an envelope, of a notification, and of all at once."""
+    """Of a native message, of an envelope, of a notification, and of all at once."""
     read(json.dumps(extra))
-    read(json.dumps({**NATIVE, **extra}))
+    for body in (NATIVE, SIGNAL, CANCEL, CALLBACK):
+        read(json.dumps({**body, **extra}))
 
 
 def paths(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -266,7 +336,16 @@ def test_a_valid_body_with_some_of_it_spoiled_is_read_or_refused(body: object) -
         (json.dumps({**NATIVE, "session_id": "x" * 111}), "INVALID_MESSAGE"),
         (json.dumps({**NATIVE, "tenant": ""}), "INVALID_MESSAGE"),
         (json.dumps({**NATIVE, "idempotency_key": 5}), "INVALID_MESSAGE"),
-        (json.dumps({**NATIVE, "session_type": "any", "input": "x" * 20_000}), "PAYLOAD_TOO_LARGE"),
+        (json.dumps({**SIGNAL, "session_id": "a b"}), "INVALID_MESSAGE"),
+        (json.dumps({**SIGNAL, "session_id": "a\n"}), "INVALID_MESSAGE"),
+        (json.dumps({**SIGNAL, "session_id": "x" * 129}), "INVALID_MESSAGE"),
+        (json.dumps({**SIGNAL, "name": ""}), "INVALID_MESSAGE"),
+        (json.dumps({**SIGNAL, "message_id": 5}), "INVALID_MESSAGE"),
+        (json.dumps({**CANCEL, "session_id": None}), "INVALID_MESSAGE"),
+        (json.dumps({**CANCEL, "reason": "x" * 1_001}), "INVALID_MESSAGE"),
+        (json.dumps({**CALLBACK, "callback_id": "a/b"}), "INVALID_MESSAGE"),
+        (json.dumps({**CALLBACK, "token": ""}), "INVALID_MESSAGE"),
+        (json.dumps({**CALLBACK, "status": "MAYBE"}), "INVALID_MESSAGE"),
         (json.dumps(in_sns(NATIVE, 4)), "INVALID_MESSAGE"),
         (json.dumps({"Records": [1]}), "INVALID_MESSAGE"),
         (json.dumps(S3).replace("documents-1", "other"), "NO_TRIGGER"),

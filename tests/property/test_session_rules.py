@@ -6,19 +6,21 @@ from typing import TypeAlias
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.journal.codec import decode, encode, operation_of, type_name
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
-from orchestrator.session.decide import decide, start
-from orchestrator.session.owed import RUN_HANDLER, RunAgent, owed
+from orchestrator.session.decide import EVENTS_MAX, decide, start
+from orchestrator.session.notices import EndChild, StartNext, notices
+from orchestrator.session.owed import Ring, next_instant, owed, owed_for
 from orchestrator.session.state import Operation, SessionState, begin, evolve, replay
-from orchestrator.session.transitions import OperationKind
-from orchestrator.session.values import ErrorRecord, Json, RetrySpec
+from orchestrator.session.transitions import OperationKind, SessionStatus
+from orchestrator.session.values import DELAY_SECONDS_MAX, ErrorRecord, Json, RetrySpec, truncate_to_millis
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-TERMINAL = (e.SessionCompleted, e.SessionFailed)
+TERMINAL = (e.SessionCompleted, e.SessionFailed, e.SessionCancelled, e.SessionContinued)
+STARTED = start("main", "acme", None, trace=None, task_token=None)
 Journal: TypeAlias = list[e.Recorded]
 
 texts = st.text(max_size=8)
@@ -60,30 +62,66 @@ agent_messages: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.AgentSucceeded, operations, attempts, json_values, st.none() | json_objects),
     st.builds(m.AgentAttemptFailed, operations, attempts, errors, st.booleans(), draws),
 )
+seconds = st.floats(0, 1e6) | st.just(DELAY_SECONDS_MAX)
+timeouts = st.none() | seconds
+names = st.sampled_from(["go", "stop"])
+message_ids = st.integers(1, 8).map("m{}".format)
+others = st.sampled_from(["x-1", "x-2"])
+"""Callback ids and child ids: few, so that the right one is met as well as a wrong one."""
+
+waiting_messages: st.SearchStrategy[m.Message] = st.one_of(
+    st.builds(m.TimerRequested, operations, seconds),
+    st.builds(m.TimerDue, operations),
+    st.builds(m.SignalAwaited, operations, names, timeouts),
+    st.builds(m.CallbackRequested, operations, others, timeouts),
+    st.builds(m.ApprovalAsked, operations, others, json_values, st.none() | st.lists(texts, max_size=2), timeouts),
+    st.builds(m.ChildRequested, operations, texts, others, json_values),
+    st.builds(m.PatchReached, texts),
+)
+signals_sent = st.builds(m.SignalSent, message_ids, names, json_values)
+delivered: st.SearchStrategy[m.Delivered] = st.one_of(
+    signals_sent,
+    st.builds(m.CancelAsked, message_ids, texts),
+    st.builds(m.CallbackAnswered, others, operations, json_values, st.none() | errors, st.booleans()),
+    st.builds(m.ChildEnded, message_ids, operations, others, json_values, st.none() | errors),
+)
 progress_messages: st.SearchStrategy[m.Message] = st.builds(
     m.ProgressMade, operations, texts, st.none() | st.floats(0, 100), json_values
 )
+alarms: st.SearchStrategy[m.Message] = st.sampled_from([m.TimeLimitReached(), m.GraceOver()])
 ends: st.SearchStrategy[m.Message] = st.one_of(
-    st.builds(m.HandlerReturned, json_values),
-    st.builds(m.HandlerRaised, errors),
+    st.builds(m.HandlerReturned, json_values, st.booleans()),
+    st.builds(m.HandlerRaised, errors, st.booleans()),
+    st.builds(m.HandlerContinued, json_values, st.booleans()),
     st.builds(m.CrashLoopDetected, st.integers(1, 10)),
 )
-messages = st.one_of(step_messages, agent_messages, progress_messages, ends)
+dismissals: st.SearchStrategy[m.Message] = st.builds(m.Dismissed, message_ids, texts)
+"""Told only to a session that never ran: its journal is short, and knows no message."""
+messages = st.one_of(step_messages, agent_messages, waiting_messages, delivered, progress_messages, alarms, ends)
+starts = st.builds(
+    replace,
+    st.builds(lambda payload: start("main", "acme", payload, trace=None, task_token=None), json_values),
+    parent=st.none() | texts,
+    parent_operation=st.none() | texts,
+    time_limit=timeouts,
+    patches=st.none() | st.lists(texts, max_size=2),
+)
 instants = st.integers(0, 10**12).map(lambda millis: NOON + timedelta(milliseconds=millis))
 
 
 class Session(RuleBasedStateMachine):
     """One session that is told anything, by owners that come and go."""
 
-    @initialize(payload=json_values)
-    def accept(self, payload: Json) -> None:
+    @initialize(first=starts)
+    def accept(self, first: e.SessionStarted) -> None:
         """Begin with event 1."""
         self.journal: Journal = []
         self.settled: dict[str, Operation] = {}
         self.kinds: dict[str, OperationKind] = {}
         self.epoch = 1
         self.now = NOON
-        self.record(start("main", "acme", payload, trace=None, task_token=None))
+        self.session_id = "s"
+        self.record(first)
         self.state = begin("s", self.journal[0])
 
     def record(self, event: e.Event) -> e.Recorded:
@@ -103,19 +141,47 @@ class Session(RuleBasedStateMachine):
         for event in decided:
             self.state = evolve(self.state, self.record(event))
 
-    @rule(message=step_messages | agent_messages)
+    @rule(message=step_messages | agent_messages | waiting_messages)
     def work(self, message: m.Message) -> None:
         """Hear of an operation."""
         self.tell(message)
 
-    @rule(message=step_messages | agent_messages)
-    def work_twice(self, message: m.Message) -> None:
-        """Hear the same thing twice: the second time changes nothing, but for a start that is then in doubt."""
+    @rule(message=delivered)
+    def receive(self, message: m.Delivered) -> None:
+        """Hear from outside."""
+        self.tell(message)
+
+    @rule(
+        signals=st.lists(st.builds(m.SignalSent, message_ids, names, json_values), max_size=4), wait=st.integers(1, 9)
+    )
+    def take_signals(self, signals: list[m.SignalSent], wait: int) -> None:
+        """Hear some signals, and wait for one."""
+        for signal in signals:
+            self.tell(signal)
+        self.tell(m.SignalAwaited(f"w{wait}", "go"))
+
+    @rule(message=step_messages | agent_messages | waiting_messages | delivered | alarms)
+    def hear_twice(self, message: m.Message) -> None:
+        """Hear the same thing twice: the second time changes nothing, but for a start that is then in doubt.
+
+        And for a wait that sets its timer, and finds what came meanwhile when it asks again.
+        """
         self.tell(message)
         length = len(self.journal)
         self.tell(message)
         if not isinstance(message, m.StepStarting):
             assert length == len(self.journal)
+
+    @rule(which=st.integers(0, 9), millis=st.integers(-1_000, 1_000))
+    def ring(self, which: int, millis: int) -> None:
+        """Let an alarm that is owed ring, about when it is due: never before it does anything change."""
+        alarms_owed = [effect for effect in owed(self.state).values() if isinstance(effect, Ring)]
+        if not alarms_owed:
+            return
+        alarm = alarms_owed[which % len(alarms_owed)]
+        length, self.now = len(self.journal), max(NOON, alarm.at + timedelta(milliseconds=millis))
+        self.tell(alarm.message)
+        assert (len(self.journal) > length) == (self.now >= alarm.at)
 
     @rule(message=progress_messages)
     def report(self, message: m.Message) -> None:
@@ -127,16 +193,43 @@ class Session(RuleBasedStateMachine):
         """Hear of an end."""
         self.tell(message)
 
+    @precondition(lambda self: self.never_ran())
+    @rule(message=dismissals)
+    def dismiss(self, message: m.Message) -> None:
+        """Hear that it was cancelled while it waited for a slot: it ends at once, by two events."""
+        length = len(self.journal)
+        self.tell(message)
+        assert [e.CancelRequested, e.SessionCancelled] == [type(each.event) for each in self.journal[length:]]
+
+    def never_ran(self) -> bool:
+        """Return whether it may still wait for a slot: nothing was recorded yet, and no generation was before it."""
+        is_first = self.session_id == "s"
+        return is_first and all(isinstance(each.event, e.SessionStarted | e.SessionResumed) for each in self.journal)
+
     @rule(seconds=st.integers(0, 10**6))
     def wait(self, seconds: int) -> None:
         """Let time pass."""
         self.now += timedelta(seconds=seconds)
 
     @rule()
+    def continue_as_new(self) -> None:
+        """Go on in the journal of the next generation, with the mail of this one."""
+        self.tell(m.HandlerContinued({"page": 2}))
+        if self.state.status is not SessionStatus.CONTINUED:
+            return
+        before, (*_, notice) = self.state.mail, notices(self.state)
+        assert isinstance(notice, StartNext)
+        assert notice.session_id == self.state.continued_as
+        self.session_id, self.journal, self.settled, self.kinds = notice.session_id, [], {}, {}
+        self.record(notice.started)
+        self.state = begin(self.session_id, self.journal[0])
+        assert (before.waiting, set(before.known)) == (self.state.mail.waiting, set(self.state.mail.known))
+
+    @rule()
     def take_over(self) -> None:
         """Read the journal in another epoch, as a claimer does."""
         self.epoch += 1
-        state = replay("s", self.journal)
+        state = replay(self.session_id, self.journal)
         assert state == self.state
         assert state is not None
         self.state = state
@@ -146,7 +239,7 @@ class Session(RuleBasedStateMachine):
     @invariant()
     def the_fold_of_the_journal_is_the_state(self) -> None:
         """Step by step or all at once."""
-        assert replay("s", self.journal) == self.state
+        assert replay(self.session_id, self.journal) == self.state
 
     @invariant()
     def there_is_one_terminal_event_at_most_and_it_is_the_last(self) -> None:
@@ -164,11 +257,54 @@ class Session(RuleBasedStateMachine):
         self.settled = {known.operation_id: known for known in self.state.operations.values() if known.is_settled}
 
     @invariant()
-    def what_is_owed_is_the_handler_and_the_open_agents(self) -> None:
-        """And nothing after the end."""
-        assert owed_by_the_journal(self.state, self.journal) == {
-            key: effect.order if isinstance(effect, RunAgent) else effect for key, effect in owed(self.state).items()
-        }
+    def a_message_is_journaled_once(self) -> None:
+        """By its id, in this journal and in those before it (I9); and each signal is taken once, in order."""
+        ids = [*carried_ids(self.journal), *(i for each in self.journal for i in ids_in(each.event))]
+        assert len(ids) == len(set(ids))
+        assert set(ids) == set(self.state.mail.known)
+        for name in ("go", "stop"):
+            came = carried_signals(self.journal, name)
+            came += [
+                each.event.message_id
+                for each in self.journal
+                if isinstance(each.event, e.SignalReceived) and each.event.name == name
+            ]
+            taken = [taken_by(each.event) for each in self.journal if isinstance(each.event, e.ValueRecorded)]
+            of_name = [message_id for signal, message_id in taken if signal == name]
+            assert came[: len(of_name)] == of_name
+            assert came[len(of_name) :] == [signal.message_id for signal in self.state.mail.waiting.get(name) or ()]
+
+    @invariant()
+    def what_falls_due_never_did_before_it_was_asked_for(self) -> None:
+        """And does so on a whole millisecond, which is all that a journal keeps."""
+        for effect in owed(self.state).values():
+            for instant in (getattr(effect, "at", None), getattr(effect, "not_before", None)):
+                if instant is not None:
+                    assert NOON <= instant == truncate_to_millis(instant)
+        due = next_instant(owed(self.state))
+        assert due is None or due in {getattr(effect, "at", None) for effect in owed(self.state).values()}
+
+    @invariant()
+    def what_is_owed_is_the_handler_the_alarms_and_the_open_operations(self) -> None:
+        """And nothing after the end; of what a stop interrupted, only the ends of children."""
+        assert owed_by_the_journal(self.state, self.journal) == {key[0] for key in owed(self.state)}
+
+    @invariant()
+    def what_is_owed_for_each_operation_makes_up_what_is_owed(self) -> None:
+        """So that a shell which looks at what has changed alone does the same as one that looks at everything."""
+        parts = [owed_for(operation_id, self.state) for operation_id in self.state.operations]
+        together = {key: effect for part in parts for key, effect in part.items()}
+        assert together == {key: effect for key, effect in owed(self.state).items() if key[0]}
+
+    @invariant()
+    def an_end_is_told_to_the_parent_and_to_open_children(self) -> None:
+        """Each under an id of its own, and nothing before the end."""
+        told = notices(self.state)
+        assert self.state.has_ended or not told
+        assert len(told) == len({notice.notice_id for notice in told})
+        if self.state.has_ended:
+            children = {op.operation_id for op in self.state.open_operations.values() if op.kind is OperationKind.CHILD}
+            assert children == {notice.operation for notice in told if isinstance(notice, EndChild)}
 
     @invariant()
     def sums_and_counts_are_those_of_the_journal(self) -> None:
@@ -181,34 +317,86 @@ class Session(RuleBasedStateMachine):
         assert len(kinds) - in_a_row == self.state.fruitless_resumes
 
 
-def owed_by_the_journal(state: SessionState, journal: Journal) -> dict[tuple[str, int], object]:
-    """Return what is owed, found the long way: agents ordered and without an outcome, by the attempt due."""
+OPENING = (e.AgentStarted, e.TimerStarted, e.CallbackCreated, e.ApprovalRequested, e.ChildStarted)
+SETTLING = (
+    *(e.AgentCompleted, e.AgentFailed, e.TimerFired, e.ValueRecorded, e.CallbackCompleted, e.CallbackFailed),
+    *(e.CallbackTimedOut, e.ChildCompleted, e.ChildFailed),
+)
+
+
+def owed_by_the_journal(state: SessionState, journal: Journal) -> set[str]:
+    """Return the operations that owe something, found the long way: ordered, not settled, not interrupted by a stop.
+
+    `""` stands for the session as a whole.
+    """
     if state.has_ended:
-        return {}
-    orders: dict[str, tuple[int, e.AgentStarted]] = {}
+        return set()
+    open_orders: dict[str, e.Event] = {}
     for each in journal:
-        if isinstance(each.event, e.AgentStarted):
-            orders[each.event.operation] = (1, each.event)
-        elif isinstance(each.event, e.AgentRetrying):
-            orders[each.event.operation] = (each.event.attempt + 1, orders[each.event.operation][1])
-        elif isinstance(each.event, e.AgentCompleted | e.AgentFailed):
-            del orders[each.event.operation]
-    agents: dict[tuple[str, int], object] = {(name, attempt): order for name, (attempt, order) in orders.items()}
-    return {("", 1): RUN_HANDLER, **agents}
+        if isinstance(each.event, OPENING):
+            open_orders[each.event.operation] = each.event
+        elif isinstance(each.event, SETTLING):
+            open_orders.pop(each.event.operation, None)
+        elif isinstance(each.event, e.CancelRequested) and each.event == first_stop(journal):
+            open_orders = {name: order for name, order in open_orders.items() if isinstance(order, e.ChildStarted)}
+    silent = {
+        name
+        for name, order in open_orders.items()
+        if isinstance(order, e.CallbackCreated) and order.times_out_at is None
+    }
+    return {"", *open_orders} - silent
 
 
-Session.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+def first_stop(journal: Journal) -> e.Event | None:
+    """Return the first request to end; another one is only noted."""
+    return next((each.event for each in journal if isinstance(each.event, e.CancelRequested)), None)
+
+
+def ids_in(event: e.Event) -> list[str]:
+    """Return the id of the message that an event records."""
+    message_id = event.message_id if isinstance(event, e.SignalReceived | e.CancelRequested) else None
+    return [] if message_id is None else [message_id]
+
+
+def carried_ids(journal: Journal) -> list[str]:
+    """Return the message ids that the generation before knew."""
+    first = journal[0].event
+    known = first.carried.get("known") if isinstance(first, e.SessionStarted) and first.carried else None
+    return list(known) if isinstance(known, dict) else []
+
+
+def carried_signals(journal: Journal, name: str) -> list[str]:
+    """Return the message ids of the signals that the generation before did not take."""
+    first = journal[0].event
+    signals = first.carried.get("signals") if isinstance(first, e.SessionStarted) and first.carried else None
+    found = [each for each in signals if isinstance(each, dict)] if isinstance(signals, list) else []
+    return [str(each["message_id"]) for each in found if each["name"] == name]
+
+
+def taken_by(event: e.ValueRecorded) -> tuple[str, str]:
+    """Return the name and the message id of the signal that a wait took."""
+    assert isinstance(event.value, dict)
+    return str(event.value["signal"]), str(event.value["message_id"])
+
+
+Session.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestSession = Session.TestCase
 
 
-@given(payload=json_values, told=st.lists(messages, max_size=30), at=instants)
-@settings(max_examples=100, deadline=None)
-def test_what_is_decided_can_be_written_read_and_folded(payload: Json, told: list[m.Message], at: datetime) -> None:
-    """Decide is total, its events evolve, and a state from what was read back equals the one in memory."""
-    first = e.Recorded(1, start("main", "acme", payload, trace=None, task_token=None), at, 1, "n", "e1")
-    state, journal = begin("s", first), [first]
-    for message in told:
-        for event in decide(state, message, at):
+@given(
+    first=starts,
+    told=st.lists(st.tuples(messages | dismissals, st.integers(-(10**7), 10**7)), max_size=40),
+    at=instants,
+)
+@settings(max_examples=150, deadline=None)
+def test_what_is_decided_can_be_written_read_and_folded(
+    first: e.SessionStarted, told: list[tuple[m.Message, int]], at: datetime
+) -> None:
+    """Decide is total, whatever the clock does; its events evolve; what was read back folds to the state in memory."""
+    journal = [e.Recorded(1, first, at, 1, "n", "e1")]
+    state = begin("s", journal[0])
+    for message, millis in told:
+        for event in decide(state, message, at + timedelta(milliseconds=millis)):
             recorded = e.Recorded(len(journal) + 1, event, at, 1, "n", f"e{len(journal) + 1}")
             journal.append(recorded)
             state = evolve(state, recorded)
@@ -216,18 +404,19 @@ def test_what_is_decided_can_be_written_read_and_folded(payload: Json, told: lis
         replace(each, event=decode(type_name(each.event), operation_of(each.event), encode(each.event)))
         for each in journal
     ]
-    # Instants are kept to the millisecond; everything else is kept as it is.
-    assert without_instants(state) == without_instants(replay("s", read))
+    assert state == replay("s", read)
 
 
-def without_instants(state: SessionState | None) -> object:
-    """Return what of a state is no instant of a next attempt."""
-    assert state is not None
-    return (
-        replace(state, operations=state.operations.__class__(), open_agents=state.open_agents.__class__()),
-        {key: replace(operation, next_attempt_at=None) for key, operation in state.operations.items()},
-        set(state.open_agents),
-    )
+@given(told=st.lists(delivered, max_size=10), tail=messages)
+@settings(max_examples=60, deadline=None)
+def test_a_journal_ends_before_it_is_too_long(told: list[m.Delivered], tail: m.Message) -> None:
+    """Nothing that is decided goes past the limit, and the last event that fits is an end."""
+    state = replace(begin("s", e.Recorded(1, STARTED, NOON, 1, "n", "e1")), last_seq=EVENTS_MAX - 5)
+    for message in (*told, tail):
+        for event in decide(state, message, NOON):
+            state = evolve(state, e.Recorded(state.last_seq + 1, event, NOON, 1, "n", "e"))
+            assert state.last_seq <= EVENTS_MAX
+    assert state.last_seq < EVENTS_MAX or state.has_ended
 
 
 @given(retry=retries, attempt=st.integers(1, 1_000_000), jitter=draws, now=instants)

@@ -23,9 +23,9 @@ def recorded(*events: e.Event, epoch: int = 1) -> list[e.Recorded]:
     ]
 
 
-def after(*events: e.Event) -> SessionState:
+def after(*events: e.Event, started: e.SessionStarted = STARTED, session_id: str = "s") -> SessionState:
     """Return the state after SessionStarted and these events."""
-    state = replay("s", recorded(STARTED, *events))
+    state = replay(session_id, recorded(started, *events))
     assert state is not None
     return state
 
@@ -47,4 +47,71 @@ AGENT_PHASES: dict[str, tuple[e.Event, ...]] = {
     "failed": (ORDERED, e.AgentFailed("a", ERROR, 1)),
 }
 
-ENDS: tuple[e.TerminalEvent, ...] = (e.SessionCompleted(None), e.SessionFailed(ERROR))
+TIMER = e.TimerStarted("a", LATER)
+SIGNAL_WAIT = e.TimerStarted("a", LATER, signal="go")
+CALLBACK = e.CallbackCreated("a", "cb-1", LATER)
+APPROVAL = e.ApprovalRequested("a", "ap-1", "publish?", ["ann", "bob"], LATER)
+CHILD = e.ChildStarted("a", "child", "child-1", {"b": 2})
+SIGNAL = e.SignalReceived("go", "m1", 1)
+TAKEN = e.ValueRecorded("a", {"signal": "go", "message_id": "m1"})
+CANCEL = e.CancelRequested("no more", message_id="c1")
+TIME_LIMIT = e.CancelRequested("too long", cause="time_limit")
+FORCED = e.CancelRequested("no more", cause="grace")
+
+TIMER_PHASES: dict[str, tuple[e.Event, ...]] = {
+    "new": (),
+    "started": (TIMER,),
+    "fired": (TIMER, e.TimerFired("a")),
+}
+SIGNAL_PHASES: dict[str, tuple[e.Event, ...]] = {
+    "new": (),
+    "started": (SIGNAL_WAIT,),
+    "taken at once": (SIGNAL, TAKEN),
+    "taken": (SIGNAL_WAIT, SIGNAL, TAKEN),
+    "timed out": (SIGNAL_WAIT, e.TimerFired("a")),
+}
+CALLBACK_PHASES: dict[str, tuple[e.Event, ...]] = {
+    "new": (),
+    "started": (CALLBACK,),
+    "completed": (CALLBACK, e.CallbackCompleted("a", "done")),
+    "failed": (CALLBACK, e.CallbackFailed("a", ERROR)),
+    "timed out": (CALLBACK, e.CallbackTimedOut("a")),
+}
+APPROVAL_PHASES: dict[str, tuple[e.Event, ...]] = {
+    "new": (),
+    "started": (APPROVAL,),
+    "completed": (APPROVAL, e.CallbackCompleted("a", {"approved": True, "by": "ann", "comment": None})),
+    "failed": (APPROVAL, e.CallbackFailed("a", ERROR)),
+    "timed out": (APPROVAL, e.CallbackTimedOut("a")),
+}
+CHILD_PHASES: dict[str, tuple[e.Event, ...]] = {
+    "new": (),
+    "started": (CHILD,),
+    "completed": (CHILD, e.ChildCompleted("a", "done")),
+    "failed": (CHILD, e.ChildFailed("a", ERROR)),
+}
+PHASES: dict[str, dict[str, tuple[e.Event, ...]]] = {
+    "step": STEP_PHASES,
+    "agent": AGENT_PHASES,
+    "timer": TIMER_PHASES,
+    "signal": SIGNAL_PHASES,
+    "callback": CALLBACK_PHASES,
+    "approval": APPROVAL_PHASES,
+    "child": CHILD_PHASES,
+}
+"""An operation `a` of each kind in each phase."""
+
+HISTORIES: tuple[tuple[e.Event, ...], ...] = tuple(
+    (*events, *stop)
+    for phases in PHASES.values()
+    for events in phases.values()
+    for stop in ((), (CANCEL,), (CANCEL, FORCED), (TIME_LIMIT,))
+)
+"""Every phase of every kind, before and after each kind of stop."""
+
+ENDS: tuple[e.Event, ...] = (
+    e.SessionCompleted(None),
+    e.SessionFailed(ERROR),
+    e.SessionCancelled("no more"),
+    e.SessionContinued({"a": 2}, "s:g2"),
+)

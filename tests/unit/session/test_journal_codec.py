@@ -7,13 +7,21 @@ import pytest
 from session_history import ERROR, LATER, ORDERED, RETRY, STARTED
 
 from orchestrator.journal import UnreadableEvent
-from orchestrator.journal.codec import decode, encode, operation_of, type_name
+from orchestrator.journal.codec import data_of, decode, encode, operation_of, type_name
 from orchestrator.session import events as e
-from orchestrator.session.values import RetrySpec
+from orchestrator.session.values import RetrySpec, format_instant
 
 EVENTS: tuple[e.Event, ...] = (
     STARTED,
     e.SessionStarted("main", "acme", None, "0" * 64, trace="00-1", task_token="t", parent="p"),
+    e.SessionStarted(
+        *("main", "acme", None, "0" * 64, None),
+        parent="p",
+        parent_operation="child#2",
+        time_limit=1.5,
+        patches=["a", "b"],
+        carried={"signals": [{"name": "go", "message_id": "m", "data": None}], "known": {"m": "0"}},
+    ),
     e.SessionResumed(),
     e.SessionResumed("node-0"),
     e.StepStarted("a", 1),
@@ -27,11 +35,34 @@ EVENTS: tuple[e.Event, ...] = (
     e.AgentCompleted("a", None, 1),
     e.AgentFailed("a", ERROR, 3),
     e.AgentRetrying("a", ERROR, 2, LATER),
+    e.TimerStarted("t", LATER),
+    e.TimerStarted("t", LATER, signal="go"),
+    e.TimerFired("t"),
+    e.CallbackCreated("c", "cb-1"),
+    e.CallbackCreated("c", "cb-1", LATER),
+    e.ApprovalRequested("c", "cb-1", None),
+    e.ApprovalRequested("c", "cb-1", {"url": "x"}, ["ann"], LATER),
+    e.CallbackCompleted("c", {"approved": True}),
+    e.CallbackCompleted("c", None),
+    e.CallbackFailed("c", ERROR),
+    e.CallbackTimedOut("c"),
+    e.SignalReceived("go", "m-1", {"n": [1]}),
+    e.SignalReceived("go", "m-1", None),
+    e.ValueRecorded("w", {"signal": "go", "message_id": "m-1"}),
+    e.PatchRecorded("change-1"),
+    e.ChildStarted("k", "child", "child-1", None),
+    e.ChildCompleted("k", [1]),
+    e.ChildFailed("k", ERROR),
+    e.CancelRequested("enough"),
+    e.CancelRequested("enough", "time_limit", "m-1"),
     e.ProgressReported("p", "half", 50.0, {"of": 2}),
     e.ProgressReported("p", ""),
     e.SessionCompleted([]),
     e.SessionCompleted(None),
     e.SessionFailed(ERROR),
+    e.SessionCancelled("enough"),
+    e.SessionContinued({"page": 2}, "s:g2"),
+    e.SessionContinued(None, "s:g3"),
 )
 
 OLDEST: dict[type[e.Event], str] = {
@@ -47,9 +78,25 @@ OLDEST: dict[type[e.Event], str] = {
     e.AgentFailed: '{"error":{"type":"T","code":"C","message":"m"},"attempt":1}',
     e.AgentRetrying: '{"error":{"type":"T","code":"C","message":"m"},"attempt":1,'
     '"next_attempt_at":"2026-01-31T12:00:00.000Z"}',
+    e.TimerStarted: '{"fire_at":"2026-01-31T12:00:00.000Z"}',
+    e.TimerFired: "{}",
+    e.CallbackCreated: '{"callback_id":"cb-1"}',
+    e.ApprovalRequested: '{"callback_id":"cb-1","subject":null}',
+    e.CallbackCompleted: '{"result":null}',
+    e.CallbackFailed: '{"error":{"type":"T","code":"C","message":"m"}}',
+    e.CallbackTimedOut: "{}",
+    e.SignalReceived: '{"name":"go","message_id":"m-1","data":null}',
+    e.ValueRecorded: '{"value":{"signal":"go","message_id":"m-1"}}',
+    e.PatchRecorded: '{"change_id":"change-1"}',
+    e.ChildStarted: '{"session_type":"child","child_id":"child-1","input":null}',
+    e.ChildCompleted: '{"result":null}',
+    e.ChildFailed: '{"error":{"type":"T","code":"C","message":"m"}}',
+    e.CancelRequested: '{"reason":"enough"}',
     e.ProgressReported: '{"message":"half"}',
     e.SessionCompleted: '{"result":null}',
     e.SessionFailed: '{"error":{"type":"T","code":"C","message":"m"}}',
+    e.SessionCancelled: '{"reason":"enough"}',
+    e.SessionContinued: '{"input":null,"continued_as":"s:g2"}',
 }
 """The least that a journal holds of each event: never add a field here, for old journals do not have it."""
 
@@ -65,6 +112,26 @@ def test_an_event_reads_back_as_it_was_written(event: e.Event) -> None:
     text = encode(event)
     assert event == decode(type_name(event), operation_of(event), text)
     assert "operation" not in json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        e.CallbackCreated("c", "callback-1", LATER),
+        e.ApprovalRequested("a", "approval-1", {"draft": "…"}, None, LATER),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_an_instant_that_may_be_missing_is_written_as_every_other(event: e.Event) -> None:
+    """What people are shown of an event is JSON, and its instants have the contract's format."""
+    assert format_instant(LATER) == data_of(event)["times_out_at"]
+    assert event == decode(type_name(event), operation_of(event), json.dumps(data_of(event)))
+
+
+@pytest.mark.parametrize("event", [e.TimerStarted("t", LATER), e.CallbackCreated("c", "id", LATER)])
+def test_an_instant_is_written_with_milliseconds_and_a_zone(event: e.Event) -> None:
+    """As everywhere in the contract, whether the field may be absent or not."""
+    assert f'"{format_instant(LATER)}"' in encode(event)
 
 
 def test_every_event_is_in_the_tables_above() -> None:
@@ -166,6 +233,27 @@ def test_data_that_are_no_object_are_unreadable(text: str) -> None:
         (e.ProgressReported, "message", 5),
         (e.ProgressReported, "percent", "50"),
         (e.SessionFailed, "error", None),
+        (e.SessionStarted, "parent_operation", 5),
+        (e.SessionStarted, "time_limit", "60"),
+        (e.SessionStarted, "time_limit", float("nan")),
+        (e.SessionStarted, "carried", []),
+        (e.TimerStarted, "fire_at", None),
+        (e.TimerStarted, "fire_at", "2026-13-31T12:00:00.000Z"),
+        (e.TimerStarted, "signal", 5),
+        (e.CallbackCreated, "callback_id", None),
+        (e.CallbackCreated, "times_out_at", 5),
+        (e.ApprovalRequested, "times_out_at", "soon"),
+        (e.CallbackFailed, "error", None),
+        (e.SignalReceived, "name", 5),
+        (e.SignalReceived, "message_id", None),
+        (e.PatchRecorded, "change_id", ["x"]),
+        (e.ChildStarted, "child_id", 5),
+        (e.ChildFailed, "error", "no"),
+        (e.CancelRequested, "reason", None),
+        (e.CancelRequested, "cause", None),
+        (e.CancelRequested, "message_id", 5),
+        (e.SessionCancelled, "reason", 5),
+        (e.SessionContinued, "continued_as", None),
     ],
 )
 def test_a_field_of_another_kind_than_the_code_needs_is_unreadable(
@@ -175,6 +263,36 @@ def test_a_field_of_another_kind_than_the_code_needs_is_unreadable(
     data = {**json.loads(OLDEST[kind]), field: value}
     with pytest.raises(UnreadableEvent):
         decode(e.TYPE_NAMES[kind], operation_for(kind), json.dumps(data))
+
+
+SECRET = "S3CR3T"
+
+
+@pytest.mark.parametrize("kind", OLDEST)
+def test_what_is_wrong_with_an_event_is_told_without_its_values(kind: type[e.Event]) -> None:
+    """A payload may stand in any field, and the text of an error ends in a log; so does what it was raised from."""
+    whole = json.loads(OLDEST[kind])
+    strange: list[object] = [SECRET, [SECRET], {SECRET: SECRET}, {"type": [SECRET]}, {"max_attempts": SECRET}]
+    for name in {field.name for field in fields(kind)} - {"operation"}:
+        for value in strange:
+            assert SECRET not in complaint_about(kind, json.dumps({**whole, name: value})), name
+    for text in (SECRET, f'"{SECRET}"', f'["{SECRET}"]', f'{{"{SECRET}'):
+        assert SECRET not in complaint_about(kind, text)
+
+
+def complaint_about(kind: type[e.Event], text: str) -> str:
+    """Return all that an error says, with what it came from; nothing where such data can be read."""
+    try:
+        decode(e.TYPE_NAMES[kind], operation_for(kind), text)
+    except UnreadableEvent as refused:
+        return f"{refused} {refused.__cause__} {refused.__context__}"
+    return ""
+
+
+def test_a_start_of_an_old_journal_begins_a_session_without_what_came_later() -> None:
+    """No parent, no time limit, no patches that it knew, no mail."""
+    text = '{"session_type":"main","tenant":"acme","input":null,"payload_sha256":"0","trace":null,"task_token":"t"}'
+    assert e.SessionStarted("main", "acme", None, "0", None, "t") == decode("AGENT_INVOCATION_STARTED", None, text)
 
 
 def test_a_policy_of_an_old_journal_gets_the_defaults_it_lacks() -> None:

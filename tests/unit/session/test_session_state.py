@@ -10,7 +10,7 @@ from orchestrator.session import events as e
 from orchestrator.session.owed import RUN_HANDLER, EffectKey, RunAgent, owed
 from orchestrator.session.state import begin, evolve, replay
 from orchestrator.session.transitions import OperationKind, Phase, SessionStatus
-from orchestrator.session.values import JsonObject
+from orchestrator.session.values import ErrorRecord, JsonObject
 
 HANDLER: EffectKey = ("", 1)
 
@@ -122,14 +122,21 @@ def test_usage_is_the_sum_of_what_agents_reported(
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_end_stands_in_the_state(end: e.TerminalEvent) -> None:
-    """Completed with a result, or failed with an error."""
+def test_the_end_stands_in_the_state(end: e.Event) -> None:
+    """Completed with a result, failed or cancelled with an error, continued with where and with what."""
     state = after(end)
     assert state.has_ended
-    if isinstance(end, e.SessionCompleted):
-        assert (SessionStatus.COMPLETED, end.result, None) == (state.status, state.result, state.error)
-    else:
-        assert (SessionStatus.FAILED, None, end.error) == (state.status, state.result, state.error)
+    found = (state.status, state.result, state.error, state.continued_as, state.next_input)
+    match end:
+        case e.SessionCompleted(result=result):
+            assert (SessionStatus.COMPLETED, result, None, None, None) == found
+        case e.SessionFailed(error=error):
+            assert (SessionStatus.FAILED, None, error, None, None) == found
+        case e.SessionCancelled(reason=reason):
+            error = ErrorRecord("SessionCancelled", "SESSION_CANCELLED", reason)
+            assert (SessionStatus.CANCELLED, None, error, None, None) == found
+        case _:
+            assert (SessionStatus.CONTINUED, None, None, "s:g2", {"a": 2}) == found
 
 
 def test_states_of_the_same_journal_are_equal_and_earlier_ones_stay_as_they_were() -> None:
@@ -139,7 +146,7 @@ def test_states_of_the_same_journal_are_equal_and_earlier_ones_stay_as_they_were
     for each in journal[1:]:
         states.append(evolve(states[-1], each))
     assert states == [replay("s", journal[:n]) for n in (1, 2, 3)]
-    assert [0, 1, 0] == [len(state.open_agents) for state in states]
+    assert [0, 1, 0] == [len(state.open_operations) for state in states]
 
 
 @pytest.mark.parametrize("phase", STEP_PHASES)

@@ -1,0 +1,145 @@
+"""What the world is told of a session's end: derived from the state, kept in HEAD's outbox until it is acknowledged.
+
+Only who wrote the end's HEAD under its own epoch tells it; each notice goes out under an id that its receiver can
+recognise it by, so that telling it twice changes nothing (I6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from orchestrator.session import events as e
+from orchestrator.session import messages as m
+from orchestrator.session.ending import first_generation
+from orchestrator.session.mail import mail_to_carry
+from orchestrator.session.state import SessionState
+from orchestrator.session.transitions import OperationKind, SessionStatus
+from orchestrator.session.values import ErrorRecord, JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class TellParent:
+    """The parent session waits for this end."""
+
+    parent: str
+    message: m.ChildEnded
+
+    @property
+    def notice_id(self) -> str:
+        """What stands in the outbox."""
+        return "parent"
+
+
+@dataclass(frozen=True, slots=True)
+class EndChild:
+    """A child session that nobody waits for any more is to end."""
+
+    parent: str
+    operation: str
+    child_id: str
+    message: m.CancelAsked
+
+    @property
+    def notice_id(self) -> str:
+        """What stands in the outbox."""
+        return f"child:{self.operation}"
+
+
+@dataclass(frozen=True, slots=True)
+class StartNext:
+    """The next generation is to start, with what the previous one leaves: its tenant's slot too, if it `has_slot`.
+
+    `signals` are told to it after that.
+    """
+
+    previous: str
+    session_id: str
+    started: e.SessionStarted
+    signals: tuple[e.SignalReceived, ...] = ()
+    has_slot: bool = False
+
+    @property
+    def notice_id(self) -> str:
+        """What stands in the outbox."""
+        return "next"
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSlot:
+    """The session's slot is to be given back; it is kept under the id that the session was accepted under."""
+
+    tenant: str
+    session_id: str
+
+    @property
+    def notice_id(self) -> str:
+        """What stands in the outbox."""
+        return "slot"
+
+
+Notice: TypeAlias = TellParent | EndChild | FreeSlot | StartNext
+
+
+def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...]:
+    """Return what is to be told of this end, in order; `()` for nothing, or before it.
+
+    `has_slot`: HEAD says that the session runs in a slot of its tenant. It goes after the children (rule 9).
+    """
+    if not state.has_ended:
+        return ()
+    told: list[Notice] = [
+        EndChild(
+            parent=state.session_id,
+            operation=op.operation_id,
+            child_id=op.order.child_id,
+            message=cancel_of_child(state.session_id, "its parent session ended"),
+        )
+        for op in state.open_operations.values()
+        if op.kind is OperationKind.CHILD and isinstance(op.order, e.ChildStarted)
+    ]
+    if state.status is SessionStatus.CONTINUED:
+        assert state.continued_as is not None, f"{state.session_id} continues as nothing"
+        carried, left = mail_to_carry(state.mail)
+        told.append(StartNext(state.session_id, state.continued_as, _next_start(state, carried), left, has_slot))
+        return tuple(told)
+    if has_slot:
+        told.append(FreeSlot(state.started.tenant, first_generation(state.session_id)))
+    if state.started.parent is not None and state.started.parent_operation is not None:
+        told.append(TellParent(state.started.parent, _child_ended(state, state.started.parent_operation)))
+    return tuple(told)
+
+
+def cancel_of_child(parent_id: str, reason: str) -> m.CancelAsked:
+    """Return the message by which a parent ends its child; the same one whenever it is sent."""
+    return m.CancelAsked(message_id=f"parent:{parent_id}"[:128], reason=reason)
+
+
+def _child_ended(state: SessionState, operation: str) -> m.ChildEnded:
+    error = state.error
+    if error is None and state.status is not SessionStatus.COMPLETED:
+        error = ErrorRecord("SessionFailed", "SESSION_FAILED", f"the session ended as {state.status}")
+    return m.ChildEnded(
+        message_id=f"child:{state.session_id}"[:128],
+        operation=operation,
+        child_id=first_generation(state.session_id),
+        result=state.result,
+        error=error,
+    )
+
+
+def _next_start(state: SessionState, carried: JsonObject | None) -> e.SessionStarted:
+    started = state.started
+    return e.SessionStarted(
+        session_type=started.session_type,
+        tenant=started.tenant,
+        input=state.next_input,
+        payload_sha256=started.payload_sha256,
+        trace=started.trace,
+        task_token=started.task_token,
+        parent=started.parent,
+        parent_operation=started.parent_operation,
+        time_limit=started.time_limit,
+        patches=started.patches,
+        carried=carried,
+    )
