@@ -49,6 +49,7 @@ FAULTS: Final[dict[str, Verdict]] = {
     "ConditionalCheckFailed": Verdict.CONDITION,
     "DuplicateItemException": Verdict.CONDITION,
     "DuplicateItem": Verdict.CONDITION,
+    "PreconditionFailed": Verdict.CONDITION,
     "TransactionCanceledException": Verdict.CANCELLED,
     "TransactionConflictException": Verdict.RETRY,
     "TransactionConflict": Verdict.RETRY,
@@ -74,6 +75,8 @@ FAULTS: Final[dict[str, Verdict]] = {
     "ServiceUnavailableException": Verdict.RETRY,
     "RequestTimeout": Verdict.RETRY,
     "RequestTimeoutException": Verdict.RETRY,
+    # S3: another conditional write to the key was in flight.
+    "ConditionalRequestConflict": Verdict.RETRY,
     # Credentials rotate under a running container: the next attempt signs with fresh ones.
     "ExpiredToken": Verdict.RETRY,
     "ExpiredTokenException": Verdict.RETRY,

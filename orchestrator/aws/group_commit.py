@@ -175,6 +175,9 @@ class GroupCommit:
 
 
 def _size(write: Write) -> int:
-    """Return about how many bytes the write adds to a request; the journaled data is what can be long."""
-    data = write.item.get("data") if isinstance(write, Insert) else write.sets.get("attributes")
+    """Return about how many bytes the write adds to a request; an event's data and a message's body can be long."""
+    if isinstance(write, Insert):
+        data = write.item.get("data") or write.item.get("body")
+    else:
+        data = write.sets.get("attributes") or write.sets.get("outbox")
     return 1_000 + (len(data) if isinstance(data, str) else 0)

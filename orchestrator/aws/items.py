@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias, assert_never
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb.type_defs import (
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PutItemInputTypeDef,
         TransactWriteItemTypeDef,
         UpdateItemInputTypeDef,
+        UpdateTypeDef,
     )
 
 Value: TypeAlias = str | int | float | bool | bytes | frozenset[str] | None
@@ -26,6 +27,8 @@ Wire: TypeAlias = "dict[str, AttributeValueTypeDef]"
 
 PARTITION_KEY: Final = "PK"
 SORT_KEY: Final = "SK"
+EXPIRES_AT: Final = "expires_at"
+"""Epoch seconds; DynamoDB deletes late, so an item whose instant has passed counts as absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class Insert:
 class Update:
     """Change an item that exists, if its attributes are as expected (`None`: absent).
 
-    `adds` adds to numbers that exist; it keeps the write out of batches.
+    `adds` adds to numbers that exist, `joins` to sets of strings; `alive_at` (epoch seconds) asks besides that the item
+    has not expired by then. All three keep the write out of batches.
     """
 
     key: Key
@@ -67,6 +71,8 @@ class Update:
     removes: tuple[str, ...] = ()
     adds: Mapping[str, int] = field(default_factory=dict)
     expected: Item = field(default_factory=dict)
+    joins: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    alive_at: int | None = None
 
     @property
     def partition(self) -> str:
@@ -76,10 +82,35 @@ class Update:
     @property
     def is_batchable(self) -> bool:
         """Whether a PartiQL statement can say it: settings and equalities only."""
-        return not self.adds and bool(self.sets) and None not in self.expected.values()
+        has_more = self.adds or self.joins or self.alive_at is not None
+        return not has_more and bool(self.sets) and None not in self.expected.values()
 
 
 Write: TypeAlias = Insert | Update
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove an item that exists. Travels in transactions only."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Add to numbers of an item, each made where it is absent, if a condition holds. Travels in transactions only.
+
+    `condition` is DynamoDB's, over `#name` for each of `names` and `:value` for each of `values`.
+    """
+
+    key: Key
+    adds: Mapping[str, int]
+    condition: str
+    names: tuple[str, ...] = ()
+    values: Item = field(default_factory=dict)
+
+
+TransactWrite: TypeAlias = Insert | Update | Delete | Tally
 
 
 def to_wire(item: Mapping[str, Value]) -> Wire:
@@ -163,7 +194,11 @@ def lone_update(table: str, write: Update) -> UpdateItemInputTypeDef:
     expression = f"SET {', '.join(sets)}" if sets else ""
     if write.removes:
         expression += f" REMOVE {', '.join(p.name(a) for a in write.removes)}"
+    if write.joins:
+        expression += f" ADD {', '.join(f'{p.name(a)} {p.value(v)}' for a, v in write.joins.items())}"
     conditions = [p.condition(a, expected) for a, expected in write.expected.items()]
+    if write.alive_at is not None:
+        conditions.append(f"{p.name(EXPIRES_AT)} > {p.value(write.alive_at)}")
     request: UpdateItemInputTypeDef = {
         "TableName": table,
         "Key": to_wire({PARTITION_KEY: write.key.pk, SORT_KEY: write.key.sk}),
@@ -178,23 +213,69 @@ def lone_update(table: str, write: Update) -> UpdateItemInputTypeDef:
     return request
 
 
-def transact_put(table: str, write: Insert) -> TransactWriteItemTypeDef:
-    """Return the insert as one action of a transaction."""
-    put = lone_put(table, write)
+def transact_action(table: str, write: TransactWrite) -> TransactWriteItemTypeDef:
+    """Return the write as one action of a transaction."""
+    match write:
+        case Insert():
+            put = lone_put(table, write)
+            return {
+                "Put": {
+                    "TableName": table,
+                    "Item": put["Item"],
+                    "ConditionExpression": f"attribute_not_exists({SORT_KEY})",
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                }
+            }
+        case Update():
+            return {"Update": _transact_update(lone_update(table, write))}
+        case Delete():
+            return {
+                "Delete": {
+                    "TableName": table,
+                    "Key": to_wire({PARTITION_KEY: write.key.pk, SORT_KEY: write.key.sk}),
+                    "ConditionExpression": f"attribute_exists({SORT_KEY})",
+                }
+            }
+        case Tally():
+            return {"Update": _tally(table, write)}
+        case _:
+            assert_never(write)
+
+
+def _transact_update(request: UpdateItemInputTypeDef) -> UpdateTypeDef:
+    action: UpdateTypeDef = {
+        "TableName": request["TableName"],
+        "Key": request["Key"],
+        "UpdateExpression": request["UpdateExpression"],
+        "ConditionExpression": request["ConditionExpression"],
+        "ExpressionAttributeNames": request["ExpressionAttributeNames"],
+    }
+    if "ExpressionAttributeValues" in request:
+        action["ExpressionAttributeValues"] = request["ExpressionAttributeValues"]
+    return action
+
+
+def _tally(table: str, write: Tally) -> UpdateTypeDef:
+    additions = ", ".join(f"#{name} :add_{name}" for name in write.adds)
     return {
-        "Put": {
-            "TableName": table,
-            "Item": put["Item"],
-            "ConditionExpression": f"attribute_not_exists({SORT_KEY})",
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
+        "TableName": table,
+        "Key": to_wire({PARTITION_KEY: write.key.pk, SORT_KEY: write.key.sk}),
+        "UpdateExpression": f"ADD {additions}",
+        "ConditionExpression": write.condition,
+        "ExpressionAttributeNames": {f"#{name}": name for name in (*write.adds, *write.names)},
+        "ExpressionAttributeValues": to_wire(
+            {**{f":add_{name}": n for name, n in write.adds.items()}, **{f":{n}": v for n, v in write.values.items()}}
+        ),
     }
 
 
 def batch_statement(table: str, write: Write) -> BatchStatementRequestTypeDef:
     """Return the write as one PartiQL statement of a batch."""
     if isinstance(write, Insert):
-        return {"Statement": _insert_text(table, tuple(write.item)), "Parameters": _parameters(write.item.values())}
+        item = write.item
+        if None in item.values():
+            item = {name: value for name, value in item.items() if value is not None}
+        return {"Statement": _insert_text(table, tuple(item)), "Parameters": _parameters(item.values())}
     sets = {name: value for name, value in write.sets.items() if value is not None}
     return {
         "Statement": _update_text(table, tuple(sets), write.removes, tuple(write.expected)),

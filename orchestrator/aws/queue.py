@@ -15,15 +15,16 @@ from pydantic import BaseModel, Field
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Refused, Verdict, verdict_of
 from orchestrator.aws.signed import SignedClient
+from orchestrator.session.frozen import quick
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
 
 BATCH_MAX: Final = 10
-POLL_SECONDS_MAX: Final = 20
 MESSAGE_BYTES_MAX: Final = 1_048_576
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class QueueMessage:
     """One delivery. `attributes` are the sender's (text ones), `receive_count` starts at 1."""

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from orchestrator.aws import items
 from orchestrator.aws.faults import FAULTS, Patience, Refused, Verdict, error_code, verdict_of
 from orchestrator.aws.group_commit import BATCH_WRITES_MAX, Done, Fate, GroupCommit, Rejected, Undecided, Unmet
-from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, Write
+from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, TransactWrite, Write
 from orchestrator.aws.signed import SignedClient
 from orchestrator.errors import OrchestratorError
 from orchestrator.session.values import Json
@@ -78,16 +78,18 @@ class Table:
             return fate.item
         raise ConditionUnmet(write.key, fate.item or await self.get(write.key))
 
-    async def write_all(self, writes: Sequence[Insert]) -> None:
-        """Insert all or none, in one transaction of at most 100.
+    async def write_all(self, writes: Sequence[TransactWrite]) -> None:
+        """Make all writes or none, in one transaction of at most 100.
+
+        A repetition after a lost answer may find its own writes: whoever asks for what cannot be redone can tell them.
 
         Raises:
-            ConditionUnmet: an item stands at one of the keys (the first such one is named).
+            ConditionUnmet: the condition of one of them does not hold (the first such one is named).
             Refused: the transaction is malformed or not permitted.
         """
         assert len(writes) <= TRANSACTION_WRITES_MAX, f"{len(writes)} writes in one transaction"
         token = uuid.uuid4().hex
-        actions = [items.transact_put(self._name, write) for write in writes]
+        actions = [items.transact_action(self._name, write) for write in writes]
 
         async def transact() -> None:
             try:
@@ -209,7 +211,10 @@ class Table:
                 fate: Fate = Done()
             else:
                 answer = await self._client.update_item(**items.lone_update(self._name, write))
-                fate = Done(items.from_wire(answer.get("Attributes", {})))
+                if "Attributes" not in answer:
+                    # The SDK takes a body that is no JSON for an answer without fields.
+                    raise ConnectionError("the answer to an update holds no item")
+                fate = Done(items.from_wire(answer["Attributes"]))
         except ClientError as error:
             if FAULTS.get(error_code(error)) is not Verdict.CONDITION:
                 raise

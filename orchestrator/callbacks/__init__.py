@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+_APPROVAL: Final = "approval-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +50,31 @@ class Callbacks(Protocol):
     async def decide(self, callback_id: str, answer: str) -> Callback | None:
         """Record the answer if none is yet; return the callback with the one that won, `None` for an unknown one."""
         ...
+
+
+def issued_with(
+    token: str, callback_id: str, session_id: str, operation: str, times_out_at: datetime | None
+) -> Callback:
+    """Return the callback as it is issued with that token: of the token itself, nothing is kept."""
+    hashed = frozenset({hashlib.sha256(token.encode()).hexdigest()})
+    return Callback(callback_id, session_id, operation, hashed, times_out_at)
+
+
+def callback_id_of(session_id: str, operation: str) -> str:
+    """Return the id of the callback that such an operation creates: always the same one."""
+    return f"callback-{digest_of_operation(session_id, operation)}"
+
+
+def approval_id_of(session_id: str, operation: str) -> str:
+    """Return the id of the callback that a person answers."""
+    return f"{_APPROVAL}{digest_of_operation(session_id, operation)}"
+
+
+def is_approval(callback_id: str) -> bool:
+    """Return whether a person answers that callback: its result is an approval."""
+    return callback_id.startswith(_APPROVAL)
+
+
+def digest_of_operation(session_id: str, operation: str) -> str:
+    """Return a text (32 hexadecimal digits) that names one operation of one session, wherever ids are asked for."""
+    return hashlib.sha256(f"{session_id}/{operation}".encode()).hexdigest()[:32]

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Protocol
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.session.transitions import SessionStatus
+from orchestrator.session.frozen import quick
+from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import Json
 
 DUE_SHARDS: Final = 4
@@ -38,9 +39,10 @@ class NodeFenced(OrchestratorError):
     code = "NODE_FENCED"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A session's HEAD as last read or written."""
+    """A session's HEAD as last read or written. `outbox` holds the ids of the notifications that an end still owes."""
 
     session_id: str
     session_type: str
@@ -57,6 +59,7 @@ class Head:
     wake_at: datetime | None = None
     continued_as: str | None = None
     attributes: Mapping[str, Json] = field(default_factory=dict)
+    outbox: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,28 @@ class Page:
 
     heads: tuple[Head, ...]
     cursor: str | None
+
+
+def claimed(head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_owner: bool) -> Head:
+    """Return what `Heads.claim` makes of a HEAD."""
+    has_ended = head.status in ENDED
+    return replace(
+        head,
+        owner=node_id,
+        epoch=head.epoch + 1,
+        claim_nonce=nonce,
+        status=head.status if has_ended else SessionStatus.RUNNING,
+        takeovers=head.takeovers + (1 if from_dead_owner else 0),
+        wake_at=None,
+        updated_at=head.updated_at if has_ended else at,
+    )
+
+
+def settled(head: Head, outbox: tuple[str, ...]) -> Head:
+    """Return what `Heads.settle_outbox` makes of a HEAD."""
+    if outbox:
+        return replace(head, outbox=outbox)
+    return replace(head, outbox=(), owner=None, wake_at=None)
 
 
 class Heads(Protocol):
@@ -81,7 +106,8 @@ class Heads(Protocol):
     async def claim(self, head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_owner: bool) -> Head:
         """Take the session over with the next epoch, if owner and epoch are still what `head` says.
 
-        Removes `wake_at`; adds 1 to `takeovers` where the owner is dead.
+        Removes `wake_at`; adds 1 to `takeovers` where the owner is dead. An ended session keeps its status, the instant
+        of its end and its outbox: it is claimed in order to send that.
 
         Raises:
             NotOwner: somebody else changed HEAD first.
@@ -92,8 +118,29 @@ class Heads(Protocol):
         """Set `takeovers` to 1: the journal shows progress since the last takeover. Raises `NotOwner`."""
         ...
 
-    async def end(self, head: Head, status: SessionStatus, *, last_seq: int, at: datetime) -> Head:
-        """Record the end: no owner, nothing due. Raises `NotOwner` when epoch or inbox version moved on."""
+    async def end(  # noqa: PLR0913 - what an end records, each named
+        self,
+        head: Head,
+        status: SessionStatus,
+        *,
+        last_seq: int,
+        at: datetime,
+        outbox: tuple[str, ...] = (),
+        wake_at: datetime | None = None,
+        continued_as: str | None = None,
+    ) -> Head:
+        """Record the end: no owner, nothing due. Raises `NotOwner` when epoch or inbox version moved on.
+
+        With an outbox, and only then, it is due at `wake_at`: after a grace, others may send it (rule 13).
+        """
+        ...
+
+    async def settle_outbox(self, head: Head, outbox: tuple[str, ...]) -> Head:
+        """Record what is left of an ended session's outbox; with nothing left it has no owner and is not due.
+
+        Raises:
+            NotOwner: a later epoch has the outbox, or HEAD does not exist.
+        """
         ...
 
     async def release(
@@ -107,6 +154,21 @@ class Heads(Protocol):
         attributes: Mapping[str, Json] | None = None,
     ) -> Head:
         """Give the session up without ending it: no owner, due at `wake_at`. Raises `NotOwner` like `end`."""
+        ...
+
+    async def bump_inbox(self, session_id: str) -> Head | None:
+        """Add 1 to the inbox version, whoever owns the session; return HEAD after it, `None` for an unknown session.
+
+        A lost answer makes it more than 1: the version tells that something came, not how much.
+        """
+        ...
+
+    async def make_due(self, head: Head, *, at: datetime) -> Head:
+        """Let whoever has room claim an unowned session from `at` on.
+
+        Raises:
+            NotOwner: somebody owns it, or owned it since HEAD was read.
+        """
         ...
 
     def owned_by(self, node_id: str) -> AsyncIterator[str]:

@@ -5,7 +5,6 @@ A write whose answer was lost is read back: "as I wish it to be, under my nonce"
 
 from __future__ import annotations
 
-import hashlib
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Mapping
@@ -17,15 +16,36 @@ from typing import Final
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, Update, Value
 from orchestrator.aws.provision import BY_DUE, BY_OWNER, BY_STATE
 from orchestrator.aws.table import ConditionUnmet, Table
-from orchestrator.cluster import DUE_SHARDS, STATE_SHARDS, Head, NodeFenced, NodeRecord, NotOwner, Page, UnreadableHead
+from orchestrator.cluster import (
+    DUE_SHARDS,
+    STATE_SHARDS,
+    Head,
+    NodeFenced,
+    NodeRecord,
+    NotOwner,
+    Page,
+    UnreadableHead,
+    claimed,
+    settled,
+)
+from orchestrator.cluster.head_items import (
+    changes,
+    due_attributes,
+    head_key,
+    head_of,
+    insert_of,
+    int_of,
+    outbox_text,
+    present,
+    session_id_of,
+    update_of,
+)
 from orchestrator.payloads import parse_json
-from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import Json, compact_json, format_instant
+from orchestrator.session.transitions import ENDED, SessionStatus
+from orchestrator.session.values import Json, format_instant
 
-HEAD: Final = "HEAD"
 NODES: Final = "NODES"
 TOMBSTONE_LIFE: Final = timedelta(days=1)
-_SESSION_PREFIX: Final = "SESSION#"
 _NODE_PREFIX: Final = "NODE#"
 
 
@@ -38,29 +58,24 @@ class DynamoDBHeads:
     async def create(self, head: Head) -> Head:
         """See `Heads.create`."""
         try:
-            await self._table.write(Insert(_present(_item(head))))
+            await self._table.write(insert_of(head))
         except ConditionUnmet as unmet:
-            return _head(_standing(unmet))
+            return head_of(_standing(unmet))
         return head
 
     async def get(self, session_id: str) -> Head | None:
         """See `Heads.get`."""
-        item = await self._table.get(_key(session_id))
-        return None if item is None else _head(item)
+        item = await self._table.get(head_key(session_id))
+        return None if item is None else head_of(item)
 
     async def claim(self, head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_owner: bool) -> Head:
         """See `Heads.claim`."""
-        wanted = replace(
-            head,
-            owner=node_id,
-            epoch=head.epoch + 1,
-            claim_nonce=nonce,
-            status=SessionStatus.RUNNING,
-            takeovers=head.takeovers + (1 if from_dead_owner else 0),
-            wake_at=None,
-            updated_at=at,
-        )
-        return await self._change(head, wanted, expected={"owner": head.owner, "epoch": head.epoch})
+        wanted = claimed(head, node_id=node_id, nonce=nonce, at=at, from_dead_owner=from_dead_owner)
+        changed = changes(head, wanted)
+        if head.owner is None:
+            # Somebody may have made it due since HEAD was read, which changes no epoch.
+            changed |= due_attributes(head.session_id, None)
+        return await self._write(head, wanted, changed, expected={"owner": head.owner, "epoch": head.epoch})
 
     async def settle_takeovers(self, head: Head) -> Head:
         """See `Heads.settle_takeovers`."""
@@ -68,10 +83,55 @@ class DynamoDBHeads:
             return head
         return await self._change(head, replace(head, takeovers=1), expected={"epoch": head.epoch})
 
-    async def end(self, head: Head, status: SessionStatus, *, last_seq: int, at: datetime) -> Head:
+    async def end(  # noqa: PLR0913 - see the protocol
+        self,
+        head: Head,
+        status: SessionStatus,
+        *,
+        last_seq: int,
+        at: datetime,
+        outbox: tuple[str, ...] = (),
+        wake_at: datetime | None = None,
+        continued_as: str | None = None,
+    ) -> Head:
         """See `Heads.end`."""
-        wanted = replace(head, status=status, owner=None, last_seq=last_seq, wake_at=None, updated_at=at)
+        assert (wake_at is not None) == bool(outbox), f"{head.session_id}: an outbox is due, and nothing else of an end"
+        wanted = replace(
+            head,
+            status=status,
+            owner=None,
+            last_seq=last_seq,
+            wake_at=wake_at,
+            updated_at=at,
+            continued_as=continued_as,
+            outbox=outbox,
+        )
         return await self._change(head, wanted, expected=_unmoved(head))
+
+    async def settle_outbox(self, head: Head, outbox: tuple[str, ...]) -> Head:
+        """See `Heads.settle_outbox`."""
+        assert head.status in ENDED, f"{head.session_id} is open: an outbox is of an end"
+        # All of it is written, whatever HEAD held when it was read: a claim has removed the wake-up since, or not.
+        changed: Item = {"outbox": outbox_text(outbox)}
+        if not outbox:
+            changed |= {"owner": None, "wake_at": None, "due_shard": None}
+        return await self._write(head, settled(head, outbox), changed, expected={"epoch": head.epoch})
+
+    async def bump_inbox(self, session_id: str) -> Head | None:
+        """See `Heads.bump_inbox`."""
+        try:
+            item = await self._table.write(Update(key=head_key(session_id), sets={}, adds={"inbox_version": 1}))
+        except ConditionUnmet:
+            return None
+        assert item is not None, "an update that travels alone returns its item"
+        return head_of(item)
+
+    async def make_due(self, head: Head, *, at: datetime) -> Head:
+        """See `Heads.make_due`."""
+        expected: Item = {"owner": None, "epoch": head.epoch}
+        return await self._write(
+            head, replace(head, owner=None, wake_at=at), due_attributes(head.session_id, at), expected
+        )
 
     async def release(
         self,
@@ -98,14 +158,14 @@ class DynamoDBHeads:
     async def owned_by(self, node_id: str) -> AsyncIterator[str]:
         """See `Heads.owned_by`."""
         async for item in self._table.index(BY_OWNER, ("owner", node_id)):
-            yield _session_id(item)
+            yield session_id_of(item)
 
     async def due(self, before: datetime) -> AsyncIterator[str]:
         """See `Heads.due`."""
         until = ("wake_at", format_instant(before))
         for shard in range(DUE_SHARDS):
             async for item in self._table.index(BY_DUE, ("due_shard", f"DUE#{shard}"), until=until):
-                yield _session_id(item)
+                yield session_id_of(item)
 
     async def listing(
         self,
@@ -132,7 +192,7 @@ class DynamoDBHeads:
         found: list[Head] = []
         async for item in self._table.index(BY_STATE, ("state_key", state_key), until=until, newest_first=True):
             try:
-                head = _head(item)
+                head = head_of(item)
             except UnreadableHead:
                 # What a newer version wrote is listed by newer versions.
                 continue
@@ -146,22 +206,19 @@ class DynamoDBHeads:
         return found
 
     async def _change(self, head: Head, wanted: Head, *, expected: Item) -> Head:
-        changed = _changes(head, wanted)
-        update = Update(
-            key=_key(head.session_id),
-            sets={name: value for name, value in changed.items() if value is not None},
-            removes=tuple(name for name, value in changed.items() if value is None),
-            expected=expected,
-        )
+        return await self._write(head, wanted, changes(head, wanted), expected)
+
+    async def _write(self, head: Head, wanted: Head, changed: Item, expected: Item) -> Head:
+        """Set and remove (`None`) what changes if HEAD is as expected; return HEAD then. Raises `NotOwner`."""
         try:
-            item = await self._table.write(update)
+            item = await self._table.write(update_of(head.session_id, changed, expected))
         except ConditionUnmet as unmet:
-            standing = None if unmet.item is None else _head(unmet.item)
+            standing = None if unmet.item is None else head_of(unmet.item)
             if standing is None or not _is_our_write(standing, wanted):
                 raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}") from None
             return standing
         # A delivery may have moved the inbox version since HEAD was read: what stands there now is what counts.
-        return wanted if item is None else _head(item)
+        return wanted if item is None else head_of(item)
 
 
 class DynamoDBNodes:
@@ -182,7 +239,7 @@ class DynamoDBNodes:
             "sessions": node.sessions,
         }
         try:
-            await self._table.write(Insert(_present(item)))
+            await self._table.write(Insert(present(item)))
         except ConditionUnmet as unmet:
             if unmet.item is None or unmet.item.get("started_at") != item["started_at"]:
                 raise NodeFenced(f"node id {node.node_id} is taken") from None
@@ -248,109 +305,20 @@ def _is_our_write(standing: Head, wanted: Head) -> bool:
     )
 
 
-def _present(item: Item) -> Item:
-    return {name: value for name, value in item.items() if value is not None}
-
-
-def _key(session_id: str) -> Key:
-    return Key(f"{_SESSION_PREFIX}{session_id}", HEAD)
-
-
 def _node_key(node_id: str) -> dict[str, str]:
     return {PARTITION_KEY: NODES, SORT_KEY: f"{_NODE_PREFIX}{node_id}"}
-
-
-def _session_id(item: Item) -> str:
-    return str(item[PARTITION_KEY]).removeprefix(_SESSION_PREFIX)
-
-
-def _shard(session_id: str, shards: int) -> int:
-    return hashlib.blake2b(session_id.encode(), digest_size=2).digest()[0] % shards
-
-
-def _item(head: Head) -> Item:
-    return {
-        PARTITION_KEY: f"{_SESSION_PREFIX}{head.session_id}",
-        SORT_KEY: HEAD,
-        "session_type": head.session_type,
-        "tenant": head.tenant,
-        "state": head.status,
-        "state_key": f"{head.status}#{_shard(head.session_id, STATE_SHARDS)}",
-        "owner": head.owner,
-        "epoch": head.epoch,
-        "last_seq": head.last_seq,
-        "wake_at": None if head.wake_at is None else format_instant(head.wake_at),
-        "due_shard": None if head.wake_at is None else f"DUE#{_shard(head.session_id, DUE_SHARDS)}",
-        "inbox_version": head.inbox_version,
-        "claim_nonce": head.claim_nonce,
-        "takeovers": head.takeovers,
-        "continued_as": head.continued_as,
-        "created_at": format_instant(head.created_at),
-        "updated_at": format_instant(head.updated_at),
-        "attributes": compact_json(head.attributes) if head.attributes else None,
-    }
-
-
-def _changes(before: Head, after: Head) -> Item:
-    """Return the attributes by which the items of two HEADs of one session differ; `None` for one that goes."""
-    changed: Item = {}
-    if after.status != before.status:
-        changed["state"] = after.status
-        changed["state_key"] = f"{after.status}#{_shard(after.session_id, STATE_SHARDS)}"
-    if after.wake_at != before.wake_at:
-        changed["wake_at"] = None if after.wake_at is None else format_instant(after.wake_at)
-        changed["due_shard"] = None if after.wake_at is None else f"DUE#{_shard(after.session_id, DUE_SHARDS)}"
-    if after.updated_at != before.updated_at:
-        changed["updated_at"] = format_instant(after.updated_at)
-    if after.attributes != before.attributes:
-        changed["attributes"] = compact_json(after.attributes) if after.attributes else None
-    for name in ("owner", "epoch", "last_seq", "claim_nonce", "takeovers"):
-        value = getattr(after, name)
-        if value != getattr(before, name):
-            changed[name] = value
-    return changed
-
-
-def _head(item: Item) -> Head:
-    """Return the HEAD of an item. Raises `UnreadableHead` for one that this version did not write."""
-    try:
-        return _parsed(item)
-    except (KeyError, ValueError, TypeError) as error:
-        raise UnreadableHead(f"HEAD of {_session_id(item)}: {type(error).__name__}: {error}") from None
-
-
-def _parsed(item: Item) -> Head:
-    """Return the HEAD of an item; an index holds only some attributes, the others take their neutral value."""
-    wake_at, owner, continued_as = item.get("wake_at"), item.get("owner"), item.get("continued_as")
-    return Head(
-        session_id=_session_id(item),
-        session_type=str(item["session_type"]),
-        tenant=str(item["tenant"]),
-        status=SessionStatus(str(item["state"])),
-        owner=None if owner is None else str(owner),
-        epoch=_int(item.get("epoch")),
-        last_seq=_int(item.get("last_seq")),
-        inbox_version=_int(item.get("inbox_version")),
-        claim_nonce=str(item.get("claim_nonce", "")),
-        takeovers=_int(item.get("takeovers")),
-        created_at=datetime.fromisoformat(str(item["created_at"])),
-        updated_at=datetime.fromisoformat(str(item["updated_at"])),
-        wake_at=None if wake_at is None else datetime.fromisoformat(str(wake_at)),
-        continued_as=None if continued_as is None else str(continued_as),
-        attributes=json.loads(str(item.get("attributes") or "{}")),
-    )
 
 
 def _node(item: Item) -> NodeRecord:
     process, dead = item.get("process"), item.get("declared_dead_at")
     return NodeRecord(
         node_id=str(item[SORT_KEY]).removeprefix(_NODE_PREFIX),
-        beat=_int(item.get("beat")),
+        beat=int_of(item.get("beat")),
         address=str(item.get("address", "")),
         started_at=_instant(item.get("started_at")) or datetime.min.replace(tzinfo=UTC),
         version=str(item.get("version", "")),
         process=None if process is None else str(process),
-        sessions=_int(item.get("sessions")),
+        sessions=int_of(item.get("sessions")),
         # Any mark counts, readable or not: it is the presence that says dead.
         declared_dead_at=None if dead is None else _instant(dead) or datetime.min.replace(tzinfo=UTC),
     )
@@ -361,10 +329,6 @@ def _instant(value: Value) -> datetime | None:
         return datetime.fromisoformat(str(value))
     except ValueError:
         return None
-
-
-def _int(value: Value) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _rank(head: Head) -> tuple[float, str]:

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from orchestrator.cluster import Head, NodeFenced, NodeRecord, NotOwner, Page
-from orchestrator.session.transitions import SessionStatus
+from orchestrator.cluster import Head, NodeFenced, NodeRecord, NotOwner, Page, claimed, settled
+from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import Json
 
 
@@ -17,6 +17,10 @@ class MemoryHeads:
 
     def __init__(self) -> None:
         self._heads: dict[str, Head] = {}
+
+    def all(self) -> tuple[Head, ...]:
+        """Return every HEAD, in the order of their creation."""
+        return tuple(self._heads.values())
 
     async def create(self, head: Head) -> Head:
         """See `Heads.create`."""
@@ -34,18 +38,7 @@ class MemoryHeads:
         standing = self._heads.get(head.session_id)
         if standing is None or (standing.owner, standing.epoch) != (head.owner, head.epoch):
             raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
-        return self._put(
-            replace(
-                standing,
-                owner=node_id,
-                epoch=head.epoch + 1,
-                claim_nonce=nonce,
-                status=SessionStatus.RUNNING,
-                takeovers=head.takeovers + (1 if from_dead_owner else 0),
-                wake_at=None,
-                updated_at=at,
-            )
-        )
+        return self.put(claimed(standing, node_id=node_id, nonce=nonce, at=at, from_dead_owner=from_dead_owner))
 
     async def settle_takeovers(self, head: Head) -> Head:
         """See `Heads.settle_takeovers`."""
@@ -53,11 +46,46 @@ class MemoryHeads:
         standing = self._heads.get(head.session_id)
         if standing is None or standing.epoch != head.epoch:
             raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
-        return self._put(replace(standing, takeovers=1))
+        return self.put(replace(standing, takeovers=1))
 
-    async def end(self, head: Head, status: SessionStatus, *, last_seq: int, at: datetime) -> Head:
+    async def end(  # noqa: PLR0913 - see the protocol
+        self,
+        head: Head,
+        status: SessionStatus,
+        *,
+        last_seq: int,
+        at: datetime,
+        outbox: tuple[str, ...] = (),
+        wake_at: datetime | None = None,
+        continued_as: str | None = None,
+    ) -> Head:
         """See `Heads.end`."""
-        return await self.release(head, status, last_seq=last_seq, at=at, wake_at=None)
+        assert (wake_at is not None) == bool(outbox), f"{head.session_id}: an outbox is due, and nothing else of an end"
+        ended = await self.release(head, status, last_seq=last_seq, at=at, wake_at=wake_at)
+        return self.put(replace(ended, continued_as=continued_as, outbox=outbox))
+
+    async def settle_outbox(self, head: Head, outbox: tuple[str, ...]) -> Head:
+        """See `Heads.settle_outbox`."""
+        assert head.status in ENDED, f"{head.session_id} is open: an outbox is of an end"
+        await asyncio.sleep(0)
+        standing = self._heads.get(head.session_id)
+        if standing is None or standing.epoch != head.epoch:
+            raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
+        return self.put(settled(standing, outbox))
+
+    async def bump_inbox(self, session_id: str) -> Head | None:
+        """See `Heads.bump_inbox`."""
+        await asyncio.sleep(0)
+        standing = self._heads.get(session_id)
+        return None if standing is None else self.put(replace(standing, inbox_version=standing.inbox_version + 1))
+
+    async def make_due(self, head: Head, *, at: datetime) -> Head:
+        """See `Heads.make_due`."""
+        await asyncio.sleep(0)
+        standing = self._heads.get(head.session_id)
+        if standing is None or standing.owner is not None or standing.epoch != head.epoch:
+            raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
+        return self.put(replace(standing, wake_at=at))
 
     async def release(
         self,
@@ -74,7 +102,7 @@ class MemoryHeads:
         standing = self._heads.get(head.session_id)
         if standing is None or (standing.epoch, standing.inbox_version) != (head.epoch, head.inbox_version):
             raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
-        return self._put(
+        return self.put(
             replace(
                 standing,
                 status=status,
@@ -122,7 +150,12 @@ class MemoryHeads:
         page = wanted[start : start + limit]
         return Page(tuple(page), str(start + limit) if len(wanted) > start + limit else None)
 
-    def _put(self, head: Head) -> Head:
+    def standing(self, session_id: str) -> Head | None:
+        """Return HEAD at once; for what changes it together with something else."""
+        return self._heads.get(session_id)
+
+    def put(self, head: Head) -> Head:
+        """Write HEAD at once, whatever stands there, and return it; see `standing`."""
         self._heads[head.session_id] = head
         return head
 

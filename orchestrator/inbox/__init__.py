@@ -23,6 +23,24 @@ class MessageConflict(OrchestratorError):
         self.message_id = message_id
 
 
+class UnknownSession(OrchestratorError):
+    """No session of that id was accepted."""
+
+    code = "UNKNOWN_SESSION"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"no session {session_id!r:.150} was accepted")
+
+
+class SessionEnded(OrchestratorError):
+    """The session has its terminal event: it takes no message any more."""
+
+    code = "SESSION_ENDED"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id!r:.150} has ended")
+
+
 @dataclass(frozen=True, slots=True)
 class InboxItem:
     """One message that waits. `position` orders them: the inbox version its sender saw + 1; `body` is JSON text."""

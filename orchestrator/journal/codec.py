@@ -1,6 +1,7 @@
 """Events ↔ the JSON of a journal, the same for every adapter: what is written today must be readable for years.
 
 Reading is strict about what the code needs and blind to fields it does not know, so that older code reads newer ones.
+What it complains of it never quotes: a payload may stand there, and the text of an error ends in a log.
 """
 
 from __future__ import annotations
@@ -77,6 +78,28 @@ def decode(status: str, operation: str | None, data: str) -> Event:
         raise UnreadableEvent(f"the data of a {status} event cannot be read: {error}") from error
 
 
+def instant_of(text: str) -> datetime:
+    """Return the instant that a journal holds.
+
+    Raises:
+        ValueError: it is none, or one without its zone.
+    """
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        # Its own text quotes what it was given.
+        raise ValueError("an instant was expected, not another text") from None
+    if instant.tzinfo is None:
+        raise ValueError("an instant without its zone")
+    return instant
+
+
+def _kind(value: Json) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "one that JSON has no word for"
+    return "null" if value is None else type(value).__name__
+
+
 def _finite(value: float) -> Json:
     if not math.isfinite(value):
         raise ValueError(f"{value} is not JSON")
@@ -90,32 +113,29 @@ def _as_object(value: ErrorRecord | RetrySpec) -> Json:
 
 def _text(value: Json) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a text was expected, not {value!r:.80}")
+        raise TypeError(f"a text was expected, not {_kind(value)}")
     return value
 
 
 def _whole(value: Json) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"a whole number was expected, not {value!r:.80}")
+        raise TypeError(f"a whole number was expected, not {_kind(value)}")
     return value
 
 
 def _number(value: Json) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise TypeError(f"a number was expected, not {value!r:.80}")
+        raise TypeError(f"a number was expected, not {_kind(value)}")
     return value
 
 
 def _instant(value: Json) -> datetime:
-    instant = datetime.fromisoformat(_text(value))
-    if instant.tzinfo is None:
-        raise ValueError(f"an instant without its zone: {value!r:.80}")
-    return instant
+    return instant_of(_text(value))
 
 
 def _fields(value: Json) -> JsonObject:
     if not isinstance(value, dict):
-        raise TypeError(f"an object was expected, not {value!r:.80}")
+        raise TypeError(f"an object was expected, not {_kind(value)}")
     return value
 
 
@@ -145,22 +165,25 @@ _READERS: Final[dict[str, Callable[[Json], object]]] = {
     "ErrorRecord": _record,
     "Json": lambda value: value,
     "str | None": _optional(_text),
+    "datetime | None": _optional(_instant),
     "float | None": _optional(_number),
     "JsonObject | None": _optional(_fields),
     "RetrySpec | None": _optional(_policy),
 }
 """How a field is read back, by its annotation in `events`: a new kind of field needs its line here."""
 
-_WRITERS: Final[dict[str, Callable[..., Json]]] = {
+_WRITERS: Final[dict[str, Callable[..., Json] | None]] = {
+    **dict.fromkeys(("str", "int", "Json", "str | None", "JsonObject | None")),
     "datetime": format_instant,
+    "datetime | None": format_instant,
     "ErrorRecord": _as_object,
     "float | None": _finite,
     "RetrySpec | None": _as_object,
 }
-"""How a field is written, by its annotation; those of other kinds are JSON as they are."""
+"""How a field is written, by its annotation; `None` for what is JSON as it is. A new kind of field needs its line."""
 
 _DATA_FIELDS: Final = {
-    kind: tuple((f.name, f.default is None, _WRITERS.get(str(f.type))) for f in fields(kind) if f.name != _OPERATION)
+    kind: tuple((f.name, f.default is None, _WRITERS[str(f.type)]) for f in fields(kind) if f.name != _OPERATION)
     for kind in TYPE_NAMES
 }
 """The fields of each event that stand in its data, whether one may be left out, and how it is written."""

@@ -13,13 +13,9 @@ from typing import Final
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item
 from orchestrator.aws.table import ConditionUnmet, Table
 from orchestrator.journal import JournalConflict, UnreadableEvent
-from orchestrator.journal.codec import decode, encode, operation_of, type_name
+from orchestrator.journal.codec import decode, encode, instant_of, operation_of, type_name
 from orchestrator.session.events import Recorded
-from orchestrator.session.values import format_instant
-
-SESSION_LIFE_MAX: Final = timedelta(days=400)
-"""No session lives longer, so an event that expires this long after its session's start plus the retention is of an
-ended session: no open session loses its first event."""
+from orchestrator.session.values import SESSION_LIFE_MAX, format_instant
 
 EVENT_PREFIX: Final = "EVENT#"
 LAST_EVENT: Final = f"{EVENT_PREFIX}9999999999"
@@ -35,6 +31,7 @@ class DynamoDBJournal:
 
     def __init__(self, table: Table, *, retention: timedelta) -> None:
         self._table = table
+        # So no open session loses its first event (rule 15).
         self._life_seconds = (SESSION_LIFE_MAX + retention).total_seconds()
 
     async def append(self, session_id: str, events: Sequence[Recorded], *, started_at: datetime) -> None:
@@ -55,7 +52,7 @@ class DynamoDBJournal:
         except ConditionUnmet as unmet:
             existing = _standing(unmet)
             # Our own event stands there if the answer to an earlier attempt of this very append was lost.
-            if str(existing["event_id"]) != recorded.event_id:
+            if str(existing.get("event_id")) != recorded.event_id:
                 raise JournalConflict(session_id, _recorded(existing)) from None
 
     async def read(self, session_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
@@ -98,13 +95,25 @@ def _item(session_id: str, recorded: Recorded, expires_at: int) -> Item:
 
 
 def _recorded(item: Item) -> Recorded:
-    operation, epoch = item.get("operation"), item["epoch"]
-    assert isinstance(epoch, int), f"{item[PARTITION_KEY]!r} {item[SORT_KEY]!r} has epoch {epoch!r}"
-    return Recorded(
-        seq=int(str(item[SORT_KEY]).removeprefix(EVENT_PREFIX)),
-        event=decode(str(item["status"]), None if operation is None else str(operation), str(item["data"])),
-        at=datetime.fromisoformat(str(item["at"])),
-        epoch=epoch,
-        node=str(item["node"]),
-        event_id=str(item["event_id"]),
-    )
+    """Return the event that an item holds.
+
+    Raises:
+        UnreadableEvent: an attribute is missing or of another kind, or `decode` cannot read it.
+    """
+    operation, place = item.get("operation"), str(item[SORT_KEY])
+    try:
+        epoch = item["epoch"]
+        if not isinstance(epoch, int) or isinstance(epoch, bool):
+            raise TypeError(f"its epoch is {type(epoch).__name__}")
+        return Recorded(
+            seq=int(place.removeprefix(EVENT_PREFIX)),
+            event=decode(str(item["status"]), None if operation is None else str(operation), str(item["data"])),
+            at=instant_of(str(item["at"])),
+            epoch=epoch,
+            node=str(item["node"]),
+            event_id=str(item["event_id"]),
+        )
+    except KeyError as missing:
+        raise UnreadableEvent(f"the item {place} lacks {missing}: it was changed") from None
+    except (TypeError, ValueError) as error:
+        raise UnreadableEvent(f"the item {place} cannot be read: {error}") from None

@@ -17,5 +17,9 @@ async def read_state(journal: Journal, session_id: str) -> SessionState | None:
     async for recorded in journal.read(session_id):
         if isinstance(recorded.event, SessionStarted) != (state is None):
             raise UnreadableEvent(f"event {recorded.seq} of {session_id} is out of place: the journal was changed")
-        state = begin(session_id, recorded) if state is None else evolve(state, recorded)
+        try:
+            state = begin(session_id, recorded) if state is None else evolve(state, recorded)
+        except (AssertionError, KeyError) as error:
+            # Each event can be read, and they contradict each other: no version of ours wrote them in this order.
+            raise UnreadableEvent(f"event {recorded.seq} of {session_id} cannot follow: {error}") from error
     return state

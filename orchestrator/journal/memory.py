@@ -29,6 +29,10 @@ class MemoryJournal:
             assert fresh[0][0].seq == len(held) + 1, f"{session_id}: event {fresh[0][0].seq} would leave a gap"
             self._sessions.setdefault(session_id, []).extend(fresh)
 
+    def events(self, session_id: str) -> list[Recorded]:
+        """Return a whole journal at once; `[]` for none."""
+        return [_read(stored) for stored in self._sessions.get(session_id, [])]
+
     async def read(self, session_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """See `Journal.read`."""
         await asyncio.sleep(0)

@@ -7,8 +7,11 @@ from aiobotocore.session import AioSession, get_session
 from botocore.loaders import Loader
 
 from orchestrator.aws import clients
+from orchestrator.callbacks import Callbacks
 from orchestrator.cluster import Heads, Nodes
+from orchestrator.inbox import Inbox, WakeUps
 from orchestrator.journal import Journal
+from orchestrator.tenants import Quotas
 from tests.contract.fault_proxy import FaultProxy, fault_proxy
 from tests.contract.stage import OpenTable, Store, open_store, open_table
 from tests.emulators import Emulator
@@ -64,6 +67,30 @@ def heads(store: Store) -> Heads:
 def nodes(store: Store) -> Nodes:
     """No nodes yet, of each kind."""
     return store.nodes
+
+
+@pytest.fixture
+def inbox(store: Store) -> Inbox:
+    """No messages yet, of each kind."""
+    return store.inbox
+
+
+@pytest.fixture
+def wake_ups(store: Store) -> WakeUps:
+    """No notes yet, of each kind."""
+    return store.wake_ups
+
+
+@pytest.fixture
+def callbacks(store: Store) -> Callbacks:
+    """No callbacks yet, of each kind."""
+    return store.callbacks
+
+
+@pytest.fixture
+def quotas(store: Store) -> Quotas:
+    """No slots taken yet, of each kind."""
+    return store.quotas
 
 
 @pytest.fixture

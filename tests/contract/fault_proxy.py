@@ -25,7 +25,7 @@ BATCH: Final = "BatchExecuteStatement"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it left the client; `body` is empty for what is not JSON."""
+    """One request as it left the client. What is no JSON has no `body`, and its HTTP method for an operation."""
 
     operation: str
     body: dict[str, Any]
@@ -59,6 +59,11 @@ CUT: Final = Answer(200, b"", cut_after=0)
 async def reset(_request: Request, _raw: bytes, _forward: Forward) -> Answer:
     """Cut the connection before the service saw the request."""
     return CUT
+
+
+async def pass_on(_request: Request, raw: bytes, forward: Forward) -> Answer:
+    """Do nothing to it: the next fault is for a later request."""
+    return await forward(raw)
 
 
 async def lost_answer(_request: Request, raw: bytes, forward: Forward) -> Answer:
@@ -169,8 +174,8 @@ class FaultProxy:
     async def handle(self, incoming: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         """Answer one request."""
         raw = await incoming.read()
-        operation = incoming.headers.get("X-Amz-Target", "").rpartition(".")[2]
-        request = Request(operation, json.loads(raw) if operation else {})
+        target = incoming.headers.get("X-Amz-Target", "").rpartition(".")[2]
+        request = Request(target or incoming.method, json.loads(raw) if target else {})
         self.requests.add(request)
         await self._gate.wait()
 

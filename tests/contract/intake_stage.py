@@ -64,10 +64,6 @@ class Room:
         """See `Capacity.free`."""
         return self._free
 
-    async def wait(self) -> None:
-        """See `Capacity.wait`."""
-        raise AssertionError("an intake waits for its own signal")
-
     def take(self) -> None:
         """Take one place: a session came to live here."""
         self._free -= 1

@@ -7,31 +7,42 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from actors import Clock, SystemClock
+from actors import Clock, ManualClock, SystemClock
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.faults import Patience, Reachability
 from orchestrator.aws.provision import table_definition
 from orchestrator.aws.table import Table
+from orchestrator.callbacks import Callbacks
+from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
+from orchestrator.callbacks.memory import MemoryCallbacks
 from orchestrator.cluster import Head, Heads, NodeRecord, Nodes
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
 from orchestrator.cluster.memory import MemoryHeads, MemoryNodes
+from orchestrator.inbox import Inbox, WakeUps
+from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
+from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
 from orchestrator.journal import Journal
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.session.events import Event, Recorded, SessionResumed, SessionStarted, StepCompleted
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json
+from orchestrator.tenants import Quotas
+from orchestrator.tenants.dynamodb import DynamoDBQuotas
+from orchestrator.tenants.memory import MemoryQuotas
 from tests.contract.waiting import START
 from tests.emulators import REGION, Emulator, access_key, fresh_account
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb.type_defs import AttributeValueTypeDef
 
+LIMIT_DEFAULT: Final = 2
+"""Slots of a tenant for whom no limit was set."""
 RETENTION: Final = timedelta(days=90)
 SESSION: Final = "session-1"
 
@@ -41,11 +52,16 @@ _event_numbers = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One implementation of the protocols of what is stored."""
+    """One implementation of the protocols of what is stored. What expires there does so by `clock`."""
 
     journal: Journal
     heads: Heads
     nodes: Nodes
+    inbox: Inbox
+    wake_ups: WakeUps
+    callbacks: Callbacks
+    quotas: Quotas
+    clock: ManualClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,7 @@ class OpenTable:
     clients: Clients
     patience: Patience
     carrier: asyncio.Task[None]
+    clock: ManualClock = field(default_factory=lambda: ManualClock(START))
 
     def journal(self) -> DynamoDBJournal:
         """Return a journal on it."""
@@ -69,6 +86,22 @@ class OpenTable:
     def nodes(self) -> DynamoDBNodes:
         """Return the nodes on it."""
         return DynamoDBNodes(self.table)
+
+    def inbox(self) -> DynamoDBInbox:
+        """Return the inboxes on it."""
+        return DynamoDBInbox(self.table, clock=self.clock, retention=RETENTION)
+
+    def wake_ups(self) -> DynamoDBWakeUps:
+        """Return the wake-ups on it."""
+        return DynamoDBWakeUps(self.table, clock=self.clock)
+
+    def callbacks(self) -> DynamoDBCallbacks:
+        """Return the callbacks on it."""
+        return DynamoDBCallbacks(self.table, clock=self.clock)
+
+    def quotas(self) -> DynamoDBQuotas:
+        """Return the slots and queues on it."""
+        return DynamoDBQuotas(self.table, limit_default=LIMIT_DEFAULT)
 
     async def wire_item(self, pk: str, sk: str) -> "dict[str, AttributeValueTypeDef] | None":
         """Return an item as it stands on the wire, by a client that knows nothing of the product."""
@@ -165,10 +198,29 @@ async def table_beside(opened: OpenTable, *, patience: Patience | None = None) -
 async def open_store(emulator: Emulator | None) -> AsyncIterator[Store]:
     """Yield the implementations of all protocols on that emulator; on `None`, those in memory."""
     if emulator is None:
-        yield Store(MemoryJournal(), MemoryHeads(), MemoryNodes())
+        clock, heads = ManualClock(START), MemoryHeads()
+        yield Store(
+            journal=MemoryJournal(),
+            heads=heads,
+            nodes=MemoryNodes(),
+            inbox=MemoryInbox(),
+            wake_ups=MemoryWakeUps(),
+            callbacks=MemoryCallbacks(clock=clock),
+            quotas=MemoryQuotas(heads, limit_default=LIMIT_DEFAULT),
+            clock=clock,
+        )
         return
     async with open_table(emulator) as opened:
-        yield Store(opened.journal(), opened.heads(), opened.nodes())
+        yield Store(
+            journal=opened.journal(),
+            heads=opened.heads(),
+            nodes=opened.nodes(),
+            inbox=opened.inbox(),
+            wake_ups=opened.wake_ups(),
+            callbacks=opened.callbacks(),
+            quotas=opened.quotas(),
+            clock=opened.clock,
+        )
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -218,6 +270,8 @@ def head(
     inbox_version: int = 0,
     takeovers: int = 0,
     attributes: Mapping[str, Json] | None = None,
+    outbox: tuple[str, ...] = (),
+    created_at: datetime = START,
 ) -> Head:
     """Return a HEAD as the router would create it."""
     return Head(
@@ -231,10 +285,11 @@ def head(
         inbox_version=inbox_version,
         claim_nonce=nonce,
         takeovers=takeovers,
-        created_at=START,
+        created_at=created_at,
         updated_at=updated_at,
         wake_at=wake_at,
         attributes=attributes or {},
+        outbox=outbox,
     )
 
 

@@ -82,9 +82,13 @@ async def test_two_writes_of_one_partition_never_share_a_batch(opened: OpenTable
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp, of any body over 1 MiB
-async def test_writes_that_are_too_large_together_leave_apart(opened: OpenTable, proxy: FaultProxy) -> None:
-    """Twenty events of 300 KB do not fit one request; all of them arrive."""
-    await asyncio.gather(*(opened.table.write(insert(f"item-{n}", data="x" * 300_000)) for n in range(20)))
+@pytest.mark.parametrize("attribute", ["data", "body"])
+async def test_writes_that_are_too_large_together_leave_apart(
+    opened: OpenTable, proxy: FaultProxy, attribute: str
+) -> None:
+    """Twenty events or messages of 300 KB do not fit one request; all of them arrive."""
+    large = {attribute: "x" * 300_000}
+    await asyncio.gather(*(opened.table.write(insert(f"item-{n}", **large)) for n in range(20)))
     assert len(proxy.requests.entries) > 1
     assert all(size * 300_000 <= 4_000_000 for size in batch_sizes(proxy.requests.entries))
     assert 20 == await opened.items_count()
@@ -116,6 +120,29 @@ async def test_an_update_among_inserts_fails_alone(opened: OpenTable, proxy: Fau
     assert [(BATCH, 4)] == [(r.operation, len(r.statements)) for r in proxy.of(BATCH)]
     assert [False, False, True, False] == [isinstance(o, ConditionUnmet) for o in outcomes]
     assert [{"N": "2"}, None] == [(await opened.wire_item(pk, "ITEM") or {}).get("n") for pk in ("known", "unknown")]
+
+
+async def test_what_no_statement_can_say_travels_alone(opened: OpenTable, proxy: FaultProxy) -> None:
+    """Sums, sets, absent attributes and lives: a batch would leave them out without a word."""
+    for pk in "abcd":
+        await opened.table.write(Insert({"PK": pk, "SK": "ITEM", "n": 1, "tags": frozenset("x"), "expires_at": 10}))
+    proxy.requests.entries.clear()
+    outcomes = await asyncio.gather(
+        opened.table.write(Update(Key("a", "ITEM"), sets={"m": 1}, adds={"n": 1})),
+        opened.table.write(Update(Key("b", "ITEM"), sets={"m": 1}, joins={"tags": frozenset("yx")})),
+        opened.table.write(Update(Key("c", "ITEM"), sets={"m": 1}, alive_at=10)),
+        opened.table.write(Update(Key("d", "ITEM"), sets={"m": 1}, expected={"n": None})),
+        opened.table.write(insert("e")),
+        opened.table.write(insert("f")),
+        return_exceptions=True,
+    )
+    assert ["UpdateItem"] * 4 == [request.operation for request in proxy.of("UpdateItem")]
+    assert [2] == batch_sizes(proxy.of(BATCH))
+    assert [False, False, True, True, False, False] == [isinstance(o, ConditionUnmet) for o in outcomes]
+    items = [await opened.table.get(Key(pk, "ITEM")) for pk in "abcd"]
+    shown = [(item["n"], item["tags"], item.get("m")) for item in items if item]
+    one, both = frozenset("x"), frozenset("xy")
+    assert [(2, one, 1), (1, both, 1), (1, one, None), (1, one, None)] == shown
 
 
 async def test_a_malformed_write_in_a_batch_is_refused_alone(opened: OpenTable) -> None:

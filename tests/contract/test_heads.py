@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -15,6 +15,7 @@ from tests.contract.waiting import START
 
 LATER = START + timedelta(minutes=5)
 HOUR = timedelta(hours=1)
+MILLISECOND = timedelta(milliseconds=1)
 
 Change = Callable[[Heads, Head], Awaitable[Head]]
 
@@ -35,9 +36,25 @@ def settle_takeovers(heads: Heads, seen: Head) -> Awaitable[Head]:
     return heads.settle_takeovers(seen)
 
 
-CHANGES = [claim, end, release, settle_takeovers]
+def end_owing(heads: Heads, seen: Head, *outbox: str) -> Awaitable[Head]:
+    return heads.end(
+        seen, SessionStatus.COMPLETED, last_seq=9, at=LATER, outbox=outbox or ("note-1",), wake_at=LATER + HOUR
+    )
+
+
+def settle_outbox(heads: Heads, seen: Head) -> Awaitable[Head]:
+    return heads.settle_outbox(replace(seen, status=SessionStatus.COMPLETED), ())
+
+
+CHANGES = [claim, end, end_owing, release, settle_takeovers, settle_outbox]
 
 every_change = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+
+
+async def bump(heads: Heads) -> Head:
+    bumped = await heads.bump_inbox(SESSION)
+    assert bumped is not None
+    return bumped
 
 
 async def listed(heads: Heads, *, cursor: str | None = None, limit: int = 100, **only: str) -> Page:
@@ -77,9 +94,18 @@ async def test_a_created_head_is_read_back_equal(heads: Heads) -> None:
         head("full", wake_at=LATER, inbox_version=3, takeovers=2, attributes={"why": "日本", "n": 10**40, "x": None}),
         continued_as="full:g2",
         last_seq=12_345,
+        outbox=("started", "日本", "ended"),
     )
     assert [plain, full] == [await heads.create(plain), await heads.create(full)]
     assert [plain, full] == [await heads.get("plain"), await heads.get("full")]
+
+
+async def test_a_session_that_waits_for_its_turn_is_created_queued_and_due(heads: Heads) -> None:
+    """It has no owner, is listed as queued, and comes up again by itself."""
+    queued = await heads.create(head(owner=None, status=SessionStatus.QUEUED, wake_at=LATER))
+    assert queued == await heads.get(SESSION)
+    assert [SESSION] == await ids(heads.due(LATER))
+    assert [SESSION] == [each.session_id for each in (await listed(heads, status="QUEUED")).heads]
 
 
 async def test_a_second_insert_returns_the_first_and_changes_nothing(heads: Heads) -> None:
@@ -148,7 +174,7 @@ async def test_a_change_returns_head_as_it_stands_then(heads: Heads, change: Cha
     assert {"kept": True} == changed.attributes
 
 
-@pytest.mark.parametrize("change", [end, release], ids=["end", "release"])
+@pytest.mark.parametrize("change", [end, end_owing, release], ids=["end", "end_owing", "release"])
 async def test_giving_up_is_refused_when_a_delivery_came_in_between(heads: Heads, change: Change) -> None:
     """The inbox version is a condition of every passivation and end (rule 8)."""
     standing = await heads.create(head(inbox_version=4))
@@ -215,6 +241,14 @@ async def test_an_end_leaves_no_owner_and_nothing_due(heads: Heads) -> None:
     assert [] == await ids(heads.due(LATER + HOUR))
 
 
+async def test_an_end_that_goes_on_elsewhere_says_where(heads: Heads) -> None:
+    """Reads and deliveries follow `continued_as`."""
+    seen = await heads.create(head())
+    continued = await heads.end(seen, SessionStatus.CONTINUED, last_seq=9, at=LATER, continued_as="session-1:g2")
+    assert (SessionStatus.CONTINUED, "session-1:g2") == (continued.status, continued.continued_as)
+    assert continued == await heads.get(SESSION)
+
+
 async def test_a_release_leaves_no_owner_and_is_due_when_asked(heads: Heads) -> None:
     """A suspended session is found by its wake-up, and by no owner."""
     seen = await heads.create(head())
@@ -254,6 +288,176 @@ async def test_takeovers_that_are_settled_already_stay_so(heads: Heads) -> None:
     """A write that changes nothing is still a write that says whether HEAD is ours."""
     seen = await heads.create(head(takeovers=1))
     assert seen == await heads.settle_takeovers(seen)
+
+
+# --- the outbox of an end --------------------------------------------------------------------------------------------
+
+
+async def test_an_end_with_an_outbox_is_due_after_its_grace(heads: Heads) -> None:
+    """No owner; until the grace is over nobody is told to send what its writer is sending (rule 13)."""
+    seen = await heads.create(head())
+    ended = await end_owing(heads, seen, "note-1", "note-2")
+    expected = replace(
+        seen,
+        status=SessionStatus.COMPLETED,
+        owner=None,
+        last_seq=9,
+        wake_at=LATER + HOUR,
+        updated_at=LATER,
+        outbox=("note-1", "note-2"),
+    )
+    assert expected == ended == await heads.get(SESSION)
+    assert [] == await ids(heads.due(LATER + HOUR - MILLISECOND))
+    assert [SESSION] == await ids(heads.due(LATER + HOUR))
+
+
+@pytest.mark.parametrize(
+    ("outbox", "wake_at"), [(("note-1",), None), ((), LATER)], ids=["never due", "due for nothing"]
+)
+async def test_an_end_is_due_for_its_outbox_alone(
+    heads: Heads, outbox: tuple[str, ...], wake_at: datetime | None
+) -> None:
+    """An outbox that is never due would be lost with its writer; an end due for nothing would be looked at for ever."""
+    seen = await heads.create(head())
+    with pytest.raises(AssertionError, match="outbox"):
+        await heads.end(seen, SessionStatus.COMPLETED, last_seq=9, at=LATER, outbox=outbox, wake_at=wake_at)
+    assert seen == await heads.get(SESSION)
+
+
+async def test_a_claim_of_an_ended_session_keeps_its_end_and_its_outbox(heads: Heads) -> None:
+    """It is claimed in order to send; nothing but the ownership changes, and nobody else is told to."""
+    ended = await end_owing(heads, await heads.create(head()))
+    claimed = await heads.claim(ended, node_id="node-b", nonce="nonce-2", at=LATER + HOUR, from_dead_owner=False)
+    expected = replace(ended, owner="node-b", epoch=2, claim_nonce="nonce-2", wake_at=None)
+    assert expected == claimed == await heads.get(SESSION)
+    assert [] == await ids(heads.due(LATER + 2 * HOUR))
+    assert [SESSION] == await ids(heads.owned_by("node-b"))
+
+
+async def test_what_is_left_of_an_outbox_stays_due(heads: Heads) -> None:
+    """Half of it is sent: whoever takes over sends the rest."""
+    ended = await end_owing(heads, await heads.create(head()), "note-1", "note-2")
+    settled = await heads.settle_outbox(ended, ("note-2",))
+    assert replace(ended, outbox=("note-2",)) == settled == await heads.get(SESSION)
+    assert [SESSION] == await ids(heads.due(LATER + HOUR))
+
+
+async def test_what_is_left_of_a_claimed_outbox_stays_with_its_owner(heads: Heads) -> None:
+    """It is neither given up nor due while its owner goes on sending."""
+    ended = await end_owing(heads, await heads.create(head()), "note-1", "note-2")
+    claimed = await claim(heads, ended)
+    assert replace(claimed, outbox=("note-2",)) == await heads.settle_outbox(claimed, ("note-2",))
+
+
+@pytest.mark.parametrize("is_claimed", [False, True], ids=["by its writer", "by a claimer"])
+async def test_an_empty_outbox_leaves_no_owner_and_nothing_due(heads: Heads, is_claimed: bool) -> None:
+    """No index of open work finds the session any more."""
+    ended = await end_owing(heads, await heads.create(head()))
+    before = await claim(heads, ended) if is_claimed else ended
+    settled = await heads.settle_outbox(before, ())
+    assert replace(before, owner=None, wake_at=None, outbox=()) == settled == await heads.get(SESSION)
+    assert [] == await ids(heads.owned_by("node-b"))
+    assert [] == await ids(heads.due(LATER + 2 * HOUR))
+
+
+async def test_an_outbox_that_is_settled_already_is_settled_again(heads: Heads) -> None:
+    """A settlement whose answer was lost is repeated, and changes nothing."""
+    ended = await end_owing(heads, await heads.create(head()))
+    settled = await heads.settle_outbox(ended, ())
+    assert settled == await heads.settle_outbox(ended, ()) == await heads.settle_outbox(settled, ())
+
+
+async def test_an_outbox_that_somebody_claimed_is_not_its_writers_to_settle(heads: Heads) -> None:
+    """The writer that comes back after its grace learns that a later epoch sends now (I7)."""
+    ended = await end_owing(heads, await heads.create(head()))
+    claimed = await claim(heads, ended)
+    with pytest.raises(NotOwner):
+        await heads.settle_outbox(ended, ())
+    assert claimed == await heads.get(SESSION)
+
+
+async def test_an_open_session_has_no_outbox_to_settle(heads: Heads) -> None:
+    """Settling it would give up its owner: that is a bug of the caller's."""
+    seen = await heads.create(head())
+    with pytest.raises(AssertionError, match="open"):
+        await heads.settle_outbox(seen, ())
+    assert seen == await heads.get(SESSION)
+
+
+# --- deliveries ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("owner", ["node-a", None])
+async def test_a_delivery_counts_up_the_inbox_and_is_told_the_owner(heads: Heads, owner: str | None) -> None:
+    """All of HEAD comes back, whoever owns it; nothing else of it changes."""
+    seen = await heads.create(head(owner=owner, inbox_version=4, attributes={"kept": True}))
+    assert [5, 6] == [bumped.inbox_version for bumped in (await bump(heads), await bump(heads))]
+    assert replace(seen, inbox_version=7) == await bump(heads) == await heads.get(SESSION)
+
+
+async def test_a_delivery_to_an_unknown_session_creates_nothing(heads: Heads) -> None:
+    """`None` says that there is nobody to deliver to (rule 1)."""
+    assert await heads.bump_inbox("unknown") is None
+    assert await heads.get("unknown") is None
+
+
+async def test_of_deliveries_at_once_each_is_told_a_version_of_its_own(heads: Heads) -> None:
+    """No two share one: each makes the giving up of HEAD as read before it fail."""
+    seen = await heads.create(head())
+    bumped = await asyncio.gather(*(bump(heads) for _ in range(10)))
+    assert set(range(1, 11)) == {each.inbox_version for each in bumped}
+    with pytest.raises(NotOwner):
+        await release(heads, seen)
+
+
+async def test_an_unowned_session_can_be_made_due(heads: Heads) -> None:
+    """A full node leaves a delivered session to whoever has room (rule 13)."""
+    seen = await heads.create(head(owner=None, status=SessionStatus.SUSPENDED))
+    assert replace(seen, wake_at=START) == await heads.make_due(seen, at=START) == await heads.get(SESSION)
+    assert [SESSION] == await ids(heads.due(START))
+
+
+async def test_a_session_that_is_due_can_be_made_due_at_another_time(heads: Heads) -> None:
+    """The newest instant counts; the same one again is no error."""
+    seen = await heads.create(head(owner=None, status=SessionStatus.SUSPENDED, wake_at=LATER))
+    sooner = await heads.make_due(seen, at=START)
+    assert [sooner, sooner] == [await heads.make_due(seen, at=START), await heads.make_due(sooner, at=START)]
+    assert [SESSION] == await ids(heads.due(START))
+
+
+async def test_an_owned_session_cannot_be_made_due(heads: Heads) -> None:
+    """Who owns it wakes it; even where HEAD was read before it was claimed."""
+    owned = await heads.create(head())
+    with pytest.raises(NotOwner):
+        await heads.make_due(owned, at=LATER)
+    with pytest.raises(NotOwner):
+        await heads.make_due(replace(owned, owner=None), at=LATER)
+    assert owned == await heads.get(SESSION)
+
+
+async def test_a_session_that_was_owned_since_cannot_be_made_due(heads: Heads) -> None:
+    """Its last owner knew better when it is due: the epoch tells."""
+    seen = await heads.create(head(owner=None, status=SessionStatus.SUSPENDED))
+    released = await release(heads, await claim(heads, seen))
+    with pytest.raises(NotOwner):
+        await heads.make_due(seen, at=START)
+    assert released == await heads.get(SESSION)
+
+
+async def test_an_unknown_session_cannot_be_made_due(heads: Heads) -> None:
+    """Rule 1: it creates nothing."""
+    with pytest.raises(NotOwner):
+        await heads.make_due(head(owner=None), at=START)
+    assert await heads.get(SESSION) is None
+
+
+async def test_a_claim_ends_a_wake_up_that_it_has_not_seen(heads: Heads) -> None:
+    """Made due between the claimer's look and its claim, the session must not stay due under its owner (rule 13)."""
+    seen = await heads.create(head(owner=None, status=SessionStatus.SUSPENDED))
+    await heads.make_due(seen, at=START)
+    claimed = await claim(heads, seen)
+    assert claimed == await heads.get(SESSION)
+    assert [] == await ids(heads.due(LATER))
 
 
 # --- the sparse indexes ----------------------------------------------------------------------------------------------

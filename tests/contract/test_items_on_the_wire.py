@@ -8,11 +8,13 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from orchestrator.callbacks import Callback
+from orchestrator.inbox import InboxItem
 from orchestrator.session.events import AgentCompleted, SessionCompleted, StepFailed
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ErrorRecord
 from tests.contract.fault_proxy import BATCH, FaultProxy
-from tests.contract.stage import SESSION, OpenTable, append, head, node, recorded, started
+from tests.contract.stage import SESSION, OpenTable, append, head, ids, node, recorded, started
 from tests.contract.waiting import START
 
 LATER = START + timedelta(minutes=5)
@@ -143,6 +145,91 @@ async def test_head_is_on_the_wire_what_the_contract_says(opened: OpenTable) -> 
         "updated_at": {"S": "2026-01-31T12:05:00.123Z"},
     }
     assert common | suspended == item
+
+
+async def test_the_outbox_of_an_end_is_on_the_wire_what_the_contract_says(opened: OpenTable) -> None:
+    """A JSON list while something is owed, no attribute when nothing is; so are the wake-up and the owner."""
+    heads = opened.heads()
+    seen = await heads.create(head())
+    ended = await heads.end(
+        seen,
+        SessionStatus.CONTINUED,
+        last_seq=9,
+        at=LATER,
+        outbox=("a", "日本"),
+        wake_at=LATER,
+        continued_as="session-1:g2",
+    )
+    item = await opened.wire_item("SESSION#session-1", "HEAD")
+    assert item is not None
+    shown = {name: item.get(name) for name in ("outbox", "wake_at", "owner", "continued_as")}
+    expected = {
+        "outbox": {"S": '["a","日本"]'},
+        "wake_at": {"S": "2026-01-31T12:05:00.123Z"},
+        "owner": None,
+        "continued_as": {"S": "session-1:g2"},
+    }
+    assert expected == shown
+    await heads.settle_outbox(ended, ())
+    item = await opened.wire_item("SESSION#session-1", "HEAD")
+    assert item is not None
+    assert set() == {"outbox", "wake_at", "due_shard", "owner"} & item.keys()
+
+
+async def test_a_message_is_on_the_wire_what_the_contract_says(opened: OpenTable) -> None:
+    """One item of the session's partition; it goes when the events go."""
+    await opened.inbox().put(SESSION, InboxItem("message-1", 3, '{"type":"signal"}'))
+    assert {
+        "PK": {"S": "SESSION#session-1"},
+        "SK": {"S": "INBOX#message-1"},
+        "position": {"N": "3"},
+        "body": {"S": '{"type":"signal"}'},
+        "expires_at": {"N": EXPIRES_AT},
+    } == await opened.wire_item("SESSION#session-1", "INBOX#message-1")
+    await opened.inbox().delete(SESSION, ["message-1"])
+    assert 0 == await opened.items_count()
+
+
+async def test_a_wake_up_is_on_the_wire_what_the_contract_says(opened: OpenTable) -> None:
+    """A key and the day that it may stand."""
+    await opened.wake_ups().put("node-a", SESSION)
+    assert {
+        "PK": {"S": "NODE#node-a"},
+        "SK": {"S": "WAKE#session-1"},
+        "expires_at": {"N": str(int((START + timedelta(days=1)).timestamp()))},
+    } == await opened.wire_item("NODE#node-a", "WAKE#session-1")
+    assert [SESSION] == await ids(opened.wake_ups().take("node-a"))
+    assert 0 == await opened.items_count()
+
+
+async def test_a_callback_is_on_the_wire_what_the_contract_says(opened: OpenTable) -> None:
+    """Hashes as a set of strings; no answer until there is one; it outlives its timeout."""
+    callback = Callback("cb-1", SESSION, "approve", frozenset({"bb", "aa"}), times_out_at=LATER)
+    await opened.callbacks().issue(callback, expires_at=LATER + timedelta(days=1))
+    promised = {
+        "PK": {"S": "CALLBACK#cb-1"},
+        "SK": {"S": "CALLBACK"},
+        "session_id": {"S": "session-1"},
+        "operation": {"S": "approve"},
+        "token_sha256": {"SS": ["aa", "bb"]},
+        "times_out_at": {"S": "2026-01-31T12:05:00.123Z"},
+        "expires_at": {"N": str(int((LATER + timedelta(days=1)).timestamp()))},
+    }
+    assert promised == await opened.wire_item("CALLBACK#cb-1", "CALLBACK")
+    await opened.callbacks().decide("cb-1", '"yes"')
+    assert promised | {"answer": {"S": '"yes"'}} == await opened.wire_item("CALLBACK#cb-1", "CALLBACK")
+
+
+async def test_a_callback_is_the_same_item_in_a_batch(opened: OpenTable, proxy: FaultProxy) -> None:
+    """What it lacks is absent there, too; and it does not take down what travels with it."""
+    names = ["cb-1", "cb-2", "cb-3"]
+    without_timeout = [Callback(name, SESSION, "approve", frozenset({"aa"})) for name in names]
+    await opened.callbacks().issue(without_timeout[0], expires_at=LATER)
+    await asyncio.gather(*(opened.callbacks().issue(each, expires_at=LATER) for each in without_timeout[1:]))
+    assert ["PutItem", BATCH] == [request.operation for request in proxy.requests.entries]
+    items = [await opened.wire_item(f"CALLBACK#{name}", "CALLBACK") for name in names]
+    assert [f"CALLBACK#{name}" for name in names] == [item.pop("PK")["S"] for item in items if item]
+    assert [items[0]] * 3 == items
 
 
 async def test_a_node_is_on_the_wire_what_the_contract_says(opened: OpenTable) -> None:

@@ -8,13 +8,16 @@ import pytest
 
 from actors import settle
 from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX
-from orchestrator.errors import Poison
+from orchestrator.errors import OrchestratorError, Poison
+from orchestrator.intake import TryAgainSoon
 from orchestrator.intake.sqs import (
     DELETE_LINGER_SECONDS,
     ERROR_MESSAGE_MAX,
     PROLONG_EVERY_SECONDS,
     VISIBILITY_SECONDS,
+    pause_after,
 )
+from orchestrator.reception import UNKNOWN_RECEIVES_MAX
 from tests.contract.fault_proxy import FaultProxy, Request, refusal, reset
 from tests.contract.intake_stage import Room, Scripted, SQSStage, sqs_stage
 from tests.contract.waiting import WatchedClock
@@ -254,6 +257,24 @@ async def test_a_message_whose_handling_is_slow_is_hidden_for_longer(
         clock.advance(PROLONG_EVERY_SECONDS)
         await clock.sleeps.until(partial(_has, PROLONG_EVERY_SECONDS, 5))
         assert 6 == len(proxy.of(PROLONG))
+
+
+async def test_what_is_to_come_again_soon_is_hidden_for_growing_pauses(stage: SQSStage, proxy: FaultProxy) -> None:
+    """A signal that overtook its start does not wait for as long as a message whose node died."""
+    handle = Scripted({"early": [TryAgainSoon("not yet"), TryAgainSoon("not yet")], "fault": [OrchestratorError("no")]})
+    async with stage.running(handle):
+        await stage.put("fault")
+        await stage.put("early")
+        await handle.handled.until(lambda handled: "early" in [envelope.body for envelope in handled])
+    pauses = [entry["VisibilityTimeout"] for request in proxy.of(PROLONG) for entry in request.body["Entries"]]
+    assert [1, 2] == pauses
+
+
+def test_the_pauses_grow_up_to_the_visibility() -> None:
+    """Together they outlast a message that a dead node had in hand."""
+    pauses = [pause_after(receives) for receives in range(1, UNKNOWN_RECEIVES_MAX)]
+    assert [1, 2, 4, 8, 16] == pauses
+    assert sum(pauses) > VISIBILITY_SECONDS == pause_after(100)
 
 
 def test_visibility_leaves_room_for_a_missed_prolongation() -> None:
