@@ -177,20 +177,33 @@ class Background:
         on_done: Callable[[Outcome[T]], None],
         *,
         counts_as_busy: bool = True,
+        on_cancel: Callable[[], None] | None = None,
     ) -> BackgroundTask:
         """Run `work`, and call `on_done` with its outcome exactly once, in the loop, also when it is cancelled.
 
-        Work that does not count as busy is tracked and awaited all the same. Raises ActorStopped when the owner has
-        stopped, or the task group takes no more; `work` is closed then.
+        Work that does not count as busy is tracked and awaited all the same. `on_cancel` is called before the work is
+        cancelled: its own clean-up, which comes first of all, cannot tell why it is. Raises ActorStopped when the owner
+        has stopped, or the task group takes no more; `work` is closed then.
         """
         assert 0 < len(name) <= NAME_CHARS_MAX, "a name is 1 to NAME_CHARS_MAX characters"
         task = self._create(name, work)
-        handle = BackgroundTask(name, self._clock.now(), task.cancel, counts_as_busy)
+        cancel = task.cancel if on_cancel is None else partial(_cancel, task, on_cancel)
+        handle = BackgroundTask(name, self._clock.now(), cancel, counts_as_busy)
         self._tasks[handle] = None
         if counts_as_busy:
             self._busy.begin()
         task.add_done_callback(partial(self._finish, handle, work, on_done))
         return handle
+
+    def count(self, handle: BackgroundTask, *, as_busy: bool) -> None:
+        """Let work in flight count as busy from now on, or not: nothing changes for work that has ended."""
+        if handle not in self._tasks or handle.counts_as_busy == as_busy:
+            return
+        handle.counts_as_busy = as_busy
+        if as_busy:
+            self._busy.begin()
+        else:
+            self._busy.end()
 
     async def cancel_all(self) -> tuple[str, ...]:
         """Cancel what is in flight, wait for it, and return the names of what would not end: () if all did.
@@ -256,6 +269,11 @@ class Background:
         log.error("background_on_done_failed", name=handle.name, exc_info=error)
         if self._owner is not None:
             self._owner.background_failed(error)
+
+
+def _cancel(task: asyncio.Task[Outcome[T]], on_cancel: Callable[[], None]) -> None:
+    on_cancel()
+    task.cancel()
 
 
 async def _outcome_of(work: Coroutine[object, object, T]) -> Outcome[T]:

@@ -135,6 +135,12 @@ class ManualClock:
             timer.fire()
         self._monotonic = target
 
+    def next_due(self) -> float | None:
+        """Return the seconds until the next timer falls due; `None` when nobody waits for time."""
+        while self._agenda and self._agenda[0][2].callback is None:
+            heapq.heappop(self._agenda)
+        return max(0.0, self._agenda[0][0] - self._monotonic) if self._agenda else None
+
     def set_wall(self, now: datetime) -> None:
         """Step the wall time to `now` (aware), as an operator or NTP would; nothing falls due."""
         assert now.tzinfo is not None, "wall time is aware"

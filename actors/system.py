@@ -131,6 +131,10 @@ class ActorSystem:
         cell = self._cells.get(actor_id)
         return None if cell is None else ActorRef(cell)
 
+    def refs(self) -> "tuple[ActorRef[Any], ...]":
+        """Return every actor that lives now. The caller knows what messages they take."""
+        return tuple(ActorRef(cell) for cell in self._cells.values())
+
     async def stop(self, actor_id: str) -> None:
         """Return when the actor has ended after its current message; at once if there is none.
 

@@ -5,6 +5,7 @@ Declarations are checked when the module is imported, so that a mistake stops th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.calls import Duration, optional_seconds_of
 from orchestrator.errors import RegistrationError
+from orchestrator.patches import patches_in
 from orchestrator.payloads import PayloadType, annotations_of
 from orchestrator.session.values import SESSION_TYPE_PATTERN
 
@@ -25,6 +28,8 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[object]])
 AgentT = TypeVar("AgentT")
 
 _HANDLER_PARAMETERS_MAX: Final = 2
+_RATE_PATTERN: Final = re.compile(r"(?P<times>[1-9]\d{0,5})/(?P<unit>sec|min|hour)")
+_RATE_SECONDS: Final = {"sec": 1.0, "min": 60.0, "hour": 3_600.0}
 
 
 @runtime_checkable
@@ -37,6 +42,22 @@ class InvokableAgent(Protocol):
 
 
 AgentTarget = InvokableAgent | Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many times in so many seconds."""
+
+    times: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """How many runs of an agent one node has at once, and how often it starts one; `None`: no limit."""
+
+    max_concurrency: int | None
+    rate: Rate | None
 
 
 class S3Object(BaseModel):
@@ -56,13 +77,19 @@ class S3Object(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SessionType:
-    """A declared session type: its name, its handler, the types of its input and result."""
+    """A declared session type: its name, its handler, the types of its input and result, its time limit in seconds."""
 
     name: str
     handler: Handler
     input_type: PayloadType
     result_type: PayloadType
     takes_input: bool
+    time_limit: float | None = None
+
+    @property
+    def patches(self) -> frozenset[str]:
+        """The changes that the handler's module asks about by name (`ctx.patched("…")`)."""
+        return patches_in(self.handler)
 
     def start(self, ctx: SessionContext, value: object) -> Awaitable[object]:
         """Return the handler's coroutine for one session."""
@@ -96,37 +123,54 @@ class Orchestrator:
     def __init__(self) -> None:
         self._sessions: dict[str, SessionType] = {}
         self._agents: dict[str, AgentTarget] = {}
+        self._agent_limits: dict[str, AgentLimits] = {}
         self._s3_rules: list[tuple[Handler, str, str, str]] = []
 
-    def session(self, name: str) -> Callable[[HandlerT], HandlerT]:
+    def session(self, name: str, *, timeout: Duration | None = None) -> Callable[[HandlerT], HandlerT]:
         """Declare an async function as the handler of a session type.
 
         Args:
             name: 1 to 64 of `A-Z a-z 0-9 _ . -`; it stands in session ids and in the table, so keep it.
+            timeout: how long a session may live (`timedelta` or seconds); then it fails as `SESSION_TIMED_OUT`.
         """
         if SESSION_TYPE_PATTERN.fullmatch(name) is None:
             raise RegistrationError(f"session type {name!r}: use 1 to 64 letters, digits, '_', '.' or '-'")
+        try:
+            time_limit = optional_seconds_of(timeout, "timeout")
+        except ValueError as error:
+            raise RegistrationError(f"session type {name!r}: {error}") from None
 
         def declare(handler: HandlerT) -> HandlerT:
             if name in self._sessions:
                 raise RegistrationError(f"session type {name!r} is declared twice")
-            self._sessions[name] = _session_type(name, handler)
+            self._sessions[name] = _session_type(name, handler, time_limit)
             return handler
 
         return declare
 
-    def agent(self, name: str) -> Callable[[AgentT], AgentT]:
+    def agent(
+        self, name: str, *, max_concurrency: int | None = None, rate: str | None = None
+    ) -> Callable[[AgentT], AgentT]:
         """Declare an agent: a class (made without arguments, once), an instance, or a function.
 
         It needs `async invoke_async(prompt, **kwargs)`, or is called itself with `(prompt, **kwargs)`.
+
+        Args:
+            name: what handlers call it by.
+            max_concurrency: how many of its runs a node has at once; others wait in order.
+            rate: how often a node starts one: `"60/min"` (or `/sec`, `/hour`). Time that a run waits counts against
+                its timeout, which runs from when the handler asked.
         """
         if not name:
             raise RegistrationError("an agent needs a name")
+        limits = _agent_limits(name, max_concurrency, rate)
 
         def declare(agent: AgentT) -> AgentT:
             if name in self._agents:
                 raise RegistrationError(f"agent {name!r} is declared twice")
             self._agents[name] = _agent_target(name, agent)
+            if limits is not None:
+                self._agent_limits[name] = limits
             return agent
 
         return declare
@@ -157,6 +201,10 @@ class Orchestrator:
         """Return the agent of that name; `None` where none is declared."""
         return self._agents.get(name)
 
+    def agent_limits(self, name: str) -> AgentLimits | None:
+        """Return the limits of the agent of that name; `None` where it has none."""
+        return self._agent_limits.get(name)
+
     def s3_triggers(self) -> tuple[S3Trigger, ...]:
         """Return the S3 triggers of every session type.
 
@@ -170,7 +218,7 @@ class Orchestrator:
         return tuple(S3Trigger(names[handler], *rule) for handler, *rule in self._s3_rules)
 
 
-def _session_type(name: str, handler: Handler) -> SessionType:
+def _session_type(name: str, handler: Handler, time_limit: float | None) -> SessionType:
     parameters, result = annotations_of(handler)
     positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
     required = [p for p in positional if p.default is p.empty]
@@ -183,6 +231,7 @@ def _session_type(name: str, handler: Handler) -> SessionType:
         input_type=PayloadType(positional[1].annotation if takes_input else object),
         result_type=PayloadType(result),
         takes_input=takes_input,
+        time_limit=time_limit,
     )
 
 
@@ -195,3 +244,17 @@ def _agent_target(name: str, agent: object) -> AgentTarget:
     if isinstance(agent, InvokableAgent) or callable(agent):
         return agent
     raise RegistrationError(f"agent {name!r} has no invoke_async and cannot be called")
+
+
+def _agent_limits(name: str, max_concurrency: int | None, rate: str | None) -> AgentLimits | None:
+    if max_concurrency is None and rate is None:
+        return None
+    # A bool is an int, and annotations bind nobody.
+    if max_concurrency is not None and (type(max_concurrency) is not int or max_concurrency < 1):
+        raise RegistrationError(f"agent {name!r}: max_concurrency {max_concurrency!r:.100} is no whole number from 1")
+    found = None if rate is None else _RATE_PATTERN.fullmatch(str(rate))
+    if rate is not None and found is None:
+        raise RegistrationError(f"agent {name!r}: rate {rate!r:.100} is not like '60/min' (or '/sec', '/hour')")
+    return AgentLimits(
+        max_concurrency, None if found is None else Rate(int(found["times"]), _RATE_SECONDS[found["unit"]])
+    )

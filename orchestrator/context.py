@@ -1,4 +1,4 @@
-"""What a handler may await, and what a step or an agent may ask about itself.
+"""`SessionContext`: what a handler may await. Its names and arguments are the contract's.
 
 Each operation takes its id when it is called, in call order, so that asyncio's own `gather` and `TaskGroup` number them
 as they stand in the code. What an operation does lies behind `Operations`, which the handler's driver implements.
@@ -7,135 +7,58 @@ as they stand in the code. What an operation does lies behind `Operations`, whic
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
+import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from itertools import count
 from random import Random
-from typing import Final, Literal, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Never, TypeVar, overload
 
 from structlog.typing import FilteringBoundLogger
 
-from actors import ActorStopped
-from orchestrator.errors import MESSAGE_LENGTH_MAX, NoInvocation
-from orchestrator.payloads import to_json
-from orchestrator.session import messages as m
-from orchestrator.session.frozen import quick
-from orchestrator.session.values import DELAY_SECONDS_MAX, ID_PATTERN, Json, RetrySpec
+from orchestrator.calls import (
+    NO_RETRY,
+    AgentCall,
+    Approval,
+    ApprovalCall,
+    Callback,
+    ChildCall,
+    Content,
+    ContinueAsNew,
+    Duration,
+    Operation,
+    Operations,
+    RetryPolicy,
+    Semantics,
+    StepCall,
+    Undo,
+    optional_seconds_of,
+    seconds_of,
+)
+from orchestrator.invocation import check_progress
+from orchestrator.scopes import Scope, current_scope, inside, parameters_wanted, reaches
+from orchestrator.session.values import SESSION_TYPE_PATTERN, Json, is_valid_id
 
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741 - an item
 
-Semantics: TypeAlias = Literal["at_least_once", "at_most_once"]
-Operation: TypeAlias = Coroutine[object, object, T]
-
-NAME_LENGTH_MAX: Final = 100
-ATTEMPTS_MAX: Final = 1_000_000
-MULTIPLIER_MAX: Final = 1_000.0
-PROGRESS_MAX: Final = 1_000
-"""Progress events of one attempt of a step or agent; later ones are dropped, for each is an item in the table."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """How often an operation is tried: exponential backoff with full jitter, kept across restarts.
-
-    The pause after attempt n is drawn from zero to `min(max_delay, initial_delay * multiplier ** (n - 1))`.
-    """
-
-    max_attempts: int = 3
-    initial_delay: timedelta = timedelta(seconds=1)
-    max_delay: timedelta = timedelta(minutes=1)
-    multiplier: float = 2.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_attempts <= ATTEMPTS_MAX:
-            raise ValueError(f"max_attempts: {self.max_attempts} is not between 1 and {ATTEMPTS_MAX}")
-        if self.initial_delay < timedelta(0) or self.max_delay < self.initial_delay:
-            raise ValueError("initial_delay, max_delay: both at least zero, max_delay not under initial_delay")
-        if self.max_delay.total_seconds() > DELAY_SECONDS_MAX:
-            raise ValueError(f"max_delay: {self.max_delay} is over 400 days, the longest life of a session")
-        if not 1 <= self.multiplier <= MULTIPLIER_MAX:
-            raise ValueError(f"multiplier: {self.multiplier} is not between 1 and {MULTIPLIER_MAX:g}")
-
-    @property
-    def spec(self) -> RetrySpec:
-        """The policy as the journal keeps it."""
-        return RetrySpec(
-            max_attempts=self.max_attempts,
-            initial_delay=self.initial_delay.total_seconds(),
-            max_delay=self.max_delay.total_seconds(),
-            multiplier=float(self.multiplier),
-        )
-
-
-NO_RETRY: Final = RetryPolicy(max_attempts=1)
-
-
-class Operations(Protocol):
-    """The driver behind a context: it replays what the journal records and does the rest."""
-
-    @property
-    def is_replaying(self) -> bool:
-        """Whether recorded outcomes are still being handed back."""
-        ...
-
-    @property
-    def epoch(self) -> int:
-        """The epoch under which this run of the handler commits."""
-        ...
-
-    async def step(self, operation: str, call: StepCall) -> object:
-        """Run a step, or return its recorded outcome."""
-        ...
-
-    async def invoke_agent(self, operation: str, call: AgentCall) -> Json:
-        """Order an agent run and wait for its outcome, or return the recorded one."""
-        ...
-
-    async def progress(self, operation: str, message: str, percent: float | None, data: object) -> None:
-        """Record a progress event, once."""
-        ...
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class StepCall:
-    """A step as called; `timeout` bounds each attempt."""
-
-    fn: Callable[..., object]
-    args: tuple[object, ...]
-    kwargs: Mapping[str, object]
-    retry: RetryPolicy
-    timeout: timedelta | None
-    semantics: Semantics
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class AgentCall:
-    """An agent run as called; `timeout` bounds each attempt."""
-
-    agent: str
-    prompt: object
-    kwargs: Mapping[str, object]
-    retry: RetryPolicy
-    timeout: timedelta | None
-
+UNDO_RETRY = RetryPolicy(max_attempts=5)
+"""An undo step is tried more than once by itself: nobody is there any more to try it again."""
 
 _observed_at: ContextVar[datetime | None] = ContextVar("orchestrator_observed_at", default=None)
 
 
 def observe(instant: datetime) -> None:
-    """Note that the running task of a handler has seen an outcome of that instant; `ctx.now()` returns it.
+    """Note that the running task of a handler has seen an outcome of that instant; `ctx.now()` returns the latest.
 
     Kept per task and its children, because which of two branches goes on first may differ on replay.
     """
-    _observed_at.set(instant)
+    seen = _observed_at.get()
+    if seen is None or instant > seen:
+        _observed_at.set(instant)
 
 
 class SessionContext:
@@ -158,7 +81,7 @@ class SessionContext:
         self._make_logger = make_logger
         self._started_at = started_at
         self._operations = operations
-        self._uses: dict[str, int] = {}
+        self._names = Scope()
         self._draws: dict[str, Random] = {}
 
     @cached_property
@@ -183,7 +106,7 @@ class SessionContext:
         fn: Callable[..., Awaitable[T]],
         *args: object,
         retry: RetryPolicy | None = None,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         semantics: Semantics = "at_least_once",
         **kwargs: object,
     ) -> Operation[T]: ...
@@ -195,7 +118,7 @@ class SessionContext:
         fn: Callable[..., T],
         *args: object,
         retry: RetryPolicy | None = None,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         semantics: Semantics = "at_least_once",
         **kwargs: object,
     ) -> Operation[T]: ...
@@ -206,7 +129,7 @@ class SessionContext:
         fn: Callable[..., object],
         *args: object,
         retry: RetryPolicy | None = None,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         semantics: Semantics = "at_least_once",
         **kwargs: object,
     ) -> Operation[object]:
@@ -223,8 +146,7 @@ class SessionContext:
         """
         if semantics not in {"at_least_once", "at_most_once"}:
             raise ValueError(f"semantics: {semantics!r} is neither 'at_least_once' nor 'at_most_once'")
-        _check_timeout(timeout)
-        call = StepCall(fn, args, kwargs, retry or NO_RETRY, timeout, semantics)
+        call = StepCall(fn, args, kwargs, retry or NO_RETRY, optional_seconds_of(timeout, "timeout"), semantics)
         return self._operations.step(self._operation_id(name), call)
 
     def invoke_agent(
@@ -233,7 +155,7 @@ class SessionContext:
         prompt: object,
         *,
         name: str | None = None,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         retry: RetryPolicy | None = None,
         **kwargs: object,
     ) -> Operation[Json]:
@@ -245,13 +167,149 @@ class SessionContext:
         Raises:
             AgentFailed: the last attempt raised, or no such agent is registered. OperationTimedOut: it took too long.
         """
-        _check_timeout(timeout)
-        call = AgentCall(agent, prompt, kwargs, retry or NO_RETRY, timeout)
+        call = AgentCall(agent, prompt, kwargs, retry or NO_RETRY, optional_seconds_of(timeout, "timeout"))
         return self._operations.invoke_agent(self._operation_id(name or agent), call)
+
+    def sleep(self, duration: Duration, *, name: str = "sleep") -> Operation[None]:
+        """Wait that long; milliseconds or months, and across restarts. Raises `ValueError` for no duration."""
+        seconds = seconds_of(duration, "duration", allow_zero=True)
+        return self._operations.sleep(self._operation_id(name), seconds)
+
+    def create_callback(self, name: str, *, timeout: Duration | None = None) -> Operation[Callback]:
+        """Create a promise that is completed from outside: hand out its `url` and `token`, then await `result()`."""
+        return self._operations.create_callback(self._operation_id(name), optional_seconds_of(timeout, "timeout"))
+
+    def wait_for_callback(
+        self, name: str, submit: Callable[[Callback], object], *, timeout: Duration | None = None
+    ) -> Operation[Json]:
+        """Create a callback, run `submit(callback)` as a step, and wait for the answer.
+
+        Raises:
+            StepFailed: `submit` raised. CallbackFailed: the answer is a failure. OperationTimedOut: none came in time.
+        """
+        operation, seconds = self._operation_id(name), optional_seconds_of(timeout, "timeout")
+        return self._submit_and_wait(operation, submit, seconds)
+
+    def request_approval(
+        self,
+        name: str,
+        subject: object = None,
+        *,
+        timeout: Duration | None = None,
+        approvers: Sequence[str] | None = None,
+    ) -> Operation[Approval]:
+        """Ask a person to say yes or no to `subject`: one of `approvers`, or anybody.
+
+        Raises:
+            ApprovalTimedOut: nobody answered in time.
+        """
+        if approvers is not None and (isinstance(approvers, str) or not approvers):
+            raise ValueError(f"approvers: {approvers!r:.100} is not a list of names")
+        names = None if approvers is None else tuple(approvers)
+        call = ApprovalCall(subject, names, optional_seconds_of(timeout, "timeout"))
+        return self._operations.request_approval(self._operation_id(name), call)
+
+    def wait_for_signal(self, name: str, timeout: Duration | None = None) -> Operation[Json]:
+        """Return the data of the next signal of that name that nobody took yet, in the order of their arrival.
+
+        Raises:
+            OperationTimedOut: none came in time.
+        """
+        seconds = optional_seconds_of(timeout, "timeout")
+        return self._operations.wait_for_signal(self._operation_id(name), name, seconds)
+
+    def run_session(
+        self,
+        session_type: str,
+        input: object = None,  # noqa: A002 - as the contract names it
+        *,
+        name: str | None = None,
+        key: str | None = None,
+    ) -> Operation[Json]:
+        """Start a session with a journal of its own, and wait for its result; it is cancelled with this one.
+
+        The operation's name is the session type unless `name` is given. `key` is an idempotency key: the same one
+        gives the same child session.
+
+        Raises:
+            ChildSessionFailed: it ended without a result.
+        """
+        if SESSION_TYPE_PATTERN.fullmatch(session_type) is None:
+            raise ValueError(f"session_type: {session_type!r:.100} is no session type (1 to 64 of A-Z a-z 0-9 _ . -)")
+        call = ChildCall(session_type, input, key)
+        return self._operations.run_session(self._operation_id(name or session_type), call)
+
+    async def gather(self, *operations: Awaitable[T]) -> list[T]:
+        """Await all at once; return their results in the order given. The first to fail cancels the others."""
+
+        async def result_of(operation: Awaitable[T]) -> T:
+            return await operation
+
+        try:
+            async with asyncio.TaskGroup() as branches:
+                tasks = [branches.create_task(result_of(operation)) for operation in operations]
+        except BaseExceptionGroup as failures:
+            raise _first_of(failures) from None
+        return [task.result() for task in tasks]
+
+    @overload
+    def map(
+        self, name: str, fn: Callable[..., Awaitable[T]], items: Iterable[I], max_concurrency: int | None = None
+    ) -> Operation[list[T]]: ...
+
+    @overload
+    def map(
+        self, name: str, fn: Callable[..., T], items: Iterable[I], max_concurrency: int | None = None
+    ) -> Operation[list[T]]: ...
+
+    def map(
+        self, name: str, fn: Callable[..., object], items: Iterable[I], max_concurrency: int | None = None
+    ) -> Operation[object]:
+        """Do the same for each item at once, at most `max_concurrency` at a time; return the results in order.
+
+        `fn(item)` runs as a step. If it uses this context, or is `fn(ctx, item)`, it composes operations instead: each
+        item's have a scope of names of their own. The first to fail cancels the others.
+        """
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ValueError(f"max_concurrency: {max_concurrency} is not at least 1")
+        branches = [(self._operation_id(name), item) for item in items]
+        return self._mapped(fn, branches, max_concurrency)
+
+    @overload
+    def scope(self, name: str, fn: Callable[..., Awaitable[T]]) -> Operation[T]: ...
+
+    @overload
+    def scope(self, name: str, fn: Callable[..., T]) -> Operation[T]: ...
+
+    def scope(self, name: str, fn: Callable[..., Any]) -> Operation[Any]:
+        """Call `fn()`, or `fn(ctx)`, with a scope of operation names of its own: `name/…`."""
+        return self._scoped(self._operation_id(name), fn, ())
+
+    def on_failure(self, name: str, fn: Callable[..., object], *args: object) -> None:
+        """Register an undo step: if the session fails or is cancelled, those registered run in reverse order."""
+        self._operations.on_failure(Undo(self._operation_id(name), fn, args))
+
+    def continue_as_new(self, input: object = None) -> Never:  # noqa: A002 - as the contract names it
+        """End this journal; the session goes on from the start of its handler, with that input and its own id."""
+        raise ContinueAsNew(input)
+
+    def patched(self, change_id: str) -> bool:
+        """Return whether this session takes the new side of a change in its handler's code.
+
+        True for sessions that started after the change shipped, false for those before, on every replay alike.
+        """
+        if not is_valid_id(change_id):
+            raise ValueError(f"change_id: {change_id!r:.150} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)")
+        return self._operations.patched(change_id)
+
+    @cached_property
+    def artifacts(self) -> ContextArtifacts:
+        """The session's own files in the bucket."""
+        return ContextArtifacts(self)
 
     def progress(self, message: str, percent: float | None = None, data: object = None) -> Operation[None]:
         """Tell people how far the session is (`percent` 0..100); recorded once, nothing depends on it."""
-        _check_progress(message, percent)
+        check_progress(message, percent)
         return self._operations.progress(self._operation_id("progress"), message, percent, data)
 
     def now(self) -> datetime:
@@ -274,96 +332,70 @@ class SessionContext:
         return generator
 
     def _operation_id(self, name: str) -> str:
-        """Return `name`, or `name#2`, `name#3` … for its later uses, in call order."""
-        if len(name) > NAME_LENGTH_MAX or ID_PATTERN.fullmatch(name) is None:
-            raise ValueError(f"operation name {name!r}: use 1 to {NAME_LENGTH_MAX} of A-Z a-z 0-9 _ . : -")
-        uses = self._uses[name] = self._uses.get(name, 0) + 1
-        return name if uses == 1 else f"{name}#{uses}"
+        """Return `name`, or `name#2`, `name#3` … for its later uses in the scope, in call order."""
+        return (current_scope() or self._names).next_id(name)
+
+    async def _submit_and_wait(
+        self, operation: str, submit: Callable[[Callback], object], timeout: float | None
+    ) -> Json:
+        callback = await self._operations.create_callback(operation, timeout)
+        call = StepCall(submit, (callback,), {}, NO_RETRY, None, "at_least_once")
+        await self._operations.step(f"{operation}/submit", call)
+        return await callback.result()
+
+    async def _mapped(
+        self, fn: Callable[..., object], branches: Sequence[tuple[str, I]], max_concurrency: int | None
+    ) -> list[object]:
+        limit = nullcontext() if max_concurrency is None else asyncio.Semaphore(max_concurrency)
+        composes = parameters_wanted(fn) > 1 or reaches(fn, self)
+
+        async def branch(operation: str, item: I) -> object:
+            async with limit:
+                if composes:
+                    return await self._scoped(operation, fn, (item,))
+                call = StepCall(fn, (item,), {}, NO_RETRY, None, "at_least_once")
+                return await self._operations.step(operation, call)
+
+        return await self.gather(*(branch(operation, item) for operation, item in branches))
+
+    async def _scoped(self, operation: str, fn: Callable[..., object], args: tuple[object, ...]) -> object:
+        given = (self, *args) if parameters_wanted(fn) > len(args) else args
+        with inside(Scope(f"{operation}/")):
+            result = fn(*given)
+            if inspect.isawaitable(result):
+                return await result
+            return result
 
 
-@quick
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """What a step or an agent may know about its own run. `attempt` counts from 1."""
+class ContextArtifacts:
+    """A session's own files. What `put` returns is a small JSON reference: keep that in results, not the content."""
 
-    session_id: str
-    operation: str
-    attempt: int
-    report: Callable[[str, float | None, object], None]
+    def __init__(self, context: SessionContext) -> None:
+        """Made by the context."""
+        self._context = context
 
-    @property
-    def idempotency_key(self) -> str:
-        """The key to hand to other systems: the same on every attempt, in every process."""
-        return f"{self.session_id}/{self.operation}"
+    def put(self, name: str, data: Content) -> Operation[Json]:
+        """Store `data` under `name` and return its reference, once. Raises `ValueError` for no name."""
+        artifacts, session_id = self._context._operations.artifacts, self._context.session_id
 
-    def progress(self, message: str, percent: float | None = None, data: object = None) -> None:
-        """Tell people how far this operation is; does not wait until it is recorded."""
-        self.report(message, percent, data)
+        async def store() -> Json:
+            return await artifacts.put(session_id, name, data)
 
+        return self._context.step(f"artifact:{name}", store)
 
-_invocation: ContextVar[Invocation | None] = ContextVar("orchestrator_invocation", default=None)
+    async def get(self, reference: Json) -> bytes:
+        """Return the content.
 
+        Raises:
+            ArtifactMissing: it is gone. ArtifactAltered: it is not what was put.
+        """
+        return await self._context._operations.artifacts.get(reference)
 
-def current_invocation() -> Invocation:
-    """Return the run of the step or agent that this code is part of.
-
-    Raises:
-        NoInvocation: called anywhere else.
-    """
-    invocation = _invocation.get()
-    if invocation is None:
-        raise NoInvocation("current_invocation() works inside a step or an agent only")
-    return invocation
+    async def presigned_url(self, reference: Json, *, expires: timedelta) -> str:
+        """Return an address that anybody may read it at until then (at most 7 days); a new one at each call."""
+        return await self._context._operations.artifacts.presigned_url(reference, expires=expires)
 
 
-def invocation_for(session_id: str, operation: str, attempt: int, tell: Callable[[m.Message], None]) -> Invocation:
-    """Return the invocation of one attempt; its progress goes to the session's actor, from any thread."""
-    loop = asyncio.get_running_loop()
-    numbers = count(1)
-
-    def deliver(message: m.ProgressMade) -> None:
-        # A thread that is late may report to a session that has ended: nobody is interested any more.
-        with contextlib.suppress(ActorStopped):
-            tell(message)
-
-    def report(message: str, percent: float | None, data: object) -> None:
-        _check_progress(message, percent)
-        number = next(numbers)
-        if number > PROGRESS_MAX or loop.is_closed():
-            return
-        progress_id = f"{operation}/progress#{attempt}.{number}"
-        made = m.ProgressMade(progress_id, message[:MESSAGE_LENGTH_MAX], percent, to_json(data, "data"))
-        loop.call_soon_threadsafe(deliver, made)
-
-    return Invocation(session_id, operation, attempt, report)
-
-
-class InvocationScope:
-    """Makes `current_invocation()` return this while a `with` block runs, in it and in the threads it starts.
-
-    A class, because a `contextmanager` would take three times as long, once a step.
-    """
-
-    __slots__ = ("_invocation", "_token")
-
-    def __init__(self, invocation: Invocation) -> None:
-        self._invocation = invocation
-
-    def __enter__(self) -> None:
-        self._token = _invocation.set(self._invocation)
-
-    def __exit__(self, *_: object) -> None:
-        _invocation.reset(self._token)
-
-
-def _check_timeout(timeout: timedelta | None) -> None:
-    if timeout is not None and timeout <= timedelta(0):
-        raise ValueError(f"timeout: {timeout} is not positive")
-
-
-def _check_progress(message: object, percent: object) -> None:
-    # Whatever the annotations say: what cannot be journaled must be refused where the mistake is.
-    if not isinstance(message, str):
-        raise ValueError(f"message: {message!r:.100} is not a text")
-    if percent is not None and not (isinstance(percent, int | float) and math.isfinite(percent)):
-        raise ValueError(f"percent: {percent!r:.100} is not a finite number")
+def _first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = failures.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

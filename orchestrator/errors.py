@@ -5,7 +5,9 @@ A room's own errors stand in the room and derive from `OrchestratorError` too. T
 ```
 OrchestratorError
 ├── what a user's handler can catch
-│   └── OperationFailed ── StepFailed (── StepInterrupted) · AgentFailed · OperationTimedOut
+│   ├── OperationFailed ── StepFailed (── StepInterrupted) · AgentFailed · CallbackFailed · ChildSessionFailed
+│   │                      · OperationTimedOut (── ApprovalTimedOut)
+│   └── SessionCancelled
 ├── what a user's handler can raise: NonRetryable
 ├── bugs of the user's code: NonDeterminismError · NotSerializable · NoInvocation · RegistrationError
 └── faults, named by what the caller does
@@ -65,9 +67,33 @@ class AgentFailed(OperationFailed):
 
 
 class OperationTimedOut(OperationFailed):
-    """The last attempt of a step or agent took longer than its timeout."""
+    """The last attempt of a step or agent, or a wait, took longer than its timeout."""
 
     code = "OPERATION_TIMED_OUT"
+
+
+class ApprovalTimedOut(OperationTimedOut):
+    """Nobody answered the approval in time."""
+
+    code = "APPROVAL_TIMED_OUT"
+
+
+class CallbackFailed(OperationFailed):
+    """Whoever was to answer reported a failure, or answered with something of another type."""
+
+    code = "CALLBACK_FAILED"
+
+
+class ChildSessionFailed(OperationFailed):
+    """A child session ended without a result."""
+
+    code = "CHILD_SESSION_FAILED"
+
+
+class SessionCancelled(OrchestratorError):
+    """The session is to end: whatever the handler awaited raises this, once. It may clean up, then return or raise."""
+
+    code = "SESSION_CANCELLED"
 
 
 # --- what a user's handler can raise ---------------------------------------------------------------------------
@@ -167,10 +193,22 @@ def _storable(text: str, length_max: int) -> str:
 
 
 def revive(operation: str, kind: str, error: ErrorRecord) -> OperationFailed:
-    """Return the exception that a handler sees for a recorded failure; `kind` is `step` or `agent`."""
-    by_code: dict[str, type[OperationFailed]] = {
-        OperationTimedOut.code: OperationTimedOut,
-        StepInterrupted.code: StepInterrupted,
-    }
-    fallback = AgentFailed if kind == "agent" else StepFailed
-    return by_code.get(error.code, fallback)(operation, error)
+    """Return the exception that a handler sees for a recorded failure of an operation of that kind."""
+    if kind == "child":
+        # Its code is the child's own: a step that timed out in there is no timeout here.
+        return ChildSessionFailed(operation, error)
+    return _BY_CODE.get(error.code, _BY_KIND.get(kind, StepFailed))(operation, error)
+
+
+_BY_CODE: Final[dict[str, type[OperationFailed]]] = {
+    OperationTimedOut.code: OperationTimedOut,
+    ApprovalTimedOut.code: ApprovalTimedOut,
+    StepInterrupted.code: StepInterrupted,
+}
+OWN_CODES: Final = frozenset(_BY_CODE)
+"""What a handler tells timeouts and doubts apart by: nobody outside may claim these."""
+_BY_KIND: Final[dict[str, type[OperationFailed]]] = {
+    "agent": AgentFailed,
+    "callback": CallbackFailed,
+    "approval": CallbackFailed,
+}

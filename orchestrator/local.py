@@ -140,6 +140,9 @@ def _environment(port: int, state: Path | None) -> dict[str, str]:
     return {
         **kept,
         **saved,
+        # Or it would take no URL that is signed with them.
+        "AWS_ACCESS_KEY_ID": CREDENTIAL,
+        "AWS_SECRET_ACCESS_KEY": CREDENTIAL,
         "BIND_HOST": "127.0.0.1",
         # Or it would tidy up containers of the machine's engine.
         "DOCKER_HOST": "unix:///nonexistent",

@@ -18,7 +18,7 @@ import pydantic_core
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from orchestrator.errors import NotSerializable, OrchestratorError
-from orchestrator.session.values import Json, JsonObject, compact_json
+from orchestrator.session.values import Json, JsonObject
 
 DEPTH_MAX: Final = 200
 """Levels of nesting: deeper JSON parses here and there, depending on how deep the parser's caller already is."""
@@ -71,6 +71,14 @@ class PayloadType:
             first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
             raise InvalidPayload(".".join([name, *(str(part) for part in first["loc"])]), first["msg"]) from None
 
+    def schema(self, ref_template: str) -> JsonObject:
+        """Return the JSON schema of what fits, `{}` for any JSON; `{model}` in the template is a model's name."""
+        try:
+            return {} if self._adapter is None else self._adapter.json_schema(ref_template=ref_template)
+        except PydanticUserError:
+            # A type of the user's with validators alone: no schema says what they take.
+            return {}
+
     def example(self) -> Json:
         """Return a value of about the right shape, to start from: each required field with something of its type."""
         schema = {} if self._adapter is None else self._adapter.json_schema()
@@ -116,11 +124,9 @@ def to_json(value: object, name: str, *, bytes_max: int = BYTES_MAX) -> Json:
         raise NotSerializable(f"{name}: {type(value).__name__} is not JSON: {str(error)[:300]}") from None
 
 
-def check_size(value: Json, name: str, *, bytes_max: int) -> None:
-    """Return if the value's JSON takes at most `bytes_max` bytes, and raise `PayloadTooLarge` if not."""
-    size = len(compact_json(value).encode())
-    if size > bytes_max:
-        raise PayloadTooLarge(f"{name}: {size} bytes of JSON; at most {bytes_max} fit into the journal")
+def size_of(value: Json) -> int:
+    """Return about how many bytes the value's JSON takes: some floats are written longer or shorter elsewhere."""
+    return len(pydantic_core.to_json(value))
 
 
 def parse_json(text: str) -> Json:

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, assert_never
 
 from actors import Clock
 from orchestrator.agents import Agent, AgentReply
-from orchestrator.context import InvocationScope, invocation_for
+from orchestrator.answers import TIMED_OUT, message_of
+from orchestrator.artifacts import ArtifactTooLarge
+from orchestrator.artifacts.payloads import PayloadStore, payload_key
+from orchestrator.callbacks import Callbacks
 from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, OperationTimedOut, describe
+from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
-from orchestrator.session.owed import RunAgent
+from orchestrator.session.notices import EndChild, FreeSlot, Notice, StartNext, TellParent, cancel_of_child
+from orchestrator.session.owed import CancelChild, CloseCallback, Publish, Ring, RunAgent, StartChild
+from orchestrator.session.state import SessionState
 from orchestrator.session.values import ErrorRecord
 from orchestrator.user_code import TimeLimit, belongs_to_runtime, enter
 
@@ -25,34 +31,125 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 AgentLookup = Callable[[str], Agent | None]
+SLEEP_SECONDS_MAX: Final = 3_600.0
+"""Months are slept in hours: what the machine's clock is corrected by meanwhile is taken into account."""
+
+
+class Outside(Protocol):
+    """Other sessions, wherever they are, and the people who are asked."""
+
+    async def start_child(self, state: SessionState, effect: StartChild) -> m.ChildEnded | None:
+        """Have the child accepted. Return its end where that will not be told by the child itself; `None` else."""
+        ...
+
+    async def end_child(self, parent: str, child_id: str, message: m.CancelAsked) -> None:
+        """Ask the child to end, if it is this parent's: one that somebody else started is left to them."""
+        ...
+
+    async def start_next(self, notice: StartNext) -> None:
+        """Have the next generation accepted, and hand it what still waits in the inbox of the one before."""
+        ...
+
+    async def deliver(self, session_id: str, message: m.Delivered) -> None:
+        """Return when the message is durable, or the session has ended or is unknown."""
+        ...
+
+    async def free_slot(self, notice: FreeSlot) -> None:
+        """Give the slot back, and let the next one have it."""
+        ...
+
+    async def publish(self, state: SessionState, effect: Publish) -> m.CallbackAnswered | None:
+        """Let people know of an approval that waits for them; return the answer where one was decided already."""
+        ...
+
+
+Errand: TypeAlias = Ring | CloseCallback | StartChild | CancelChild | Publish
+"""An effect that does not run user code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Performer:
-    """Runs agents. `draw` returns a float from [0, 1)."""
+    """Carries effects out. `draw` returns a float from [0, 1)."""
 
     agents: AgentLookup
     clock: Clock
     draw: Callable[[], float]
+    callbacks: Callbacks
+    payloads: PayloadStore
+    outside: Callable[[], Outside]
+
+    async def run_errand(self, state: SessionState, effect: Errand) -> m.Message | None:
+        """Do it, and return what the session is to be told of it; `None` for nothing."""
+        match effect:
+            case Ring():
+                await self._until(effect.at)
+                return effect.message
+            case CloseCallback():
+                await self._until(effect.at)
+                return await self._close(effect)
+            case StartChild():
+                return await self.outside().start_child(state, effect)
+            case CancelChild():
+                cancel = cancel_of_child(state.session_id, effect.reason)
+                await self.outside().end_child(state.session_id, effect.child_id, cancel)
+                return None
+            case Publish():
+                return await self.outside().publish(state, effect)
+            case _:
+                assert_never(effect)
+
+    async def tell(self, notice: Notice) -> None:
+        """Tell of a session's end; returning means that it is durable where it was to go."""
+        match notice:
+            case TellParent():
+                await self.outside().deliver(notice.parent, notice.message)
+            case EndChild():
+                await self.outside().end_child(notice.parent, notice.child_id, notice.message)
+            case FreeSlot():
+                await self.outside().free_slot(notice)
+            case StartNext():
+                await self.outside().start_next(notice)
+            case _:
+                assert_never(notice)
+
+    async def _close(self, effect: CloseCallback) -> m.Message:
+        """Decide the callback as timed out; an answer that came before is the one that counts (rule 10)."""
+        decided = await self.callbacks.decide(effect.callback_id, TIMED_OUT)
+        if decided is None or decided.answer is None:
+            # Nobody was ever given a token: the item was not written before its time was over.
+            return m.CallbackAnswered(effect.callback_id, effect.operation, timed_out=True)
+        return message_of(decided)
+
+    async def _until(self, instant: datetime) -> None:
+        # A clock that is set back while we wait must not make it early.
+        while (left := (instant - self.clock.now()).total_seconds()) > 0:
+            await self.clock.sleep(min(left, SLEEP_SECONDS_MAX))
 
     async def run_agent(
         self, session_id: str, effect: RunAgent, tell: Callable[[m.Message], None], log: FilteringBoundLogger
     ) -> m.AgentSucceeded | m.AgentAttemptFailed:
-        """Return how the agent run went; raises nothing but cancellation."""
+        """Return how the agent run went.
+
+        Raises:
+            ArtifactUnreadable: its prompt is not in the bucket as it was: nothing was run.
+        """
         if effect.not_before is not None:
             await self.clock.sleep(max(0.0, (effect.not_before - self.clock.now()).total_seconds()))
         agent = self.agents(effect.order.agent)
         if agent is None:
             error = ErrorRecord(AgentFailed.__name__, "UNKNOWN_AGENT", f"no agent {effect.order.agent!r} is registered")
             return self._failed(effect, error, is_retryable=False)
+        prompt = copied(await self.payloads.open(effect.order.prompt))
         log.info("agent_started", operation=effect.operation, agent=effect.order.agent, attempt=effect.attempt)
         enter()
         limit = TimeLimit(self.clock, self._seconds_left(effect))
         try:
             async with limit:
                 with InvocationScope(invocation_for(session_id, effect.operation, effect.attempt, tell)):
-                    reply: AgentReply = await agent.run(copied(effect.order.prompt), copied_object(effect.order.kwargs))
-        except (NotSerializable, PayloadTooLarge, NonRetryable) as error:
+                    reply: AgentReply = await agent.run(prompt, copied_object(effect.order.kwargs))
+            key = payload_key(session_id, f"{effect.operation}.{effect.attempt}")
+            result = await self.payloads.seal(key, reply.result)
+        except (NotSerializable, PayloadTooLarge, ArtifactTooLarge, NonRetryable) as error:
             return self._failed(effect, describe(error), is_retryable=False)
         except BaseException as error:
             # User code: what it raises is the attempt's outcome.
@@ -61,7 +158,7 @@ class Performer:
             if limit.has_expired(error):
                 return self._failed(effect, _timed_out(effect), is_retryable=True)
             return self._failed(effect, describe(error), is_retryable=True)
-        return m.AgentSucceeded(effect.operation, effect.attempt, reply.result, reply.usage)
+        return m.AgentSucceeded(effect.operation, effect.attempt, result, reply.usage)
 
     def _seconds_left(self, effect: RunAgent) -> float | None:
         """Return what is left of the attempt's time: it runs from the order, whichever node it is carried out on."""

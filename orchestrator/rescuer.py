@@ -14,9 +14,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from actors import Clock
+from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import Heads, NodeFenced, NodeRecord, Nodes
+from orchestrator.inbox import WakeUps
 from orchestrator.process_identity import is_gone
-from orchestrator.router import NodeCapacity, Router
+from orchestrator.router import Router
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import truncate_to_millis
 
@@ -39,6 +41,7 @@ class RescuerPorts:
     node: NodeRecord
     nodes: Nodes
     heads: Heads
+    wake_ups: WakeUps
     router: Router
     capacity: NodeCapacity
     clock: Clock
@@ -66,7 +69,8 @@ class Rescuer:
         self._is_draining = False
 
     async def enter(self) -> None:
-        """Register the node; from here on others may see it."""
+        """Learn which tenants are limited, and register the node; from here on others may see it."""
+        await self._ports.router.slots.refresh()
         await self._ports.nodes.register(self._ports.node)
 
     def drain(self) -> None:
@@ -165,10 +169,19 @@ class Rescuer:
 
     async def _wake_for_ever(self, tasks: asyncio.TaskGroup) -> None:
         while True:
+            with self._keeping_on("wake-ups"):
+                async for session_id in self._ports.wake_ups.take(self._ports.node.node_id):
+                    tasks.create_task(self._wake(session_id), name=f"wake {session_id}")
+            with self._keeping_on("limits"):
+                await self._ports.router.slots.refresh()
             with self._keeping_on("due"):
                 now = self._now()
                 await self._activate_all(self._ports.heads.due(now), tasks, only_unowned=True, due_before=now)
             await self._ports.clock.sleep(DUE_EVERY_SECONDS)
+
+    async def _wake(self, session_id: str) -> None:
+        with self._keeping_on("wake"):
+            await self._ports.router.wake(session_id)
 
     async def _try_blocked(self, tasks: asyncio.TaskGroup) -> None:
         """Give every blocked session a try at the start: this node may run the code that matches."""

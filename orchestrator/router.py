@@ -1,4 +1,4 @@
-"""Message → who owns this session? Creates and claims sessions, and brings their actors to life on this node.
+"""Message → who owns this session? Creates and claims sessions, brings their actors to life, and delivers to them.
 
 The order of creation is the acceptance (I3): event 1, then HEAD, then the acknowledgement. Whoever inserts HEAD owns
 the session, whoever wrote event 1; one claim or creation of a session at a time on a node (rule 2).
@@ -6,24 +6,33 @@ the session, whoever wrote event 1; one claim or creation of a session at a time
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from actors import ActorContext, ActorSystem, DuplicateActor, Supervisor, SystemDraining
+from actors import ActorContext, ActorStopped, ActorSystem, DuplicateActor, Reply, Supervisor, SystemDraining
+from orchestrator.artifacts import is_reference
+from orchestrator.artifacts.payloads import payload_key
+from orchestrator.capacity import Guards, NodeCapacity
 from orchestrator.cluster import Head, NotOwner
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, Stale
+from orchestrator.inbox import InboxItem, SessionEnded, UnknownSession, WakeUps
+from orchestrator.inbox.codec import encode_message
 from orchestrator.intake import Start
 from orchestrator.journal import JournalConflict
 from orchestrator.session import decide
+from orchestrator.session import messages as m
+from orchestrator.session.ending import first_generation
 from orchestrator.session.events import Recorded, SessionStarted
-from orchestrator.session.frozen import quick
+from orchestrator.session.frozen import quick, replace
 from orchestrator.session.state import SessionState, begin
 from orchestrator.session.transitions import ENDED, SessionStatus
-from orchestrator.session.values import truncate_to_millis
-from orchestrator.session_actor import ActorMessage, SessionActor, SessionPorts
+from orchestrator.session.values import Json, truncate_to_millis
+from orchestrator.session_actor import SessionActor
+from orchestrator.session_ports import ActorMessage, Deliver, InboxChanged, LeaveSoon, SessionPorts
+from orchestrator.slots import Slots
+from orchestrator.tenants import SLOT
 
 FIRST_EPOCH: Final = 1
 
@@ -38,6 +47,12 @@ class IdempotencyConflict(OrchestratorError):
         self.session_id = session_id
 
 
+class NotYetThere(OrchestratorError):
+    """The session goes on in a journal that is about to be begun: try again in a moment."""
+
+    code = "NOT_YET_THERE"
+
+
 @quick
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -47,132 +62,25 @@ class Accepted:
     is_new: bool
 
 
-class NodeCapacity:
-    """How many sessions this node holds against how many it may; wakes who waits when one leaves."""
-
-    def __init__(self, sessions_max: int) -> None:
-        self.sessions_max = sessions_max
-        self._taken = 0
-        self._live: ActorSystem | None = None
-        self._changed = asyncio.Event()
-        self._subscribers: list[Callable[[], None]] = []
-
-    def subscribe(self, callback: Callable[[], None]) -> None:
-        """Call back whenever a session leaves this node."""
-        self._subscribers.append(callback)
-
-    def watch(self, system: ActorSystem) -> None:
-        """Count the actors of this system from now on."""
-        self._live = system
-
-    def free(self) -> int:
-        """See `Capacity.free`."""
-        return self.sessions_max - self._taken - (0 if self._live is None else len(self._live))
-
-    def place(self) -> Place:
-        """Hold a place while a `with` block brings a session to life; it gets whether there was one.
-
-        Held from before the claim to after the spawn: what is on its way counts like what is here.
-        """
-        return Place(self)
-
-    def take(self) -> bool:
-        """Take a place and return True, or return False where none is free; pair the former with `give_back`."""
-        has_place = self.free() > 0
-        self._taken += has_place
-        return has_place
-
-    def give_back(self) -> None:
-        """Give back what was taken."""
-        self._taken -= 1
-        self.changed()
-
-    def changed(self) -> None:
-        """Wake those who wait: an actor ended."""
-        self._changed.set()
-        for callback in self._subscribers:
-            callback()
-
-    async def wait(self) -> None:
-        """See `Capacity.wait`."""
-        while self.free() <= 0:
-            self._changed.clear()
-            await self._changed.wait()
-
-
-class Place:
-    """See `NodeCapacity.place`. A class, like `Guard`: generators for each session would cost several times as much."""
-
-    __slots__ = ("_capacity", "_has_place")
-
-    def __init__(self, capacity: NodeCapacity) -> None:
-        self._capacity = capacity
-        self._has_place = False
-
-    def __enter__(self) -> bool:
-        self._has_place = self._capacity.take()
-        return self._has_place
-
-    def __exit__(self, *_: object) -> None:
-        if self._has_place:
-            self._capacity.give_back()
-
-
-class Guards:
-    """One lock a session id, for as long as somebody holds or wants it (rule 2)."""
-
-    def __init__(self) -> None:
-        self._guards: dict[str, Guard] = {}
-
-    def holding(self, session_id: str) -> Guard:
-        """Let one `async with` block at a time run for a session."""
-        guard = self._guards.get(session_id)
-        if guard is None:
-            guard = self._guards[session_id] = Guard(session_id, self._guards)
-        return guard
-
-
-class Guard:
-    """The lock of one session id, among those of the others."""
-
-    __slots__ = ("_guards", "_lock", "_session_id", "_users")
-
-    def __init__(self, session_id: str, guards: dict[str, Guard]) -> None:
-        self._session_id = session_id
-        self._guards = guards
-        self._lock = asyncio.Lock()
-        self._users = 0
-
-    async def __aenter__(self) -> None:
-        self._users += 1
-        try:
-            await self._lock.acquire()
-        except BaseException:
-            self._forget()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._users -= 1
-        if not self._users:
-            del self._guards[self._session_id]
-
-
 class Router:
     """Creates, claims and hands out sessions on this node."""
 
     def __init__(
-        self, system: ActorSystem, ports: SessionPorts, capacity: NodeCapacity, supervisor: Supervisor
+        self,
+        system: ActorSystem,
+        ports: SessionPorts,
+        wake_ups: WakeUps,
+        capacity: NodeCapacity,
+        supervisor: Supervisor,
     ) -> None:
         self._supervisor = supervisor
+        self._wake_ups = wake_ups
         self._system = system
         self.ports = ports
         self._capacity = capacity
         self._guards = Guards()
         self.is_draining = False
+        self.slots = Slots(ports, self._guards, capacity, takes=lambda: not self.is_draining, bring_up=self._bring_up)
 
     async def start(self, request: Start) -> Accepted:
         """Accept the session: returning means that event 1 and HEAD are durable (I3).
@@ -180,13 +88,59 @@ class Router:
         Raises:
             IdempotencyConflict: the id is taken by another payload. The session that has it goes on (or begins).
         """
-        event = decide.start(
-            request.session_type, request.tenant, request.input, trace=request.trace, task_token=request.task_token
-        )
-        async with self._guards.holding(request.session_id):
-            if await self._inserted_first(request.session_id, event):
-                return Accepted(request.session_id, is_new=True)
-            return await self._accepted_before(request.session_id, event)
+        event = await self._start_event(request)
+        return await self.begin(request.session_id, event)
+
+    async def begin(self, session_id: str, event: SessionStarted, *, has_slot: bool = False) -> Accepted:
+        """Accept a session that begins with this event; see `start`. `has_slot`: of the generation before."""
+        async with self._guards.holding(session_id):
+            if await self._inserted_first(session_id, event, has_slot=has_slot):
+                return Accepted(session_id, is_new=True)
+            return await self._accepted_before(session_id, event, has_slot=has_slot)
+
+    async def deliver(self, session_id: str, message: m.Delivered) -> None:
+        """Tell the session; returning means that the message is durable (I9).
+
+        Raises:
+            UnknownSession: nobody was accepted under that id. SessionEnded: it takes no message any more.
+            MessageConflict: the message's id was used for another.
+        """
+        head = await self.ports.heads.get(session_id)
+        if head is None:
+            raise UnknownSession(session_id)
+        while (following := await self._following(head)) is not None:
+            head = following
+        if head.status in ENDED and head.status is not SessionStatus.CONTINUED:
+            raise SessionEnded(session_id)
+        if head.owner != self.ports.node_id or not await self._told_directly(head.session_id, message):
+            await self._leave_in_inbox(head, message)
+
+    async def latest(self, session_id: str) -> Head:
+        """Return HEAD of the session's latest generation. Raises `UnknownSession` and `NotYetThere`."""
+        head = await self.ports.heads.get(session_id)
+        if head is None:
+            raise UnknownSession(session_id)
+        while head.status is SessionStatus.CONTINUED:
+            head = await self._next_generation(head)
+        return head
+
+    async def wake(self, session_id: str) -> None:
+        """See to the inbox of a session that this node owns, or owned when the note was written."""
+        ref = self._system.get(session_id)
+        if ref is None:
+            await self.claim(session_id)
+            return
+        # One that stops just now left memory: whoever takes its place reads the inbox first of all.
+        with suppress(ActorStopped):
+            await ref.tell(InboxChanged())
+
+    def drain(self) -> None:
+        """Take no session from now on, and let those leave that only wait."""
+        self.is_draining = True
+        for ref in self._system.refs():
+            with suppress(ActorStopped):
+                # One whose mailbox is full is at work.
+                ref.offer(LeaveSoon())
 
     async def claim(
         self,
@@ -207,12 +161,18 @@ class Router:
             head = await self.ports.heads.get(session_id)
             if head is None or not self._may_claim(head, dead_owner, only_unowned=only_unowned, due_before=due_before):
                 return False
-            if head.status in ENDED:
+            if head.status in ENDED and not head.outbox:
                 return False
-            with self._capacity.place() as has_place:
-                # One that its owner handed over before it died was not taken from the dead (rule 12).
-                from_dead_owner = dead_owner is not None and head.owner == dead_owner
-                return has_place and await self._take_over(head, from_dead_owner=from_dead_owner)
+            if head.status is not SessionStatus.QUEUED:
+                return await self._claim_if_there_is_room(head, dead_owner)
+        # Without its guard: others of its tenant may have to run before it.
+        return await self.slots.look_at(head)
+
+    async def _claim_if_there_is_room(self, head: Head, dead_owner: str | None) -> bool:
+        with self._capacity.place() as has_place:
+            # One that its owner handed over before it died was not taken from the dead (rule 12).
+            from_dead_owner = dead_owner is not None and head.owner == dead_owner
+            return has_place and await self._take_over(head, from_dead_owner=from_dead_owner)
 
     async def _take_over(self, head: Head, *, from_dead_owner: bool) -> bool:
         """Claim HEAD and bring the session to life here; return whether HEAD was still as it was read."""
@@ -241,7 +201,7 @@ class Router:
             head.owner == self.ports.node_id and self._system.get(head.session_id) is None
         )
 
-    async def _inserted_first(self, session_id: str, event: SessionStarted) -> bool:
+    async def _inserted_first(self, session_id: str, event: SessionStarted, *, has_slot: bool) -> bool:
         """Return whether the session is new, and then accepted and begun."""
         now = truncate_to_millis(self.ports.clock.now())
         first = Recorded(1, event, now, FIRST_EPOCH, self.ports.node_id, self.ports.new_id())
@@ -249,15 +209,15 @@ class Router:
             await self.ports.journal.append(session_id, (first,), started_at=now)
         except JournalConflict:
             return False
-        return await self._complete_creation(session_id, first)
+        return await self._complete_creation(session_id, first, has_slot=has_slot)
 
-    async def _accepted_before(self, session_id: str, event: SessionStarted) -> Accepted:
+    async def _accepted_before(self, session_id: str, event: SessionStarted, *, has_slot: bool) -> Accepted:
         """Answer a start whose event 1 stands already; completes a creation that died half-way (rule 14)."""
         first = await self._first_event(session_id)
         assert isinstance(first.event, SessionStarted), f"event 1 of {session_id} is {type(first.event).__name__}"
         is_new = False
         if await self.ports.heads.get(session_id) is None:
-            is_new = await self._complete_creation(session_id, first)
+            is_new = await self._complete_creation(session_id, first, has_slot=has_slot)
         if not decide.same_start(first.event, event):
             raise IdempotencyConflict(session_id)
         return Accepted(session_id, is_new=is_new)
@@ -267,20 +227,28 @@ class Router:
             return first
         raise AssertionError(f"event 1 of {session_id} vanished: events are never deleted early")
 
-    async def _complete_creation(self, session_id: str, first: Recorded) -> bool:
+    async def _complete_creation(self, session_id: str, first: Recorded, *, has_slot: bool) -> bool:
         """Insert HEAD over a durable event 1; return whether this node's insert made the session's HEAD."""
         state = begin(session_id, first)
         with self._capacity.place() as has_place:
             # A full or draining node accepts all the same, and leaves the session due at once for one that has room.
-            head = self._new_head(state, takes_it=has_place and not self.is_draining)
-            standing = await self.ports.heads.create(head)
+            head = self._new_head(state, takes_it=has_place and not self.is_draining, has_slot=has_slot)
+            if self._needs_slot(state):
+                standing = await self.slots.seat(head)
+            else:
+                standing = await self.ports.heads.create(head)
             if standing.claim_nonce != head.claim_nonce:
                 return False
-            if head.owner is not None:
-                await self._bring_up(head, state)
+            if standing.owner is not None:
+                await self._bring_up(standing, state)
             return True
 
-    def _new_head(self, state: SessionState, *, takes_it: bool) -> Head:
+    def _needs_slot(self, state: SessionState) -> bool:
+        """Return whether it has to take a slot: a child runs in its root's, a next generation in the first one's."""
+        is_root = state.started.parent is None and first_generation(state.session_id) == state.session_id
+        return is_root and self.slots.limits(state.started.tenant)
+
+    def _new_head(self, state: SessionState, *, takes_it: bool, has_slot: bool) -> Head:
         return Head(
             session_id=state.session_id,
             session_type=state.started.session_type,
@@ -295,7 +263,99 @@ class Router:
             created_at=state.started_at,
             updated_at=state.started_at,
             wake_at=None if takes_it else state.started_at,
+            attributes={SLOT: True} if has_slot else {},
         )
+
+    async def _start_event(self, request: Start) -> SessionStarted:
+        session_type = self.ports.app.session_type(request.session_type)
+        patches: list[Json] = [] if session_type is None else [*sorted(session_type.patches)]
+        payload = request.input
+        if request.input_bytes > self.ports.payloads.inline_bytes_max or is_reference(payload):
+            payload = await self.ports.payloads.seal(payload_key(request.session_id, "1"), payload)
+        asked = decide.start(
+            request.session_type, request.tenant, request.input, trace=request.trace, task_token=request.task_token
+        )
+        time_limit = None if session_type is None else session_type.time_limit
+        if payload is request.input and request.parent is None and time_limit is None and not patches:
+            return asked
+        return replace(
+            asked,
+            input=payload,
+            parent=request.parent,
+            parent_operation=request.parent_operation,
+            time_limit=time_limit,
+            patches=patches or None,
+        )
+
+    def renewed(self, event: SessionStarted) -> SessionStarted:
+        """Return the start of a next generation as the code of this node begins it."""
+        declared = self.ports.app.session_type(event.session_type)
+        patches: list[Json] = [] if declared is None else [*sorted(declared.patches)]
+        return replace(event, patches=patches or None)
+
+    async def _following(self, head: Head) -> Head | None:
+        """Return HEAD of the generation behind that one; `None` where none is, or it has not begun yet."""
+        return None if head.continued_as is None else await self.ports.heads.get(head.continued_as)
+
+    async def _next_generation(self, head: Head) -> Head:
+        following = await self._following(head)
+        if following is None:
+            raise NotYetThere(f"{head.continued_as} is about to begin")
+        return following
+
+    async def _told_directly(self, session_id: str, message: m.Delivered) -> bool:
+        """Return whether the session's actor on this node took the message."""
+        ref = self._system.get(session_id)
+        if ref is None:
+            return False
+
+        def deliver(reply: Reply[None]) -> Deliver:
+            return Deliver(message, reply)
+
+        try:
+            await ref.ask(deliver, timeout=None)
+        except (ActorStopped, Stale):
+            return False
+        return True
+
+    async def _leave_in_inbox(self, head: Head, message: m.Delivered) -> None:
+        session_id, message_id = head.session_id, m.message_id_of(message)
+        item = InboxItem(message_id, head.inbox_version + 1, encode_message(message))
+        await self.ports.inbox.put(session_id, item)
+        bumped = await self.ports.heads.bump_inbox(session_id)
+        if bumped is None:
+            raise UnknownSession(session_id)
+        while bumped.status is SessionStatus.QUEUED and isinstance(message, m.CancelAsked):
+            # It ends without ever having had a slot.
+            if await self.slots.dismiss(bumped):
+                return
+            bumped = await self.latest(session_id)
+        if bumped.status is SessionStatus.CONTINUED:
+            following = await self._following(bumped)
+            # Who begins the next generation looks into this inbox after that, and so finds what is there before.
+            if following is not None:
+                await self.ports.inbox.delete(session_id, [message_id])
+                await self._leave_in_inbox(following, message)
+        elif bumped.status in ENDED:
+            await self.ports.inbox.delete(session_id, [message_id])
+            raise SessionEnded(session_id)
+        elif bumped.owner is None:
+            await self._wake_unowned(bumped)
+        elif bumped.owner == self.ports.node_id:
+            await self.wake(session_id)
+        else:
+            await self._wake_ups.put(bumped.owner, session_id)
+
+    async def _wake_unowned(self, head: Head) -> None:
+        """Claim it here, whatever actor of it this node still holds (rule 7); or leave it to a node that has room."""
+        if head.status is SessionStatus.QUEUED:
+            # It takes what waits in its inbox when its turn comes.
+            return
+        if not self.is_draining and await self.claim(head.session_id, only_unowned=True):
+            return
+        # Somebody may have claimed it since, and reads the inbox.
+        with suppress(NotOwner):
+            await self.ports.heads.make_due(head, at=truncate_to_millis(self.ports.clock.now()))
 
     async def _bring_up(self, head: Head, state: SessionState | None) -> None:
         def factory(context: ActorContext[ActorMessage]) -> SessionActor:

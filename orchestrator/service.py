@@ -7,55 +7,49 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import os
-import random
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.metadata import version
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from actors import ActorSystem, BusySignal, Clock, SystemClock
-from orchestrator.agents import Agent
-from orchestrator.agents.local import LocalAgent
+from actors import ActorSystem, BusySignal, SystemClock
 from orchestrator.app import Orchestrator
+from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients, connect
-from orchestrator.aws.faults import Patience, Reachability
-from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
+from orchestrator.building import PublicAddress, patience_for, session_ports, sqs_intake, step_threads
+from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
-from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
-from orchestrator.errors import Poison, Unavailable
+from orchestrator.cluster.dynamodb import DynamoDBNodes
+from orchestrator.deliveries import SessionDeliveries
+from orchestrator.errors import Unavailable
 from orchestrator.health import Health, LoopWatch
 from orchestrator.http.server import HttpPorts, serving
-from orchestrator.intake import Envelope
+from orchestrator.inbox.dynamodb import DynamoDBWakeUps
 from orchestrator.intake.formats import Reader
-from orchestrator.intake.sqs import SQSIntake, StoreBody
-from orchestrator.journal.dynamodb import DynamoDBJournal
-from orchestrator.performer import Performer
+from orchestrator.intake.sqs import SQSIntake
+from orchestrator.notifications.log import LogNotifications
+from orchestrator.outside import NodeOutside
 from orchestrator.process_identity import own_process
+from orchestrator.reception import Reception
 from orchestrator.rescuer import Rescuer, RescuerPorts
-from orchestrator.router import FIRST_EPOCH, IdempotencyConflict, NodeCapacity, Router
-from orchestrator.session.values import compact_json, truncate_to_millis
-from orchestrator.session_actor import SessionPorts, SessionSupervisor
+from orchestrator.router import Router
+from orchestrator.session.values import truncate_to_millis
+from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
-from orchestrator.telemetry import trace_ids
 from orchestrator.user_code import contain_exits
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-STEP_THREADS_MAX: Final = 64
 EXIT_FENCED: Final = 70
 """The exit code of a node that fenced itself (sysexits: internal software error); its supervisor starts a new one."""
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
@@ -145,9 +139,10 @@ class Node:
     table: Table
     system: ActorSystem
     router: Router
-    reader: Reader
+    reception: Reception
     intake: SQSIntake
     rescuer: Rescuer
+    address: PublicAddress
     health: Health
     loop_watch: LoopWatch
     http: HttpPorts
@@ -159,9 +154,10 @@ class Node:
             carrier = tasks.create_task(self.table.run(), name="table")
             watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
             async with serving(self.http, host=self.settings.host, port=self.settings.port) as address, self.system:
+                self.address.bound(address)
                 await self.rescuer.enter()
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
-                receiving = tasks.create_task(self.intake.run(self.handle), name="intake")
+                receiving = tasks.create_task(self.intake.run(self.reception.handle), name="intake")
                 self.health.is_ready = True
                 log.info("node_ready", node=self.http.node_id, address=address)
                 if on_ready is not None:
@@ -178,24 +174,11 @@ class Node:
             carrier.cancel()
             watch.cancel()
 
-    async def handle(self, envelope: Envelope) -> None:
-        """Do what an envelope asks; returning means that it is durable. Raises `Poison` for what never can be."""
-        for request in self.reader.read(envelope):
-            try:
-                accepted = await self.router.start(request)
-            except IdempotencyConflict as conflict:
-                raise Poison(conflict.code, str(conflict)) from None
-            known = {"session_id": accepted.session_id, "message_id": envelope.message_id, **trace_ids(request.trace)}
-            if accepted.is_new:
-                log.info("session_accepted", epoch=FIRST_EPOCH, session_type=request.session_type, **known)
-            else:
-                log.info("duplicate_absorbed", **known)
-
     async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
         log.info("node_draining", node=self.http.node_id, sessions=len(self.system))
         self.health.is_draining = True
-        self.router.is_draining = True
+        self.router.drain()
         self.rescuer.drain()
         self.intake.stop()
         with suppress(TimeoutError):
@@ -210,82 +193,60 @@ class Node:
 async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack: AsyncExitStack) -> Node:
     """Build every room, from the ground up. Raises `Refused` where the table or a queue is not to be had."""
     clock = SystemClock()
-    threads = stack.enter_context(_threads())
-    table_patience, queue_patience = _patience("table", clock), _patience("queue", clock)
+    threads = stack.enter_context(step_threads())
+    table_patience, queue_patience = patience_for("table", clock), patience_for("queue", clock)
     table = Table(clients.dynamodb, settings.table, table_patience, signed=clients.signed_dynamodb)
     await table.check()
     capacity = NodeCapacity(settings.max_sessions)
-    ports = _session_ports(app, settings, table, clock, threads)
+    wake_ups, outside, address = DynamoDBWakeUps(table, clock=clock), list[NodeOutside](), PublicAddress(settings)
+    bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", clock))
+    ports = session_ports(app, settings, table, S3Artifacts(bucket), threads, address, lambda: outside[0])
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
     supervisor = SessionSupervisor(clock)
-    router = Router(system, ports, capacity, supervisor)
-    intake = await _intake(settings, clients, capacity, queue_patience)
-    rescuer = _rescuer(settings, table, router, capacity, supervisor)
+    router = Router(system, ports, wake_ups, capacity, supervisor)
+    outside.append(NodeOutside(router, LogNotifications(log), ports.new_token))
+    deliveries = SessionDeliveries(router, lambda: uuid.uuid4().hex)
+    intake = await sqs_intake(settings, clients, capacity, queue_patience)
+    rescuer = _rescuer(settings, table, router, wake_ups, capacity, supervisor)
     loop_watch = LoopWatch(clock, stall_seconds_max=settings.node_timeout_seconds, on_stalled=fence)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
     health = Health(busy=system.busy, system=system, loop=loop_watch, reachability=reachability)
-    reader = Reader(app, lambda: uuid.uuid4().hex, payload_bytes_max=settings.inline_limit_bytes)
+    reader = Reader(app, lambda: uuid.uuid4().hex)
     return Node(
         settings=settings,
         table=table,
         system=system,
         router=router,
-        reader=reader,
+        reception=Reception(router, deliveries, reader, log),
         intake=intake,
         rescuer=rescuer,
+        address=address,
         health=health,
         loop_watch=loop_watch,
-        http=HttpPorts(ports.node_id, health, router, reader, ports.heads, ports.journal, settings.api_keys, log),
+        http=HttpPorts(
+            node_id=ports.node_id,
+            health=health,
+            router=router,
+            reader=reader,
+            heads=ports.heads,
+            journal=ports.journal,
+            clock=clock,
+            api_keys=settings.api_keys,
+            log=log,
+            deliveries=deliveries,
+        ),
         abandon=abandon,
     )
 
 
-def _patience(name: str, clock: Clock) -> Patience:
-    return Patience(clock, Reachability(name, clock), random.SystemRandom().random)
-
-
-def _session_ports(
-    app: Orchestrator, settings: Settings, table: Table, clock: Clock, threads: ThreadPoolExecutor
-) -> SessionPorts:
-    # Never used again, so that whatever names a node names one life of one process.
-    node_id = uuid.uuid4().hex[:12]
-    numbers = count(1)
-    draw = random.SystemRandom().random
-    return SessionPorts(
-        node_id=node_id,
-        app=app,
-        journal=DynamoDBJournal(table, retention=timedelta(days=settings.retention_days)),
-        heads=DynamoDBHeads(table),
-        performer=Performer(agents=_lookup(app, settings, threads), clock=clock, draw=draw),
-        clock=clock,
-        threads=threads,
-        draw=draw,
-        new_id=lambda: f"{node_id}.{next(numbers)}",
-        fruitless_resumes_max=settings.max_fruitless_resumes,
-        payload_bytes_max=settings.inline_limit_bytes,
-        log=log,
-    )
-
-
-async def _intake(settings: Settings, clients: Clients, capacity: NodeCapacity, patience: Patience) -> SQSIntake:
-    # What is insisted on must not speak for whether the queue hands out messages.
-    chores = _patience("queue chores", patience.clock)
-    intake = SQSIntake(
-        queue=await find_queue(clients, settings.queue, chores),
-        dead_letters=await find_queue(clients, settings.dead_letter_queue_name, chores),
-        store_body=_body_store(Bucket(clients.s3, settings.bucket, chores)),
-        capacity=capacity,
-        patience=patience,
-        clock=patience.clock,
-        log=log,
-    )
-    capacity.subscribe(intake.room_changed)
-    return intake
-
-
 def _rescuer(
-    settings: Settings, table: Table, router: Router, capacity: NodeCapacity, supervisor: SessionSupervisor
+    settings: Settings,
+    table: Table,
+    router: Router,
+    wake_ups: DynamoDBWakeUps,
+    capacity: NodeCapacity,
+    supervisor: SessionSupervisor,
 ) -> Rescuer:
     record = NodeRecord(
         node_id=router.ports.node_id,
@@ -299,6 +260,7 @@ def _rescuer(
         node=record,
         nodes=DynamoDBNodes(table),
         heads=router.ports.heads,
+        wake_ups=wake_ups,
         router=router,
         capacity=capacity,
         clock=router.ports.clock,
@@ -309,34 +271,3 @@ def _rescuer(
     return Rescuer(
         ports, heartbeat_seconds=settings.heartbeat_seconds, node_timeout_seconds=settings.node_timeout_seconds
     )
-
-
-def _lookup(app: Orchestrator, settings: Settings, threads: ThreadPoolExecutor) -> Callable[[str], Agent | None]:
-    def agent_named(name: str) -> Agent | None:
-        target = app.agent_named(name)
-        if target is None:
-            return None
-        return LocalAgent(target, threads, payload_bytes_max=settings.inline_limit_bytes)
-
-    return agent_named
-
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Yield the threads of sync steps and agents; one that never returns is left behind, not waited for."""
-    threads = ThreadPoolExecutor(STEP_THREADS_MAX, thread_name_prefix="step")
-    try:
-        yield threads
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _body_store(bucket: Bucket) -> StoreBody:
-    async def store(message_id: str, body: str) -> str:
-        raw = body.encode()
-        key = f"dead-letters/{message_id}.json"
-        await bucket.put(key, raw, content_type="application/json")
-        digest = hashlib.sha256(raw).hexdigest()
-        return compact_json({"artifact": f"s3://{bucket.name}/{key}", "bytes": len(raw), "sha256": digest})
-
-    return store

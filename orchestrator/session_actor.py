@@ -6,109 +6,43 @@ owes, and that is the same line that starts things the first time.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, assert_never
+from contextlib import suppress
+from datetime import datetime
+from typing import Final
 
-from actors import ActorContext, BackgroundTask, Cancelled, Clock, Directive, Failed, Failure, Outcome, Succeeded
-from orchestrator.app import Orchestrator
-from orchestrator.cluster import Head, Heads, NotOwner
+from actors import ActorContext, ActorStopped, BackgroundTask, Cancellable, Cancelled, Failed, Outcome, Succeeded
+from orchestrator.cluster import Head
 from orchestrator.errors import Stale, Unavailable, describe
-from orchestrator.handler import Blocked, HandlerPorts, HandlerRun, Raised, Returned, Verdict
-from orchestrator.journal import Journal, JournalConflict, UnreadableEvent
+from orchestrator.handler import Blocked, Continued, HandlerRun, Raised, Returned, Verdict, unknown_session_type
+from orchestrator.in_flight import InFlight
+from orchestrator.inbox import MessageConflict, SessionEnded
+from orchestrator.inbox.codec import decode_message, dismissal_by
+from orchestrator.journal import JournalConflict, UnreadableEvent
 from orchestrator.journal.folding import read_state
-from orchestrator.performer import Performer
+from orchestrator.owned_head import OwnedHead, Rest
+from orchestrator.passages import interruptions
+from orchestrator.session import events as e
 from orchestrator.session import messages as m
-from orchestrator.session.decide import decide
-from orchestrator.session.events import TYPE_NAMES, Event, Recorded, SessionResumed
-from orchestrator.session.owed import Effect, EffectKey, RunAgent, RunHandler, owed
+from orchestrator.session.decide import EVENTS_WARNED_AT, decide
+from orchestrator.session.notices import notices
+from orchestrator.session.owed import next_instant, owed
 from orchestrator.session.state import SessionState, evolve
-from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import ErrorRecord, Json, truncate_to_millis
+from orchestrator.session.transitions import ENDED, SessionStatus
+from orchestrator.session.values import ErrorRecord, format_instant, truncate_to_millis
+from orchestrator.session_ports import (
+    ActorMessage,
+    BlockedFound,
+    Deliver,
+    InboxChanged,
+    LeaveSoon,
+    SessionPorts,
+    Settle,
+)
 from orchestrator.telemetry import trace_ids
 
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
-BLOCKED_DELAY_BASE: Final = timedelta(seconds=30)
-BLOCKED_DELAY_MAX: Final = timedelta(hours=1)
-FAILURES_MAX: Final = 50
-RETRY_SECONDS: Final = 5.0
-HELD_BACK_MAX: Final = 10_000
-HELD_BACK_QUIET_SECONDS: Final = 3_600.0
-FAILURES_WITHIN_SECONDS: Final = 60.0
-BLOCKED_TIMES: Final = "blocked_times"
-BLOCKED_SEQ: Final = "blocked_seq"
-BLOCKED_ERROR: Final = "blocked_error"
-
-
-@dataclass(frozen=True, slots=True)
-class BlockedFound:
-    """The handler and its journal do not match."""
-
-    error: ErrorRecord
-
-
-ActorMessage = m.Message | BlockedFound
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPorts:
-    """What every session actor of a node shares. `draw` returns a float from [0, 1), `new_id` a unique id."""
-
-    node_id: str
-    app: Orchestrator
-    journal: Journal
-    heads: Heads
-    performer: Performer
-    clock: Clock
-    threads: Executor
-    draw: Callable[[], float]
-    new_id: Callable[[], str]
-    fruitless_resumes_max: int
-    payload_bytes_max: int
-    log: FilteringBoundLogger
-
-
-class SessionSupervisor:
-    """Stops every session actor that failed: HEAD stays, so the node's own audit takes the session up again.
-
-    A node on which session after session fails is sick itself: past the limit the failure escalates, and the node shows
-    UNHEALTHY.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._recent: deque[float] = deque(maxlen=FAILURES_MAX)
-        self._held_back: OrderedDict[str, tuple[int, float]] = OrderedDict()
-
-    def may_retry(self, session_id: str) -> bool:
-        """Return whether the audit may take the session up again: not at once where its actor failed before.
-
-        Each try leaves a SESSION_RESUMED, so a session that fails here each time is tried less and less often.
-        """
-        _, not_before = self._held_back.get(session_id, (0, 0.0))
-        return self._clock.monotonic() >= not_before
-
-    def __call__(self, failure: Failure) -> Directive:
-        """Return STOP, or ESCALATE after too many failures within a minute."""
-        now = self._clock.monotonic()
-        self._hold_back(failure.actor_id, now)
-        self._recent.append(now)
-        is_sick = len(self._recent) == FAILURES_MAX and now - self._recent[0] < FAILURES_WITHIN_SECONDS
-        return Directive.ESCALATE if is_sick else Directive.STOP
-
-    def _hold_back(self, session_id: str, now: float) -> None:
-        failures, since = self._held_back.pop(session_id, (0, 0.0))
-        if now - since > HELD_BACK_QUIET_SECONDS:
-            failures = 0
-        delay = min(BLOCKED_DELAY_MAX.total_seconds(), RETRY_SECONDS * 2.0 ** min(failures, 16))
-        self._held_back[session_id] = (failures + 1, now + delay)
-        if len(self._held_back) > HELD_BACK_MAX:
-            self._held_back.popitem(last=False)
+REST_SECONDS_MIN: Final = 0.05
+DRAIN_REST_SECONDS: Final = 0.2
+"""How long a session that only waits is left in the memory of a node that drains."""
 
 
 class SessionActor:
@@ -120,21 +54,25 @@ class SessionActor:
         """Start from HEAD as claimed; `state` is known for a session just created, `None` for one to be read."""
         self._context = context
         self._ports = ports
-        self._head = head
+        self._head = OwnedHead(ports.heads, head, ports.node_id)
+        self._session_id = head.session_id
         self._known_state = state
         self._run: HandlerRun | None = None
-        self._in_flight: dict[EffectKey, BackgroundTask] = {}
-        self._performed: Mapping[EffectKey, Effect] | None = None
+        self._in_flight = InFlight(context, ports.performer, self._start_handler)
+        self._inbox_read = 0
         self._is_released = False
+        self._resting: Cancellable | None = None
+        self._rest_seconds = ports.passivate_after
         self._log = ports.log.bind(session_id=head.session_id, epoch=head.epoch)
+        self._in_flight.log = self._log
 
     @property
     def _state(self) -> SessionState:
-        assert self._known_state is not None, f"{self._head.session_id} is used before it was read"
+        assert self._known_state is not None, f"{self._session_id} is used before it was read"
         return self._known_state
 
     async def activate(self) -> None:
-        """Fold the journal, mark the new epoch in it, and start what is owed."""
+        """Fold the journal, mark the new epoch in it, start what is owed, and take what waits in the inbox."""
         try:
             await self._activate()
         except Stale:
@@ -149,9 +87,10 @@ class SessionActor:
 
     async def deactivate(self) -> None:
         """Hand the session over: unowned and due now, so that another node goes on with it in about a second."""
+        self._disarm()
         if self._known_state is not None and not self._is_released and not self._state.has_ended:
             try:
-                await self._release(SessionStatus.RUNNING, wake_at=self._now())
+                await self._release(Rest(SessionStatus.RUNNING, self._now()))
                 self._log.info("session_handed_over", last_seq=self._state.last_seq)
             except Stale:
                 self._leave()
@@ -159,6 +98,7 @@ class SessionActor:
     def _leave(self) -> None:
         """Leave, silently and without touching HEAD: another epoch showed (I7)."""
         self._is_released = True
+        self._disarm()
         self._context.stop()
 
     async def _activate(self) -> None:
@@ -172,14 +112,37 @@ class SessionActor:
             await self._resume()
         else:
             self._bind_trace()
+        if self._head.is_dismissed and not self._state.has_ended:
+            await self._take(dismissal_by(await self._ports.inbox.read(self._session_id)))
+            return
         await self._carry_on()
+        if self._head.current.inbox_version:
+            await self._read_inbox()
 
     async def _receive(self, message: ActorMessage) -> None:
         if self._is_released:
+            if isinstance(message, Deliver):
+                message.reply.fail(self._why_left())
             return
-        if isinstance(message, BlockedFound):
-            await self._block(message.error)
-            return
+        match message:
+            case BlockedFound():
+                await self._found_blocked(message.error)
+            case InboxChanged():
+                await self._look_into_inbox()
+            case Deliver():
+                await self._delivered(message)
+            case LeaveSoon():
+                self._rest_seconds = min(self._rest_seconds, DRAIN_REST_SECONDS)
+                self._disarm()
+                self._arm()
+            case Settle():
+                await self._settle(message)
+            case _:
+                await self._take(message)
+
+    # --- the four verbs ------------------------------------------------------------------------------------------
+
+    async def _take(self, message: m.Message) -> None:
         now = self._now()
         events = decide(self._state, message, now)
         if events:
@@ -190,169 +153,258 @@ class SessionActor:
                 await self._block(describe(error))
                 return
             await self._carry_on()
+        else:
+            self._in_flight.repeat(message, self._state)
+        if isinstance(message, m.SignalAwaited) and self._run is not None:
+            self._run.considered(message)
 
-    # --- the four verbs ------------------------------------------------------------------------------------------
-
-    async def _commit(self, events: tuple[Event, ...], now: datetime) -> None:
+    async def _commit(self, events: tuple[e.Event, ...], now: datetime) -> None:
         """Append the events and fold them; a conflict means that another epoch writes here now."""
-        state = self._state
-        recorded = self._stamp(state, events, now)
+        recorded = self._stamp(events, now)
         try:
-            await self._ports.journal.append(state.session_id, recorded, started_at=state.started_at)
+            await self._ports.journal.append(self._session_id, recorded, started_at=self._state.started_at)
         except JournalConflict as conflict:
             self._log.info("session_fenced", found_epoch=conflict.existing.epoch, found_node=conflict.existing.node)
             raise Stale(str(conflict)) from None
         for each in recorded:
             self._fold(each)
 
-    def _stamp(self, state: SessionState, events: tuple[Event, ...], now: datetime) -> tuple[Recorded, ...]:
-        epoch, node_id, new_id = self._head.epoch, self._ports.node_id, self._ports.new_id
-        places = enumerate(events, state.last_seq + 1)
-        return tuple([Recorded(seq, event, now, epoch, node_id, new_id()) for seq, event in places])
-
-    def _fold(self, recorded: Recorded) -> None:
-        state = self._known_state = evolve(self._state, recorded)
-        operation_id = getattr(recorded.event, "operation", None)
-        if operation_id is None:
-            return
-        operation = state.operations[operation_id]
-        self._log.debug(
-            "event_recorded", status=TYPE_NAMES[type(recorded.event)], operation=operation_id, attempt=operation.attempt
+    def _stamp(self, events: tuple[e.Event, ...], now: datetime) -> tuple[e.Recorded, ...]:
+        first, epoch, node_id = self._state.last_seq + 1, self._head.current.epoch, self._ports.node_id
+        if len(events) == 1:
+            # As nearly always: a loop would cost as much as the event.
+            return (e.Recorded(first, events[0], now, epoch, node_id, self._ports.new_id()),)
+        return tuple(
+            e.Recorded(first + i, event, now, epoch, node_id, self._ports.new_id()) for i, event in enumerate(events)
         )
-        if self._run is not None:
-            self._run.changed(operation)
+
+    def _fold(self, recorded: e.Recorded) -> None:
+        before = self._state
+        state = self._known_state = evolve(before, recorded)
+        event = recorded.event
+        operation_id = getattr(event, "operation", None)
+        if operation_id is not None:
+            operation = state.operations[operation_id]
+            self._in_flight.changed(operation)
+            self._log.debug(
+                "event_recorded", status=e.TYPE_NAMES[type(event)], operation=operation_id, attempt=operation.attempt
+            )
+            if self._run is not None:
+                self._run.changed(operation)
+        elif self._run is not None and isinstance(event, e.SignalReceived):
+            self._run.signal_arrived(event.name)
+        elif self._run is not None and isinstance(event, e.CancelRequested):
+            for interruption in interruptions(state.stop)[len(interruptions(before.stop)) :]:
+                self._run.stop(interruption)
+        if state.last_seq == EVENTS_WARNED_AT:
+            self._log.warning("journal_long", last_seq=state.last_seq, advice="ctx.continue_as_new(input)")
 
     async def _carry_on(self) -> None:
         """Do what the state asks for after a change: start and cancel effects, or record the end."""
         state = self._state
-        self._perform(state)
+        self._in_flight.perform(state)
         if state.has_ended:
             await self._finish()
 
-    def _perform(self, state: SessionState) -> None:
-        wanted = owed(state)
-        if wanted is self._performed:
-            return
-        for key in self._in_flight.keys() - wanted.keys():
-            self._in_flight.pop(key).cancel()
-        for key, effect in wanted.items():
-            if key not in self._in_flight:
-                self._in_flight[key] = self._start(effect)
-        self._performed = wanted
-
-    # --- effects -------------------------------------------------------------------------------------------------
-
-    def _start(self, effect: Effect) -> BackgroundTask:
-        match effect:
-            case RunHandler():
-                return self._start_handler()
-            case RunAgent():
-                work = self._ports.performer.run_agent(
-                    self._head.session_id, effect, self._context.tell_self, self._log
-                )
-                return self._context.background.start(f"agent {effect.operation}", work, self._agent_ended)
-            case _:
-                assert_never(effect)
+    # --- the handler ---------------------------------------------------------------------------------------------
 
     def _start_handler(self) -> BackgroundTask:
         session_type = self._ports.app.session_type(self._state.started.session_type)
         if session_type is None:
-            error = ErrorRecord(
-                "UnknownSessionType",
-                "UNKNOWN_SESSION_TYPE",
-                f"no session type {self._state.started.session_type!r} is declared by the code of this node",
-            )
-            return self._context.background.start("handler", _blocked(error), self._handler_ended)
-        ports = HandlerPorts(
-            tell=self._context.tell_self,
-            block=lambda error: self._context.tell_self(BlockedFound(error)),
-            clock=self._ports.clock,
-            draw=self._ports.draw,
-            threads=self._ports.threads,
-            payload_bytes_max=self._ports.payload_bytes_max,
-            log=self._log,
-        )
-        self._run = HandlerRun(self._state, session_type, ports)
-        return self._context.background.start("handler", self._run.run(), self._handler_ended)
+            unknown = unknown_session_type(self._state.started.session_type)
+            return self._context.background.start("handler", unknown, self._handler_ended)
+        ports = self._ports.for_handler(self._context.tell_self, self._waiting_changed, self._log)
+        run = self._run = HandlerRun(self._state, session_type, ports)
+        return self._context.background.start("handler", run.run(), self._handler_ended, on_cancel=run.leave)
+
+    def _waiting_changed(self) -> None:
+        """Show the handler as busy or not: one that only waits costs no compute, and may leave memory some day."""
+        if self._run is None or self._is_released:
+            return
+        self._in_flight.count_handler(as_busy=not self._run.only_waits)
+        if self._resting is None:
+            self._arm()
 
     def _handler_ended(self, outcome: Outcome[Verdict]) -> None:
         match outcome:
-            case Succeeded(value=Returned(result=result)):
-                self._context.tell_self(m.HandlerReturned(result))
-            case Succeeded(value=Raised(error=error)):
-                self._context.tell_self(m.HandlerRaised(error))
-            case Succeeded(value=Blocked(error=error)):
-                self._context.tell_self(BlockedFound(error))
+            case Succeeded(value=Blocked() as blocked):
+                self._context.tell_self(BlockedFound(blocked.error))
+            case Succeeded(value=Returned() | Raised() | Continued() as ended):
+                self._context.tell_self(ended.message)
             case Failed(error=error):
                 self._context.tell_self(m.HandlerRaised(describe(error)))
             case Cancelled():
                 pass
 
-    def _agent_ended(self, outcome: Outcome[m.AgentSucceeded | m.AgentAttemptFailed]) -> None:
-        match outcome:
-            case Succeeded(value=message):
-                self._context.tell_self(message)
-            case Failed(error=error):
-                raise error
-            case Cancelled():
-                pass
+    # --- messages from outside -----------------------------------------------------------------------------------
+
+    def _why_left(self) -> SessionEnded | Stale:
+        state = self._known_state
+        # One that continues takes no message here, and all of them in its next generation.
+        is_over = state is not None and state.has_ended and state.continued_as is None
+        return SessionEnded(self._session_id) if is_over else Stale(f"{self._session_id} has left this node")
+
+    async def _delivered(self, delivery: Deliver) -> None:
+        """Take a message that came straight to the owner, behind those that came by the inbox before it."""
+        try:
+            await self._look_into_inbox()
+            if self._is_released:
+                raise self._why_left()
+            if self._state.mail.contradicts(delivery.message):
+                raise MessageConflict(self._session_id, m.message_id_of(delivery.message))
+            await self._take(delivery.message)
+            if not self._is_durable():
+                raise self._why_left()
+        except (SessionEnded, MessageConflict) as refused:
+            delivery.reply.fail(refused)
+        except BaseException as error:
+            delivery.reply.fail(error if isinstance(error, Exception) else Stale("the node is stopping"))
+            raise
+        else:
+            delivery.reply.set(None)
+
+    def _is_durable(self) -> bool:
+        """Return whether what was just taken is journaled: unless the session had to be left before it was."""
+        return not self._is_released or self._state.has_ended
+
+    async def _look_into_inbox(self) -> None:
+        head = await self._head.refresh()
+        if head.inbox_version != self._inbox_read:
+            await self._read_inbox()
+
+    async def _read_inbox(self) -> None:
+        """Journal what waits. HEAD was read before: what comes in between is seen by its later version (rule 5)."""
+        version = self._head.current.inbox_version
+        items = await self._ports.inbox.read(self._session_id)
+        for item in items:
+            if self._is_released or self._state.has_ended:
+                return
+            message = decode_message(item)
+            if self._state.mail.contradicts(message):
+                self._log.warning("message_dropped", message_id=item.message_id, reason="MESSAGE_CONFLICT")
+            else:
+                await self._take(message)
+        if not self._is_released:
+            await self._ports.inbox.delete(self._session_id, [item.message_id for item in items])
+            self._inbox_read = version
+
+    # --- leaving memory ------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Look again when the session will have rested for long enough, as far as one can tell now."""
+        left = self._rest_seconds - self._rested()
+        # One that has rested, and could not leave, is looked at again after as long.
+        delay = max(REST_SECONDS_MIN, left if 0 < left <= self._rest_seconds else self._rest_seconds)
+        self._resting = self._ports.clock.call_later(delay, self._ring)
+
+    def _rested(self) -> float:
+        """Return for how many seconds nothing has happened in the session."""
+        return (self._now() - self._state.updated_at).total_seconds()
+
+    def _ring(self) -> None:
+        self._resting = None
+        # An actor that failed leaves its alarm behind.
+        with suppress(ActorStopped):
+            self._context.tell_self(Settle())
+
+    def _disarm(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+
+    async def _settle(self, message: Settle) -> None:
+        """Leave memory if the session has done nothing but wait for as long as that takes, and look again if not."""
+        if self._resting is not None:
+            return
+        if self._run is None or self._rested() < self._rest_seconds or not self._may_leave(self._run):
+            self._arm()
+            return
+        if message.said != self._run.said:
+            # What the handler says last of all may still wait in the mailbox, and would be lost: look again behind it.
+            self._context.tell_self(Settle(self._run.said))
+            return
+        rest = Rest(SessionStatus.SUSPENDED, next_instant(owed(self._state)))
+        if rest.wake_at is not None and rest.wake_at <= self._now():
+            # Its time has come: it would only be fetched back.
+            self._arm()
+            return
+        if await self._head.released(rest, last_seq=self._state.last_seq, at=self._now()):
+            self._is_released = True
+            wake_at = None if rest.wake_at is None else format_instant(rest.wake_at)
+            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=wake_at)
+            self._context.stop()
+            return
+        await self._look_into_inbox()
+        if not self._is_released:
+            self._arm()
+
+    def _may_leave(self, run: HandlerRun) -> bool:
+        return not self._in_flight.is_at_work and run.is_parked
 
     # --- HEAD ----------------------------------------------------------------------------------------------------
 
     async def _read(self) -> SessionState:
-        state = await read_state(self._ports.journal, self._head.session_id)
+        state = await read_state(self._ports.journal, self._session_id)
         if state is None:
-            raise UnreadableEvent(f"HEAD of {self._head.session_id} stands over an empty journal")
+            raise UnreadableEvent(f"HEAD of {self._session_id} stands over an empty journal")
         return state
 
     async def _resume(self) -> None:
         """Fence whoever was here before: from this event on, only this epoch commits (I7)."""
         while not self._state.has_ended:
-            if self._state.epoch > self._head.epoch:
-                raise Stale(f"the journal of {self._head.session_id} holds epoch {self._state.epoch}")
+            head = self._head.current
+            if self._state.epoch > head.epoch:
+                raise Stale(f"the journal of {self._session_id} holds epoch {self._state.epoch}")
             await self._settle_takeovers()
-            event = self._crash_loop_end() or SessionResumed()
+            event = self._crash_loop_end() or e.SessionResumed()
             try:
                 await self._append_resumption(event)
             except JournalConflict:
                 # We own HEAD, and the former owner won this one race: go on from behind its event.
                 self._known_state = await self._read()
                 continue
-            self._log.info("session_resumed", last_seq=self._state.last_seq, takeovers=self._head.takeovers)
+            self._log.info("session_resumed", last_seq=self._state.last_seq, takeovers=head.takeovers)
             return
 
     async def _settle_takeovers(self) -> None:
         """Count takeovers from one again if the owner before us left more than its arrival in the journal (rule 12)."""
         # An epoch that the journal does not show died before its SESSION_RESUMED: it made nothing of its turn.
-        made_progress = self._state.epoch == self._head.epoch - 1 and self._state.fruitless_resumes == 0
-        if made_progress and self._head.takeovers > 1:
-            try:
-                self._head = await self._ports.heads.settle_takeovers(self._head)
-            except NotOwner as error:
-                raise Stale(str(error)) from None
+        made_progress = self._state.epoch == self._head.current.epoch - 1 and self._state.fruitless_resumes == 0
+        if made_progress and self._head.current.takeovers > 1:
+            await self._head.settle_takeovers()
 
-    async def _append_resumption(self, event: Event) -> None:
-        state = self._state
-        recorded = self._stamp(state, (event,), self._now())
-        await self._ports.journal.append(state.session_id, recorded, started_at=state.started_at)
+    async def _append_resumption(self, event: e.Event) -> None:
+        recorded = self._stamp((event,), self._now())
+        await self._ports.journal.append(self._session_id, recorded, started_at=self._state.started_at)
         self._fold(recorded[0])
 
-    def _crash_loop_end(self) -> Event | None:
+    def _crash_loop_end(self) -> e.Event | None:
         """Return the end of a session that has taken down too many nodes in a row; `None` while it may try again."""
-        if self._head.takeovers <= self._ports.fruitless_resumes_max:
+        takeovers = self._head.current.takeovers
+        if takeovers <= self._ports.fruitless_resumes_max:
             return None
-        return decide(self._state, m.CrashLoopDetected(self._head.takeovers), self._now())[0]
+        return decide(self._state, m.CrashLoopDetected(takeovers), self._now())[0]
 
     async def _finish(self) -> None:
-        """Bring HEAD to the recorded end, then leave. A crash before this leaves it to a rescuer."""
-        while not self._is_released:
-            try:
-                self._head = await self._ports.heads.end(
-                    self._head, self._state.status, last_seq=self._state.last_seq, at=self._state.updated_at
-                )
-                self._is_released = True
-            except NotOwner:
-                await self._refresh_head()
+        """Bring HEAD to the recorded end, tell of it, then leave. A crash before this leaves it to a rescuer."""
+        if self._is_released:
+            return
+        told = notices(self._state, has_slot=self._head.has_slot)
+        if self._head.current.status in ENDED:
+            # Another owner brought HEAD to this end and died; what it told of is not in the outbox any more.
+            told = tuple(notice for notice in told if notice.notice_id in self._head.current.outbox)
+        else:
+            await self._head.end(self._state, tuple(notice.notice_id for notice in told))
+            self._log_end()
+        self._is_released = True
+        self._disarm()
+        if told or self._head.current.outbox:
+            # In the background: a child and its parent that end at once must not wait for each other.
+            self._in_flight.tell(told, self._head)
+        else:
+            self._context.stop()
+
+    def _log_end(self) -> None:
         error = self._state.error
         self._log.info(
             "session_ended",
@@ -360,60 +412,36 @@ class SessionActor:
             last_seq=self._state.last_seq,
             code=error.code if error else None,
         )
-        self._context.stop()
+
+    async def _found_blocked(self, error: ErrorRecord) -> None:
+        if self._state.stop is not None:
+            # What does not match any code cannot clean up after itself, and must not be kept from its end by that.
+            await self._take(m.HandlerRaised(error, knew_of_stop=True))
+        else:
+            await self._block(error)
 
     async def _block(self, error: ErrorRecord) -> None:
         """Keep the session as it is, out of memory, until matching code comes; look again after a growing delay."""
-        times, last_seq = self._times_blocked() + 1, 0 if self._known_state is None else self._state.last_seq
-        delay = min(BLOCKED_DELAY_MAX, BLOCKED_DELAY_BASE * 2 ** min(times - 1, 16))
-        attributes = {
-            **self._head.attributes,
-            BLOCKED_TIMES: times,
-            BLOCKED_SEQ: last_seq,
-            BLOCKED_ERROR: f"{error.code}: {error.message}",
-        }
-        self._log.warning(
-            "session_blocked", code=error.code, reason=error.message, next_try_seconds=delay.total_seconds()
-        )
-        await self._release(SessionStatus.BLOCKED, wake_at=self._now() + delay, attributes=attributes)
+        now = self._now()
+        rest = self._head.blocked(error, self._known_state, now)
+        delay = 0.0 if rest.wake_at is None else (rest.wake_at - now).total_seconds()
+        self._log.warning("session_blocked", code=error.code, reason=error.message, next_try_seconds=delay)
+        await self._release(rest)
         self._context.stop()
 
-    def _times_blocked(self) -> int:
-        """Return how often in a row the session was blocked: a new event other than its resumption begins anew."""
-        times, seq = self._head.attributes.get(BLOCKED_TIMES), self._head.attributes.get(BLOCKED_SEQ)
-        if not isinstance(times, int) or not isinstance(seq, int):
-            return 0
-        has_gone_on = self._known_state is not None and self._state.last_seq > seq + 1
-        return 0 if has_gone_on else times
-
-    async def _release(
-        self, status: SessionStatus, *, wake_at: datetime, attributes: dict[str, Json] | None = None
-    ) -> None:
-        last_seq = self._head.last_seq if self._known_state is None else self._state.last_seq
-        while not self._is_released:
-            try:
-                self._head = await self._ports.heads.release(
-                    self._head, status, last_seq=last_seq, at=self._now(), wake_at=wake_at, attributes=attributes
-                )
-                self._is_released = True
-            except NotOwner:
-                await self._refresh_head()
-
-    async def _refresh_head(self) -> None:
-        """Take up a HEAD that a delivery moved on under us; raises `Stale` when it is ours no longer."""
-        head = await self._ports.heads.get(self._head.session_id)
-        if head is None or head.epoch != self._head.epoch or head.owner != self._ports.node_id:
-            raise Stale(f"HEAD of {self._head.session_id} is no longer ours: {head}")
-        self._head = head
+    async def _release(self, rest: Rest) -> None:
+        if self._is_released:
+            return
+        last_seq = self._head.current.last_seq if self._known_state is None else self._state.last_seq
+        await self._head.release(rest, last_seq=last_seq, at=self._now())
+        self._is_released = True
+        self._disarm()
 
     def _bind_trace(self) -> None:
         self._log = self._log.bind(
             session_type=self._state.started.session_type, **trace_ids(self._state.started.trace)
         )
+        self._in_flight.log = self._log
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())
-
-
-async def _blocked(error: ErrorRecord) -> Verdict:
-    return Blocked(error)

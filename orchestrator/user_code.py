@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import Protocol, Self, TypeAlias, TypeVar
 
 from actors import Cancellable, Clock
 from orchestrator.errors import OrchestratorError
@@ -115,6 +115,11 @@ class TimeLimit:
         if self._limit is not None:
             await self._limit.__aexit__(kind, error, trace)
 
+    def lift(self) -> None:
+        """Let the block take as long as it likes from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def has_expired(self, error: BaseException) -> bool:
         """Return whether that error is this limit's own."""
         return self._limit is not None and isinstance(error, TimeoutError) and self._limit.expired()
@@ -127,6 +132,16 @@ class TimeLimit:
 def is_async(fn: Callable[..., object]) -> bool:
     """Return whether calling it gives a coroutine: async functions, partials of them, objects with an async call."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+class Caller(Protocol):
+    """What runs a step's function: `call`, or something that stands in for it."""
+
+    def __call__(
+        self, fn: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object], *, threads: Executor
+    ) -> Coroutine[object, object, object]:
+        """Return what `fn` returns."""
+        ...
 
 
 async def call(

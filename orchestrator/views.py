@@ -5,41 +5,53 @@ A view reads the journal, which is the truth; HEAD says only whether the session
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import assert_never
+
 from orchestrator.cluster import Head, Heads
 from orchestrator.errors import OrchestratorError
+from orchestrator.inbox import UnknownSession
 from orchestrator.journal import Journal, UnreadableEvent
 from orchestrator.journal.codec import data_of, operation_of, type_name
 from orchestrator.journal.folding import read_state
-from orchestrator.session.events import Recorded
+from orchestrator.session import events as e
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import JsonObject, format_instant
 
 
-class UnknownSession(OrchestratorError):
-    """No session of that id was accepted."""
-
-    code = "UNKNOWN_SESSION"
-
-    def __init__(self, session_id: str) -> None:
-        super().__init__(f"no session {session_id!r:.150} was accepted")
-
-
 async def session_view(heads: Heads, journal: Journal, session_id: str) -> JsonObject:
-    """Return one session with its current operations, result, error and usage.
+    """Return one session with its current operations, result, error and usage: those of its latest generation.
 
     Raises:
         UnknownSession: it was never accepted.
     """
+    head = await latest_head(heads, session_id)
+    view = head_view(head)
+    try:
+        state = await read_state(journal, head.session_id)
+    except UnreadableEvent as error:
+        # The one case in which somebody surely looks: HEAD, and why there is no more.
+        view["error"] = error_view(error)
+    else:
+        view |= {} if state is None else _state_view(head, state)
+    if head.session_id != session_id:
+        # Whoever asks for a session by the id it was started under knows it by no other.
+        view |= {"session_id": session_id, "continued_as": head.session_id}
+    return view
+
+
+async def latest_head(heads: Heads, session_id: str) -> Head:
+    """Return HEAD of the session's latest generation that has begun. Raises `UnknownSession`."""
     head = await heads.get(session_id)
     if head is None:
         raise UnknownSession(session_id)
-    try:
-        state = await read_state(journal, session_id)
-    except UnreadableEvent as error:
-        # The one case in which somebody surely looks: HEAD, and why there is no more.
-        return {**head_view(head), "error": error_view(error)}
-    return {**head_view(head), **({} if state is None else _state_view(head, state))}
+    while head.continued_as is not None:
+        following = await heads.get(head.continued_as)
+        if following is None:
+            break
+        head = following
+    return head
 
 
 def error_view(error: OrchestratorError) -> JsonObject:
@@ -59,7 +71,7 @@ def head_view(head: Head) -> JsonObject:
     }
 
 
-def event_view(recorded: Recorded) -> JsonObject:
+def event_view(recorded: e.Recorded) -> JsonObject:
     """Return an event with its place in the journal; `operation` is `None` for those of the whole session."""
     return {
         "seq": recorded.seq,
@@ -81,21 +93,34 @@ def _state_view(head: Head, state: SessionState) -> JsonObject:
         error = {"type": state.error.type, "code": state.error.code, "message": state.error.message}
     elif status is SessionStatus.BLOCKED:
         error = {"type": "Blocked", "code": "BLOCKED", "message": str(head.attributes.get("blocked_error", ""))}
+    # As they were asked for: a hash map keeps no order.
+    current = sorted((op for op in state.operations.values() if not op.is_settled), key=lambda op: op.started_seq)
     return {
         "state": status.value,
         "updated_at": format_instant(state.updated_at),
-        "current_operations": [_operation_view(op) for op in state.operations.values() if not op.is_settled],
+        "current_operations": [_operation_view(op) for op in current],
         "result": state.result,
         "error": error,
         "usage": state.usage,
+        "continued_as": state.continued_as,
+        "stop_requested": _stop_view(state),
         "epoch": head.epoch,
         "owner": head.owner,
         "resumes": state.resumes,
     }
 
 
+def _stop_view(state: SessionState) -> JsonObject | None:
+    """Return since when and why a session that goes on is to end; `None` where it is not, and once it has."""
+    stop = state.stop
+    if stop is None or state.has_ended:
+        return None
+    return {"at": format_instant(stop.at), "cause": stop.cause, "reason": stop.reason}
+
+
 def _operation_view(operation: Operation) -> JsonObject:
     due = operation.next_attempt_at
+    waits_for, until = _wait_view(operation)
     return {
         "operation": operation.operation_id,
         "kind": operation.kind.value,
@@ -103,4 +128,25 @@ def _operation_view(operation: Operation) -> JsonObject:
         "attempt": operation.attempt,
         "since": format_instant(operation.changed_at),
         "next_attempt_at": None if due is None else format_instant(due),
+        "waits_for": waits_for,
+        "until": None if until is None else format_instant(until),
     }
+
+
+def _wait_view(operation: Operation) -> tuple[JsonObject | None, datetime | None]:
+    """Return what from outside the operation waits for, and until when; `None` for what runs, and for no end."""
+    match operation.order:
+        case e.TimerStarted(signal=None, fire_at=fire_at):
+            return {"time": format_instant(fire_at)}, fire_at
+        case e.TimerStarted(signal=name, fire_at=fire_at):
+            return {"signal": name}, fire_at
+        case e.CallbackCreated(callback_id=callback_id, times_out_at=until):
+            return {"callback_id": callback_id}, until
+        case e.ApprovalRequested(callback_id=callback_id, times_out_at=until) as asked:
+            return {"callback_id": callback_id, "subject": asked.subject, "approvers": asked.approvers}, until
+        case e.ChildStarted(session_type=session_type, child_id=child_id):
+            return {"session_id": child_id, "session_type": session_type, "link": f"/sessions/{child_id}"}, None
+        case e.AgentStarted() | None:
+            return None, operation.next_attempt_at
+        case _:
+            assert_never(operation.order)

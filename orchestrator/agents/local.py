@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Final
 
-from orchestrator.agents import AgentReply
-from orchestrator.app import AgentTarget, InvokableAgent
+from actors import Clock
+from orchestrator.agents import Agent, AgentReply
+from orchestrator.agents.limits import LimitedAgent
+from orchestrator.app import AgentTarget, InvokableAgent, Orchestrator
+from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.errors import NotSerializable
 from orchestrator.payloads import PayloadTooLarge, to_json
 from orchestrator.session.values import Json, JsonObject
@@ -17,18 +20,38 @@ USAGE_BYTES_MAX: Final = 8_192
 """Counts are few; the item has to hold the result beside them (I12)."""
 
 
+class LocalAgents:
+    """The agents of an application as this node runs them; limits hold for the node, over all its sessions."""
+
+    def __init__(self, app: Orchestrator, threads: Executor, clock: Clock) -> None:
+        self._app = app
+        self._threads = threads
+        self._clock = clock
+        self._limited: dict[str, LimitedAgent] = {}
+
+    def named(self, name: str) -> Agent | None:
+        """Return the agent of that name; `None` where none is declared."""
+        target, limits = self._app.agent_named(name), self._app.agent_limits(name)
+        if target is None:
+            return None
+        if limits is None:
+            return LocalAgent(target, self._threads)
+        if name not in self._limited:
+            self._limited[name] = LimitedAgent(LocalAgent(target, self._threads), limits, self._clock)
+        return self._limited[name]
+
+
 class LocalAgent:
     """An `Agent` over a registered object or function."""
 
-    def __init__(self, target: AgentTarget, threads: Executor, *, payload_bytes_max: int) -> None:
+    def __init__(self, target: AgentTarget, threads: Executor) -> None:
         self._target = target
         self._threads = threads
-        self._payload_bytes_max = payload_bytes_max
 
     async def run(self, prompt: Json, kwargs: Mapping[str, Json]) -> AgentReply:
         """See `Agent.run`."""
         answer = await self._invoke(prompt, kwargs)
-        return AgentReply(result=to_json(answer, "result", bytes_max=self._payload_bytes_max), usage=_usage_of(answer))
+        return AgentReply(result=to_json(answer, "result", bytes_max=ARTIFACT_BYTES_MAX), usage=_usage_of(answer))
 
     async def _invoke(self, prompt: Json, kwargs: Mapping[str, Json]) -> object:
         target = self._target.invoke_async if isinstance(self._target, InvokableAgent) else self._target

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
+from orchestrator.errors import OrchestratorError
+from orchestrator.session.frozen import quick
 from orchestrator.session.values import Json
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start a session, once. `trace` is a W3C `traceparent`; the input is not yet checked against the session type."""
+    """Start a session, once. `trace` is a W3C `traceparent`, `input_bytes` the length of the input's JSON.
+
+    `parent` and `parent_operation` name the session and its operation that wait for the end.
+    """
 
     session_type: str
     session_id: str
@@ -22,11 +28,45 @@ class Start:
     input: Json
     trace: str | None = None
     task_token: str | None = None
+    input_bytes: int = 0
+    parent: str | None = None
+    parent_operation: str | None = None
 
 
-Request: TypeAlias = Start
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a session a signal, once by its message id."""
+
+    session_id: str
+    name: str
+    data: Json
+    message_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ask a session to end, once by its message id."""
+
+    session_id: str
+    reason: str | None
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackAnswer:
+    """Complete a callback."""
+
+    callback_id: str
+    token: str
+    status: Literal["SUCCESS", "FAILURE"]
+    result: Json = None
+    error: Json = None
+
+
+Request: TypeAlias = Start | Signal | Cancel | CallbackAnswer
+
+
+@quick
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """One delivery of a body. `receive_count` starts at 1; `attributes` and `xray_header` come from the sender."""
@@ -38,15 +78,17 @@ class Envelope:
     xray_header: str | None = None
 
 
+class TryAgainSoon(OrchestratorError):
+    """What the envelope is about is not there yet: it comes again before long, after pauses that grow."""
+
+    code = "TRY_AGAIN_SOON"
+
+
 class Capacity(Protocol):
     """How many more sessions this node takes."""
 
     def free(self) -> int:
         """Return how many more fit now; may be negative for a moment."""
-        ...
-
-    async def wait(self) -> None:
-        """Return when `free()` is positive."""
         ...
 
 

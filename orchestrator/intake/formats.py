@@ -6,15 +6,15 @@ The parser of every outside format is here, and each error names the field and w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Final, Literal, TypeVar, cast
 from urllib.parse import unquote_plus
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.app import Orchestrator, S3Object, S3Trigger
 from orchestrator.errors import Poison
-from orchestrator.intake import Envelope, Request, Start
-from orchestrator.payloads import InvalidPayload, PayloadTooLarge, check_size, parse_json
+from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signal, Start
+from orchestrator.payloads import InvalidPayload, parse_json, size_of
 from orchestrator.session.values import (
     ID_PATTERN,
     TENANT_DEFAULT,
@@ -31,7 +31,12 @@ ENVELOPES_DEEP_MAX: Final = 3
 """SNS around EventBridge around S3 is as deep as AWS nests them."""
 NEVER_SUCCEEDS: Final = "INVALID_MESSAGE"
 
+REASON_LENGTH_MAX: Final = 1_000
+
 Key = Annotated[str, Field(min_length=1, max_length=KEY_LENGTH_MAX)]
+# pydantic's own engine for these: there, `$` is the very end, and no newline may follow.
+Id = Annotated[str, Field(pattern=f"^{ID_PATTERN.pattern}$")]
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class StartBody(BaseModel):
@@ -49,13 +54,45 @@ class StartBody(BaseModel):
     task_token: Annotated[str, Field(max_length=TASK_TOKEN_LENGTH_MAX)] | None = None
 
 
+class SignalBody(BaseModel):
+    """The fields of a `signal` message."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    session_id: Id
+    name: Id
+    data: object = None
+    message_id: Id | None = None
+
+
+class CancelBody(BaseModel):
+    """The fields of a `cancel` message."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    session_id: Id
+    reason: Annotated[str, Field(max_length=REASON_LENGTH_MAX)] | None = None
+    message_id: Id | None = None
+
+
+class CallbackBody(BaseModel):
+    """The fields of a `callback` message."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    callback_id: Id
+    token: Key
+    status: Literal["SUCCESS", "FAILURE"]
+    result: object = None
+    error: object = None
+
+
 class Reader:
     """Turns envelopes into requests, checked against what an application declares. `new_id` returns a unique text."""
 
-    def __init__(self, app: Orchestrator, new_id: Callable[[], str], *, payload_bytes_max: int) -> None:
+    def __init__(self, app: Orchestrator, new_id: Callable[[], str]) -> None:
         """Read the application's triggers; raises `RegistrationError` when one of them is wrong."""
         self._app = app
-        self._payload_bytes_max = payload_bytes_max
         self._new_id = new_id
         self._triggers = app.s3_triggers()
 
@@ -67,7 +104,7 @@ class Reader:
         """
         body = _object(envelope.body)
         trace = trace_parent(xray_header=envelope.xray_header, attributes=envelope.attributes)
-        return tuple(self._requests(body, trace, ENVELOPES_DEEP_MAX))
+        return tuple(self._requests(body, trace, envelope.message_id, ENVELOPES_DEEP_MAX))
 
     def start(self, body: StartBody, trace: str | None) -> Start:
         """Return the start that a body asks for: known type, valid input, its session id given, derived or random.
@@ -86,12 +123,9 @@ class Reader:
         if ID_PATTERN.fullmatch(tenant) is None:
             raise Poison(NEVER_SUCCEEDS, f"tenant: {tenant!r:.150} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)")
         try:
-            check_size(payload, "input", bytes_max=self._payload_bytes_max)
             declared.input_type.load(payload)
         except InvalidPayload as error:
             raise Poison("INVALID_INPUT", str(error)) from None
-        except PayloadTooLarge as error:
-            raise Poison(error.code, str(error)) from None
         return Start(
             session_type=declared.name,
             session_id=self._session_id(body, tenant),
@@ -99,6 +133,7 @@ class Reader:
             input=payload,
             trace=trace,
             task_token=body.task_token,
+            input_bytes=size_of(payload),
         )
 
     def _session_id(self, body: StartBody, tenant: str) -> str:
@@ -113,13 +148,13 @@ class Reader:
             return derive_session_id(tenant, body.session_type, body.idempotency_key)
         return f"{body.session_type}-{self._new_id()}"
 
-    def _requests(self, body: dict[str, Json], trace: str | None, depth: int) -> Iterator[Request]:
+    def _requests(self, body: dict[str, Json], trace: str | None, message_id: str, depth: int) -> Iterator[Request]:
         if body.get("kind") is not None:
-            yield self._native(body, trace)
+            yield self._native(body, trace, message_id)
         elif body.get("Type") == "Notification" and isinstance(body.get("Message"), str):
             if depth == 0:
                 raise Poison(NEVER_SUCCEEDS, "Message: envelopes are nested too deep")
-            yield from self._requests(_object(str(body["Message"])), trace, depth - 1)
+            yield from self._requests(_object(str(body["Message"])), trace, message_id, depth - 1)
         elif body.get("Event") == "s3:TestEvent":
             return
         elif isinstance(body.get("Records"), list):
@@ -129,11 +164,30 @@ class Reader:
                 NEVER_SUCCEEDS, "kind: missing; expected a message with a 'kind', an S3 event or an SNS notification"
             )
 
-    def _native(self, body: dict[str, Json], trace: str | None) -> Request:
-        kind = body["kind"]
-        if kind != "start":
-            raise Poison("UNKNOWN_KIND", f"kind: {kind!r:.100} is not known; expected 'start'")
-        return self.start(validated(body), trace)
+    def _native(self, body: dict[str, Json], trace: str | None, message_id: str) -> Request:
+        match body["kind"]:
+            case "start":
+                return self.start(validated(body), trace)
+            case "signal":
+                signal = _checked(SignalBody, body)
+                return Signal(
+                    signal.session_id, signal.name, cast("Json", signal.data), signal.message_id or message_id
+                )
+            case "cancel":
+                cancel = _checked(CancelBody, body)
+                return Cancel(cancel.session_id, cancel.reason, cancel.message_id or message_id)
+            case "callback":
+                answer = _checked(CallbackBody, body)
+                return CallbackAnswer(
+                    callback_id=answer.callback_id,
+                    token=answer.token,
+                    status=answer.status,
+                    result=cast("Json", answer.result),
+                    error=cast("Json", answer.error),
+                )
+            case kind:
+                known = "'start', 'signal', 'cancel' or 'callback'"
+                raise Poison("UNKNOWN_KIND", f"kind: {kind!r:.100} is not known; expected {known}")
 
     def _s3_records(self, records: Json, trace: str | None) -> Iterator[Request]:
         assert isinstance(records, list)
@@ -157,8 +211,12 @@ class Reader:
 
 def validated(body: dict[str, Json]) -> StartBody:
     """Return the body of a start message. Raises `Poison` naming the first field that is wrong."""
+    return _checked(StartBody, body)
+
+
+def _checked(model: type[ModelT], body: dict[str, Json]) -> ModelT:
     try:
-        return StartBody.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as invalid:
         first = invalid.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "body"

@@ -15,7 +15,7 @@ from orchestrator.aws.clients import UNREACHABLE
 from orchestrator.aws.faults import Patience, RequestFailed
 from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX, Queue, QueueMessage
 from orchestrator.errors import OrchestratorError, Poison
-from orchestrator.intake import Capacity, Envelope, Handle
+from orchestrator.intake import Capacity, Envelope, Handle, TryAgainSoon
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -26,6 +26,8 @@ POLL_SECONDS: Final = 5
 visible again. Short enough for a stop, long enough that an idle node costs some twenty cents a month in requests."""
 VISIBILITY_SECONDS: Final = 30
 PROLONG_EVERY_SECONDS: Final = 10
+PAUSE_SECONDS_FIRST: Final = 1
+"""The first pause of a message that is to come again soon; each further one is twice as long."""
 DELETE_LINGER_SECONDS: Final = 0.05
 """How long a lone acknowledgement waits for company: ten deletions cost the same request as one."""
 ERROR_MESSAGE_MAX: Final = 1_000
@@ -159,6 +161,8 @@ class SQSIntake:
             self._log.warning(
                 "message_deferred", message_id=message.message_id, code=error.code, error=str(error)[:300]
             )
+            if isinstance(error, TryAgainSoon):
+                await self._quietly(self._queue.prolong([message.receipt], seconds=pause_after(message.receive_count)))
             return
         except Exception as error:
             # Supervision of one message: our bug must not take the others down; SQS brings it again, at last to the
@@ -216,6 +220,11 @@ class SQSIntake:
             await call
         except (RequestFailed, *UNREACHABLE) as error:
             self._log.warning("queue_chore_failed", error=str(error)[:300])
+
+
+def pause_after(receive_count: int) -> int:
+    """Return the seconds until a message that was received so often comes again: 1, 2, 4 … up to the visibility."""
+    return min(VISIBILITY_SECONDS, PAUSE_SECONDS_FIRST << min(receive_count - 1, VISIBILITY_SECONDS))
 
 
 def printable(text: str) -> str:

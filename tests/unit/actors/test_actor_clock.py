@@ -74,6 +74,20 @@ async def test_settle_returns_when_everybody_waits() -> None:
         assert 500 == len(seen)
 
 
+def test_a_manual_clock_knows_when_something_falls_due_next() -> None:
+    """What was cancelled does not count; None when nobody waits."""
+    clock = ManualClock(NOON)
+    assert clock.next_due() is None
+    first = clock.call_later(1, lambda: None)
+    clock.call_later(3, lambda: None)
+    clock.advance(0.5)
+    assert 0.5 == clock.next_due()
+    first.cancel()
+    assert 2.5 == clock.next_due()
+    clock.advance(2.5)
+    assert clock.next_due() is None
+
+
 async def test_those_who_settle_at_the_same_time_do_not_keep_each_other_awake() -> None:
     """All return once only they are left, and one that is cancelled is not waited for."""
     async with asyncio.TaskGroup() as group:

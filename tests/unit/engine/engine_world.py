@@ -20,27 +20,47 @@ from structlog.typing import EventDict
 from actors import ActorSystem, ManualClock, settle
 from actors.signals import Signal
 from orchestrator import Orchestrator, SessionContext
-from orchestrator.agents import Agent
-from orchestrator.agents.local import LocalAgent
+from orchestrator.agents.local import LocalAgents
+from orchestrator.artifacts.memory import MemoryArtifacts
+from orchestrator.artifacts.payloads import PayloadStore
+from orchestrator.artifacts.session_files import SessionFiles
+from orchestrator.callbacks.memory import MemoryCallbacks
+from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import Head, Heads
 from orchestrator.cluster.memory import MemoryHeads
+from orchestrator.deliveries import SessionDeliveries
+from orchestrator.inbox import Inbox, InboxItem
+from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
 from orchestrator.intake import Start
 from orchestrator.journal import Journal
 from orchestrator.journal.codec import operation_of, type_name
 from orchestrator.journal.memory import MemoryJournal
+from orchestrator.notifications.memory import MemoryNotifications
+from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
-from orchestrator.router import Accepted, NodeCapacity, Router
-from orchestrator.session.events import Event, Recorded, SessionCompleted, SessionFailed
+from orchestrator.router import Accepted, Router
+from orchestrator.session.events import (
+    Event,
+    Recorded,
+    SessionCancelled,
+    SessionCompleted,
+    SessionContinued,
+    SessionFailed,
+)
 from orchestrator.session.state import SessionState, replay
 from orchestrator.session.transitions import ENDED, SessionStatus
-from orchestrator.session.values import ErrorRecord, Json
-from orchestrator.session_actor import SessionPorts, SessionSupervisor
+from orchestrator.session.values import ErrorRecord, Json, canonical_json
+from orchestrator.session_ports import SessionPorts
+from orchestrator.session_supervisor import SessionSupervisor
+from orchestrator.tenants import Quotas
+from orchestrator.tenants.memory import MemoryQuotas
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 5.0
 """How long a test waits for what must happen; only a failing test waits that long."""
 FRUITLESS_MAX = 5
 PAYLOAD_BYTES_MAX = 10_000
+BUCKET = "bucket"
 
 T = TypeVar("T")
 Handler = Callable[..., Coroutine[Any, Any, object]]
@@ -62,6 +82,8 @@ class Line:
         self._cut_before: Counter[str] = Counter()
         self._cut_after = ""
         self._faults: dict[str, tuple[int, Exception]] = {}
+        self.calls = 0
+        self._cut_at = 0
         self._reached = asyncio.Event()
 
     def cut(self) -> None:
@@ -72,6 +94,10 @@ class Line:
     def cut_before(self, name: str, *, calls: int = 1) -> None:
         """Cut the line when the table is called `name` (append, read, create, claim, end, release) that often."""
         self._cut_before[name] = calls
+
+    def cut_at(self, call: int) -> None:
+        """Cut the line at the call of that number, whatever it is: the table does not hear it."""
+        self._cut_at = call
 
     def cut_after(self, name: str) -> None:
         """Cut the line once the table did what it was called for: the answer is lost."""
@@ -108,6 +134,8 @@ class Line:
 
     async def out(self, name: str) -> None:
         """Carry a request to the table."""
+        self.calls += 1
+        self._is_cut |= self.calls == self._cut_at
         if self._held is not None and self._held_call in {"", name}:
             self._reached.set()
             await self._held.wait()
@@ -181,9 +209,22 @@ class LinedHeads:
         """See `Heads.settle_takeovers`."""
         return await self._carried("settle_takeovers", self._heads.settle_takeovers(head))
 
-    async def end(self, head: Head, status: SessionStatus, *, last_seq: int, at: datetime) -> Head:
+    async def end(
+        self,
+        head: Head,
+        status: SessionStatus,
+        *,
+        last_seq: int,
+        at: datetime,
+        outbox: tuple[str, ...] = (),
+        wake_at: datetime | None = None,
+        continued_as: str | None = None,
+    ) -> Head:
         """See `Heads.end`."""
-        return await self._carried("end", self._heads.end(head, status, last_seq=last_seq, at=at))
+        write = self._heads.end(
+            head, status, last_seq=last_seq, at=at, outbox=outbox, wake_at=wake_at, continued_as=continued_as
+        )
+        return await self._carried("end", write)
 
     async def release(
         self,
@@ -198,6 +239,17 @@ class LinedHeads:
         """See `Heads.release`."""
         write = self._heads.release(head, status, last_seq=last_seq, at=at, wake_at=wake_at, attributes=attributes)
         return await self._carried("release", write)
+
+    async def settle_outbox(self, head: Head, outbox: tuple[str, ...]) -> Head:
+        """See `Heads.settle_outbox`."""
+        return await self._carried("settle_outbox", self._heads.settle_outbox(head, outbox))
+
+    async def bump_inbox(self, session_id: str) -> Head | None:
+        """See `Heads.bump_inbox`."""
+        await self._line.out("bump_inbox")
+        bumped = await self._heads.bump_inbox(session_id)
+        await self._line.back("bump_inbox")
+        return bumped
 
     def __getattr__(self, name: str) -> Any:
         """Pass the listings through: no engine test cuts them."""
@@ -215,20 +267,98 @@ class LinedHeads:
         return head
 
 
+class LinedInbox:
+    """An `Inbox` at the end of a line."""
+
+    def __init__(self, inbox: Inbox, line: Line) -> None:
+        self._inbox = inbox
+        self._line = line
+
+    async def put(self, session_id: str, item: InboxItem) -> None:
+        """See `Inbox.put`."""
+        await self._line.out("inbox_put")
+        await self._inbox.put(session_id, item)
+        await self._line.back("inbox_put")
+
+    async def read(self, session_id: str) -> tuple[InboxItem, ...]:
+        """See `Inbox.read`."""
+        await self._line.out("inbox_read")
+        return await self._inbox.read(session_id)
+
+    async def delete(self, session_id: str, message_ids: Sequence[str]) -> None:
+        """See `Inbox.delete`."""
+        await self._line.out("inbox_delete")
+        await self._inbox.delete(session_id, message_ids)
+        await self._line.back("inbox_delete")
+
+
+class LinedQuotas:
+    """`Quotas` at the end of a line: what changes HEADs and slots."""
+
+    def __init__(self, quotas: Quotas, line: Line, standing: dict[str, Head]) -> None:
+        self._quotas = quotas
+        self._line = line
+        self._standing = standing
+
+    async def admit(self, head: Head) -> Head | None:
+        """See `Quotas.admit`."""
+        return await self._carried("admit", self._quotas.admit(head))
+
+    async def enqueue(self, head: Head) -> Head | None:
+        """See `Quotas.enqueue`."""
+        return await self._carried("enqueue", self._quotas.enqueue(head))
+
+    async def promote(self, head: Head, *, node_id: str | None, nonce: str, at: datetime) -> Head | None:
+        """See `Quotas.promote`."""
+        return await self._carried("promote", self._quotas.promote(head, node_id=node_id, nonce=nonce, at=at))
+
+    async def dismiss(self, head: Head, *, node_id: str | None, nonce: str, at: datetime) -> Head:
+        """See `Quotas.dismiss`."""
+        dismissed = await self._carried("dismiss", self._quotas.dismiss(head, node_id=node_id, nonce=nonce, at=at))
+        assert dismissed is not None
+        return dismissed
+
+    async def free(self, tenant: str, session_id: str) -> None:
+        """See `Quotas.free`."""
+        await self._line.out("free")
+        await self._quotas.free(tenant, session_id)
+        await self._line.back("free")
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass on what only reads."""
+        return getattr(self._quotas, name)
+
+    async def _carried(self, name: str, write: Coroutine[Any, Any, Head | None]) -> Head | None:
+        try:
+            await self._line.out(name)
+        except BaseException:
+            write.close()
+            raise
+        head = await write
+        if head is not None:
+            self._standing[head.session_id] = head
+        await self._line.back(name)
+        return head
+
+
 class Node:
     """One node of a world: its router and actors, and a line that can be cut."""
 
-    def __init__(self, node_id: str, router: Router, system: ActorSystem, line: Line) -> None:
+    def __init__(
+        self, node_id: str, router: Router, system: ActorSystem, line: Line, deliveries: SessionDeliveries
+    ) -> None:
         self.node_id = node_id
         self.router = router
         self.system = system
         self.line = line
+        self.deliveries = deliveries
 
     async def start(
         self, payload: Json = None, *, session_id: str = "s", session_type: str = "main", tenant: str = "default"
     ) -> Accepted:
         """Start a session as the intake would."""
-        return await self.router.start(Start(session_type, session_id, tenant, payload))
+        size = len(canonical_json(payload))
+        return await self.router.start(Start(session_type, session_id, tenant, payload, input_bytes=size))
 
     async def claim(self, session_id: str = "s", *, dead_owner: str | None = None, only_unowned: bool = False) -> bool:
         """Take the session over as the rescuer would, and let it go as far as it goes without time passing."""
@@ -244,10 +374,17 @@ class Node:
 class World:
     """A table and a clock. `standing` is each HEAD as last written by a node."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tenant_limit: int = 0) -> None:
         self.clock = ManualClock(NOON)
         self.journal = MemoryJournal()
         self.heads = MemoryHeads()
+        self.quotas = MemoryQuotas(self.heads, limit_default=tenant_limit)
+        self.inbox = MemoryInbox()
+        self.wake_ups = MemoryWakeUps()
+        self.callbacks = MemoryCallbacks(clock=self.clock)
+        self.artifacts = MemoryArtifacts(BUCKET)
+        self.notifications = MemoryNotifications()
+        self.passivate_after = 30.0
         self.changed = Signal()
         self.standing: dict[str, Head] = {}
         self._captures: list[list[EventDict]] = []
@@ -262,25 +399,45 @@ class World:
         line = Line(self.changed)
         with self._capturing(), self._threads() as threads:
             capacity = NodeCapacity(sessions_max)
+            payloads = PayloadStore(self.artifacts, inline_bytes_max=PAYLOAD_BYTES_MAX)
             ports = SessionPorts(
                 node_id=node_id,
                 app=app,
                 journal=LinedJournal(self.journal, line),
                 heads=LinedHeads(self.heads, line, self.standing),
-                performer=Performer(agents=_agents_of(app, threads), clock=self.clock, draw=lambda: self.jitter),
+                inbox=LinedInbox(self.inbox, line),
+                callbacks=self.callbacks,
+                quotas=LinedQuotas(self.quotas, line, self.standing),
+                payloads=payloads,
+                artifacts=SessionFiles(self.artifacts, self._new_id),
+                performer=Performer(
+                    agents=LocalAgents(app, threads, self.clock).named,
+                    clock=self.clock,
+                    draw=lambda: self.jitter,
+                    callbacks=self.callbacks,
+                    payloads=payloads,
+                    outside=lambda: outside,
+                ),
                 clock=self.clock,
                 threads=threads,
                 draw=lambda: self.jitter,
                 new_id=lambda: f"{node_id}.{next(self._numbers)}",
+                new_token=lambda: f"token-{next(self._numbers)}",
+                callback_url=lambda callback_id: f"http://{node_id}/callbacks/{callback_id}",
                 fruitless_resumes_max=FRUITLESS_MAX,
-                payload_bytes_max=PAYLOAD_BYTES_MAX,
+                passivate_after=self.passivate_after,
                 log=structlog.get_logger(),
             )
             system = ActorSystem(clock=self.clock, on_end=self.changed.fire)
             capacity.watch(system)
             async with system:
-                router = Router(system, ports, capacity, SessionSupervisor(self.clock))
-                yield Node(node_id, router, system, line)
+                router = Router(system, ports, self.wake_ups, capacity, SessionSupervisor(self.clock))
+                await router.slots.refresh()
+                outside = NodeOutside(router, self.notifications, ports.new_token)
+                yield Node(node_id, router, system, line, SessionDeliveries(router, self._new_id))
+
+    def _new_id(self) -> str:
+        return f"id-{next(self._numbers)}"
 
     async def run(self, app: Orchestrator, payload: Json = None) -> Event:
         """Start session `s` on a node of its own and return its terminal event; time passes as it is needed."""
@@ -308,7 +465,7 @@ class World:
         """Return the session's terminal event once HEAD shows the end; time does not pass meanwhile."""
         await self.until(lambda: self._status(session_id) in ENDED)
         last = (await self.recorded(session_id))[-1].event
-        assert isinstance(last, SessionCompleted | SessionFailed), last
+        assert isinstance(last, SessionCompleted | SessionFailed | SessionCancelled | SessionContinued), last
         return last
 
     async def blocked(self, session_id: str = "s") -> str:
@@ -357,6 +514,8 @@ class World:
         head = await self.head(session_id)
         earlier = World()
         earlier.clock = ManualClock(kept[-1].at)
+        earlier.callbacks = MemoryCallbacks(clock=earlier.clock)
+        earlier.artifacts.objects.update(self.artifacts.objects)
         earlier._numbers = itertools.count(10_000)
         await earlier.journal.append(session_id, kept, started_at=kept[0].at)
         await earlier.heads.create(
@@ -465,11 +624,3 @@ class Gate:
         """Return once somebody stands before the gate."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self._came.wait()
-
-
-def _agents_of(app: Orchestrator, threads: Executor) -> Callable[[str], Agent | None]:
-    def agent_named(name: str) -> Agent | None:
-        target = app.agent_named(name)
-        return None if target is None else LocalAgent(target, threads, payload_bytes_max=PAYLOAD_BYTES_MAX)
-
-    return agent_named

@@ -9,7 +9,7 @@ from engine_world import PATIENCE_SECONDS, Diary, Gate, Handler, World, app_of
 from actors import settle
 from actors.background import CANCEL_GRACE_SECONDS
 from orchestrator import NonDeterminismError, RetryPolicy, SessionContext, StepFailed, StepInterrupted
-from orchestrator.handler import HELD_SECONDS
+from orchestrator.driver import HELD_SECONDS
 from orchestrator.session.events import SessionCompleted
 from orchestrator.session.transitions import SessionStatus
 

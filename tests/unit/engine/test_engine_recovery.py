@@ -8,7 +8,7 @@ from engine_world import FRUITLESS_MAX, NOON, Diary, Gate, Node, PowerCut, World
 
 from actors import settle
 from orchestrator import Orchestrator, RetryPolicy, SessionContext, StepFailed, current_invocation
-from orchestrator.context import Semantics
+from orchestrator.calls import Semantics
 from orchestrator.session.events import AgentRetrying, SessionCompleted, SessionFailed, StepRetrying
 from orchestrator.session.transitions import SessionStatus
 

@@ -194,7 +194,7 @@ async def test_a_step_or_an_agent_may_ask_which_attempt_it_is() -> None:
 
 async def test_steps_and_agents_report_progress_of_their_own() -> None:
     """Numbered by attempt, from the loop and from threads, until so many are enough."""
-    from orchestrator.context import PROGRESS_MAX
+    from orchestrator.invocation import PROGRESS_MAX
 
     def sync_step() -> None:
         current_invocation().progress("from a thread", 1.0)
@@ -222,9 +222,8 @@ async def test_steps_and_agents_report_progress_of_their_own() -> None:
         (float("nan"), "NOT_SERIALIZABLE"),
         ("\ud800", "NOT_SERIALIZABLE"),
         ({1, 2}, None),
-        ("x" * PAYLOAD_BYTES_MAX, "PAYLOAD_TOO_LARGE"),
     ],
-    ids=["object", "nan", "surrogate", "set", "large"],
+    ids=["object", "nan", "surrogate", "set"],
 )
 async def test_a_result_that_no_journal_can_hold_fails_its_session_or_step(result: object, code: str | None) -> None:
     """A step is not tried again for it: the next attempt would end the same way."""
@@ -248,6 +247,29 @@ async def test_a_result_that_no_journal_can_hold_fails_its_session_or_step(resul
     assert [1] == calls
     end = await World().run(app_of(in_handler))
     assert code == (end.error.code if isinstance(end, SessionFailed) else None)
+
+
+async def test_a_result_over_the_inline_limit_goes_to_the_bucket() -> None:
+    """The journal names it and how long it is; the handler is given the result itself, live and on replay."""
+    large = "x" * PAYLOAD_BYTES_MAX
+    seen = list[object]()
+
+    async def main(ctx: SessionContext) -> object:
+        seen.append(await ctx.step("a", lambda: large))
+        return large
+
+    app = app_of(main)
+    whole = World()
+    end = await whole.run(app)
+    assert isinstance(end, SessionCompleted)
+    for reference in ((await whole.state()).operations["a"].result, end.result):
+        assert isinstance(reference, dict)
+        assert {"artifact", "bytes", "sha256"} == set(reference)
+        assert len(large) + 2 == reference["bytes"]
+    earlier = await whole.as_of(2)
+    earlier.artifacts = whole.artifacts
+    assert end == await earlier.resume(app)
+    assert [large, large] == seen
 
 
 async def test_a_result_that_is_not_as_annotated_fails_its_session() -> None:

@@ -1,0 +1,54 @@
+"""Answers to callbacks as their items keep them, equal texts for equal answers, and the message that each becomes."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from orchestrator.callbacks import Callback
+from orchestrator.errors import OWN_CODES, CallbackFailed
+from orchestrator.session import messages as m
+from orchestrator.session.values import ErrorRecord, Json, canonical_json
+
+TIMED_OUT: Final = canonical_json({"status": "TIMED_OUT"})
+"""The answer of nobody, in time."""
+
+
+def success(result: Json) -> str:
+    """Return the answer that succeeds with this result."""
+    return canonical_json({"status": "SUCCESS", "result": result})
+
+
+def failure(error: ErrorRecord) -> str:
+    """Return the answer that fails with this error."""
+    return canonical_json(
+        {"status": "FAILURE", "error": {"type": error.type, "code": error.code, "message": error.message}}
+    )
+
+
+def message_of(callback: Callback) -> m.CallbackAnswered:
+    """Return what the session is told of a callback that was decided."""
+    assert callback.answer is not None, f"callback {callback.callback_id} is not decided"
+    answer = json.loads(callback.answer)
+    made = m.CallbackAnswered(callback.callback_id, callback.operation)
+    match answer["status"]:
+        case "SUCCESS":
+            return m.CallbackAnswered(made.callback_id, made.operation, result=answer["result"])
+        case "FAILURE":
+            error = answer["error"]
+            record = ErrorRecord(error["type"], error["code"], error["message"])
+            return m.CallbackAnswered(made.callback_id, made.operation, error=record)
+        case _:
+            return m.CallbackAnswered(made.callback_id, made.operation, timed_out=True)
+
+
+def error_of(given: Json) -> ErrorRecord:
+    """Return what the journal keeps of a failure that somebody outside reported: an object, a text, or nothing."""
+    fields = given if isinstance(given, dict) else {"message": "" if given is None else given}
+    code = str(fields.get("code") or CallbackFailed.code)[:100]
+    return ErrorRecord(
+        type=str(fields.get("type") or CallbackFailed.__name__)[:100],
+        # Its code is the answerer's own: what timed out there is no timeout here.
+        code=CallbackFailed.code if code in OWN_CODES else code,
+        message=str(fields.get("message") or "no message")[:2_000],
+    )

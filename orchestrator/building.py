@@ -1,0 +1,158 @@
+"""Builds the rooms of a node that take more than a line: what its sessions are given, and its intake.
+
+`service` puts them together; nothing here starts a task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from actors import Clock, SystemClock
+from orchestrator.agents.local import LocalAgents
+from orchestrator.app import Orchestrator
+from orchestrator.artifacts.payloads import PayloadStore
+from orchestrator.artifacts.s3 import S3Artifacts
+from orchestrator.artifacts.session_files import SessionFiles
+from orchestrator.aws.bucket import Bucket
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.queue import find_queue
+from orchestrator.aws.table import Table
+from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
+from orchestrator.capacity import NodeCapacity
+from orchestrator.cluster.dynamodb import DynamoDBHeads
+from orchestrator.inbox.dynamodb import DynamoDBInbox
+from orchestrator.intake.sqs import SQSIntake, StoreBody
+from orchestrator.journal.dynamodb import DynamoDBJournal
+from orchestrator.outside import NodeOutside
+from orchestrator.performer import Performer
+from orchestrator.session.values import compact_json
+from orchestrator.session_ports import SessionPorts
+from orchestrator.settings import Settings
+from orchestrator.tenants.dynamodb import DynamoDBQuotas
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+STEP_THREADS_MAX: Final = 64
+TOKEN_BYTES: Final = 32
+"""256 random bits: nobody guesses a callback's token."""
+
+log: FilteringBoundLogger = structlog.get_logger("orchestrator")
+
+
+def patience_for(name: str, clock: Clock) -> Patience:
+    """Return how the calls to one service are repeated, and whether it can be reached."""
+    return Patience(clock, Reachability(name, clock), random.SystemRandom().random)
+
+
+def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are built on
+    app: Orchestrator,
+    settings: Settings,
+    table: Table,
+    artifacts: S3Artifacts,
+    threads: ThreadPoolExecutor,
+    address: PublicAddress,
+    outside: Callable[[], NodeOutside],
+) -> SessionPorts:
+    """Build what every session of this node is given."""
+    # Never used again, so that whatever names a node names one life of one process.
+    node_id = uuid.uuid4().hex[:12]
+    numbers = count(1)
+    clock = SystemClock()
+    draw = random.SystemRandom().random
+    retention = timedelta(days=settings.retention_days)
+    callbacks = DynamoDBCallbacks(table, clock=clock)
+    payloads = PayloadStore(artifacts, inline_bytes_max=settings.inline_limit_bytes)
+    return SessionPorts(
+        node_id=node_id,
+        app=app,
+        journal=DynamoDBJournal(table, retention=retention),
+        heads=DynamoDBHeads(table),
+        inbox=DynamoDBInbox(table, clock=clock, retention=retention),
+        callbacks=callbacks,
+        quotas=DynamoDBQuotas(table, limit_default=settings.tenant_limit),
+        payloads=payloads,
+        artifacts=SessionFiles(artifacts, lambda: uuid.uuid4().hex),
+        performer=Performer(
+            agents=LocalAgents(app, threads, clock).named,
+            clock=clock,
+            draw=draw,
+            callbacks=callbacks,
+            payloads=payloads,
+            outside=outside,
+        ),
+        clock=clock,
+        threads=threads,
+        draw=draw,
+        new_id=lambda: f"{node_id}.{next(numbers)}",
+        new_token=lambda: secrets.token_urlsafe(TOKEN_BYTES),
+        callback_url=address.callback_url,
+        fruitless_resumes_max=settings.max_fruitless_resumes,
+        passivate_after=settings.passivate_after_seconds,
+        log=log,
+    )
+
+
+class PublicAddress:
+    """Where callbacks reach this node: `ORCHESTRATOR_PUBLIC_URL`, or where it listens."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = (settings.public_url or "").rstrip("/")
+
+    def bound(self, address: str) -> None:
+        """Note where the node listens (`host:port`)."""
+        self._url = self._url or f"http://{address}"
+
+    def callback_url(self, callback_id: str) -> str:
+        """Return the address that completes a callback."""
+        return f"{self._url}/callbacks/{callback_id}"
+
+
+async def sqs_intake(settings: Settings, clients: Clients, capacity: NodeCapacity, patience: Patience) -> SQSIntake:
+    """Find the queues and build the intake on them. Raises `Unavailable` where one is not to be had."""
+    # What is insisted on must not speak for whether the queue hands out messages.
+    chores = patience_for("queue chores", patience.clock)
+    intake = SQSIntake(
+        queue=await find_queue(clients, settings.queue, chores),
+        dead_letters=await find_queue(clients, settings.dead_letter_queue_name, chores),
+        store_body=_body_store(Bucket(clients.s3, settings.bucket, chores)),
+        capacity=capacity,
+        patience=patience,
+        clock=patience.clock,
+        log=log,
+    )
+    capacity.subscribe(intake.room_changed)
+    return intake
+
+
+@contextmanager
+def step_threads() -> Iterator[ThreadPoolExecutor]:
+    """Yield the threads of sync steps and agents; one that never returns is left behind, not waited for."""
+    threads = ThreadPoolExecutor(STEP_THREADS_MAX, thread_name_prefix="step")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _body_store(bucket: Bucket) -> StoreBody:
+    async def store(message_id: str, body: str) -> str:
+        raw = body.encode()
+        key = f"dead-letters/{message_id}.json"
+        await bucket.put(key, raw, content_type="application/json")
+        digest = hashlib.sha256(raw).hexdigest()
+        return compact_json({"artifact": f"s3://{bucket.name}/{key}", "bytes": len(raw), "sha256": digest})
+
+    return store

@@ -1,0 +1,444 @@
+"""Drives the operations of one run of a handler: hands back what is recorded, begins what is new, reports how it went.
+
+Nothing here appends or decides. A step's function runs inside the handler's own tasks; all else is an effect that the
+session's actor owes, and is only awaited here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from datetime import timedelta
+from typing import Final
+
+from orchestrator.answers import message_of
+from orchestrator.app import SessionType
+from orchestrator.artifacts import ArtifactUnreadable, is_reference
+from orchestrator.callbacks import approval_id_of, callback_id_of, digest_of_operation, issued_with
+from orchestrator.calls import AgentCall, Approval, ApprovalCall, Callback, ChildCall, SessionArtifacts, StepCall, Undo
+from orchestrator.context import UNDO_RETRY, observe
+from orchestrator.errors import (
+    MESSAGE_LENGTH_MAX,
+    NonDeterminismError,
+    OperationFailed,
+    describe,
+    revive,
+)
+from orchestrator.handler_ports import HandlerPorts
+from orchestrator.parking import all_wait
+from orchestrator.passages import RESULT_SUFFIX, Interruption
+from orchestrator.payloads import InvalidPayload, copied, result_type_of, to_json
+from orchestrator.replay import Turnstile
+from orchestrator.session import events as e
+from orchestrator.session import messages as m
+from orchestrator.session.state import Operation, SessionState
+from orchestrator.session.transitions import OperationKind, Phase
+from orchestrator.session.values import (
+    DELAY_SECONDS_MAX,
+    Json,
+    derive_session_id,
+    truncate_to_millis,
+)
+from orchestrator.step_runs import StepRuns
+
+HELD_SECONDS: Final = 1.0
+REFUSED_AT_ONCE_MAX: Final = 10
+"""Operations that are refused at once to a handler that is cut off; for further ones it waits, so as not to spin."""
+CALLBACK_LIFE: Final = timedelta(seconds=DELAY_SECONDS_MAX)
+"""The table may forget a callback when no session that created it can live any more."""
+
+
+class Driver:
+    """The `Operations` of one run's context."""
+
+    def __init__(self, state: SessionState, session_type: SessionType, ports: HandlerPorts) -> None:
+        """Prepare to replay what `state` holds and to go on from there."""
+        self._state = state
+        self._session_type = session_type
+        self._ports = ports
+        self._turnstile = Turnstile(state, ports.clock, self._stalled, self._force)
+        self._task: asyncio.Task[object] | None = None
+        self._branches: Collection[asyncio.Task[object]] = ()
+        self._steps = StepRuns(state.session_id, ports, self._turnstile, self.sealed, self._show_work)
+        self._undos: list[Undo] = []
+        self._signal_waits: dict[str, m.SignalAwaited] = {}
+        self._asking: set[str] = set()
+        self._result_locks: dict[str, asyncio.Lock] = {}
+        self._patched: set[str] = set()
+        self.mismatch: NonDeterminismError | ArtifactUnreadable | None = None
+        self.is_stopped = state.stop is not None
+        self.is_forced = False
+        # It left its journal, is to be ended, or is cut off because its session leaves memory.
+        self._is_over = False
+        self.is_left = False
+        self._refused = 0
+        self._is_compensating = False
+        self._waiting: list[asyncio.Task[object] | None] = []
+        self._reports = 0
+        self.said = 0
+
+    # --- for the run and the actor -------------------------------------------------------------------------------
+
+    def begin(self, task: asyncio.Task[object] | None, branches: Collection[asyncio.Task[object]]) -> None:
+        """Note the handler's own task and the living tasks that it started."""
+        self._task = task
+        self._branches = branches
+        self._turnstile.begin(task, branches)
+
+    def changed(self, operation: Operation) -> None:
+        """Take an operation as the journal has it after a new event."""
+        self._turnstile.changed(operation)
+
+    def signal_arrived(self, name: str) -> None:
+        """Let those who wait for a signal of that name ask again, in the order they asked."""
+        for wait in tuple(self._signal_waits.values()):
+            if wait.name == name:
+                self._ask(wait)
+
+    def considered(self, wait: m.SignalAwaited) -> None:
+        """Note that the actor has looked for that signal: from here on its arrival is what counts."""
+        self._asking.discard(wait.operation)
+
+    def stop(self, interruption: Interruption) -> None:
+        """Let the handler hear, in its turn, that the session is to end."""
+        self.is_stopped = True
+        self._turnstile.interrupt(interruption)
+
+    def leave(self) -> None:
+        """Begin nothing any more: the handler is cut off, because its session leaves memory or this node."""
+        self.is_left = self._is_over = True
+
+    def unclaimed(self) -> Operation | None:
+        """Return the first recorded operation that nobody asked for; `None` when all have been."""
+        return self._turnstile.unclaimed()
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether the handler waits for what comes from outside, and nothing of it runs or is being recorded."""
+        return bool(self._waiting) and not self._reports and not self._turnstile.has_breakable
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether nothing but what comes from outside can make the handler go on: it may leave memory."""
+        living = (*self._branches, *(() if self._task is None else (self._task,)))
+        waiting = {task for task in self._waiting if task is not None}
+        # A signal that was just asked for may be there already, or have a time limit that nobody has written down yet.
+        is_answered = not (self._asking & self._signal_waits.keys())
+        return self.only_waits and is_answered and self._turnstile.is_quiet and all_wait(living, waiting)
+
+    async def compensate(self) -> None:
+        """Run the undo steps, the latest first. One that fails for good leaves the others to run."""
+        self._turnstile.finish()
+        self._is_compensating = True
+        while self._undos:
+            undo = self._undos.pop()
+            try:
+                await self.step(undo.operation, StepCall(undo.fn, undo.args, {}, UNDO_RETRY, None, "at_least_once"))
+            except OperationFailed as failed:
+                self._ports.log.error("undo_failed", operation=undo.operation, code=failed.error.code)
+
+    def sealed(self, name: str, dump: Callable[[int], Json]) -> Awaitable[Json]:
+        """Return what `dump(bytes_max)` returns as a journal can hold it: itself, or its reference in the bucket."""
+        return self._ports.payloads.seal_dump(self._state.session_id, name, dump)
+
+    async def opened(self, value: Json) -> Json:
+        """Return the payload that a journal holds. Nothing overtakes it while it is fetched."""
+        if not is_reference(value):
+            # The handler may change what it is given; what the state holds must stay as the journal has it.
+            return copied(value)
+        self._turnstile.hold()
+        try:
+            return await self._ports.payloads.open(value)
+        except ArtifactUnreadable as lost:
+            # The session waits for its payload to be put back: there is no other value to go on with.
+            self.refuse(lost)
+            if self._is_over:
+                await self._hold()
+            raise
+        finally:
+            self._turnstile.release()
+
+    def refuse(self, mismatch: NonDeterminismError | ArtifactUnreadable) -> None:
+        """Block the session: told to the actor, not raised, because the handler's own `except` must not hide it."""
+        if self.mismatch is None:
+            self.mismatch, self._is_over = mismatch, True
+            self._ports.block(describe(mismatch))
+
+    # --- `Operations` --------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """See `Operations.epoch`."""
+        return self._state.epoch
+
+    @property
+    def is_replaying(self) -> bool:
+        """See `Operations.is_replaying`."""
+        return self._turnstile.is_replaying
+
+    @property
+    def artifacts(self) -> SessionArtifacts:
+        """See `Operations.artifacts`."""
+        return self._ports.artifacts
+
+    async def step(self, operation: str, call: StepCall) -> object:
+        """See `Operations.step`."""
+        result_type = result_type_of(call.fn)
+        known = await self._reach(operation, OperationKind.STEP)
+        while known is None or not known.is_settled:
+            attempt = 1 if known is None else known.attempt
+            if known is not None and known.next_attempt_at is not None:
+                await self._steps.pause(operation, known.next_attempt_at)
+            if call.semantics == "at_most_once":
+                known = await self._report(operation, m.StepStarting(operation, attempt))
+                if known.is_settled:
+                    break
+            known = await self._report(operation, await self._steps.attempt(operation, attempt, call, result_type))
+        outcome = await self._outcome(known)
+        try:
+            return result_type.load(outcome, operation)
+        except InvalidPayload as error:
+            # What is recorded fitted when it was: the code has changed, and the session waits for code that fits.
+            self.refuse(NonDeterminismError(f"a result of {_name(known)}", f"another type of it ({error})"))
+            await self._hold()
+            raise
+
+    async def invoke_agent(self, operation: str, call: AgentCall) -> Json:
+        """See `Operations.invoke_agent`."""
+        known = await self._reach(operation, OperationKind.AGENT)
+        if known is None:
+            known = await self._report(operation, await self._agent_request(operation, call))
+        return await self._settled(operation, known)
+
+    async def sleep(self, operation: str, seconds: float) -> None:
+        """See `Operations.sleep`."""
+        known = await self._reach(operation, OperationKind.TIMER)
+        if known is None:
+            known = await self._report(operation, m.TimerRequested(operation, seconds))
+        await self._arrived(operation, known)
+
+    async def create_callback(self, operation: str, timeout: float | None) -> Callback:
+        """See `Operations.create_callback`."""
+        known = await self._reach(operation, OperationKind.CALLBACK)
+        if known is None:
+            asked = m.CallbackRequested(operation, callback_id_of(self._state.session_id, operation), timeout)
+            known = await self._report(operation, asked)
+        observe(known.changed_at)
+        order = known.order
+        assert isinstance(order, e.CallbackCreated), f"{operation} is a callback without its order"
+        token = self._ports.new_token()
+        if self._turnstile.known(operation + RESULT_SUFFIX) is None or not self.is_replaying:
+            # Of one that is answered too, where it may yet be handed out: the answer can overtake the record of that.
+            # Nothing overtakes it meanwhile: a replay, which issues none, would have another order.
+            self._turnstile.hold()
+            try:
+                await self._issue(operation, order, token)
+            finally:
+                self._turnstile.release()
+        return Callback(
+            id=order.callback_id,
+            token=token,
+            url=self._ports.callback_url(order.callback_id),
+            await_result=lambda: self._callback_result(operation),
+        )
+
+    async def request_approval(self, operation: str, call: ApprovalCall) -> Approval:
+        """See `Operations.request_approval`."""
+        known = await self._reach(operation, OperationKind.APPROVAL)
+        if known is None:
+            known = await self._report(
+                operation,
+                m.ApprovalAsked(
+                    operation=operation,
+                    callback_id=approval_id_of(self._state.session_id, operation),
+                    subject=await self.sealed(operation, lambda most: to_json(call.subject, "subject", bytes_max=most)),
+                    approvers=None if call.approvers is None else list(call.approvers),
+                    timeout=call.timeout,
+                ),
+            )
+        answer = await self._arrived(operation, known)
+        assert isinstance(answer, dict), f"{operation} was answered with no approval"
+        comment = answer.get("comment")
+        return Approval(answer.get("approved") is True, str(answer["by"]), None if comment is None else str(comment))
+
+    async def wait_for_signal(self, operation: str, name: str, timeout: float | None) -> Json:
+        """See `Operations.wait_for_signal`."""
+        known = await self._reach(operation, OperationKind.SIGNAL)
+        if known is not None and known.is_settled:
+            return await self._outcome(known)
+        wait = self._signal_waits[operation] = m.SignalAwaited(operation, name, timeout)
+        try:
+            self._ask(wait)
+            return await self._arrived(operation, known)
+        finally:
+            del self._signal_waits[operation]
+
+    def _ask(self, wait: m.SignalAwaited) -> None:
+        self._asking.add(wait.operation)
+        self._tell(wait)
+
+    async def run_session(self, operation: str, call: ChildCall) -> Json:
+        """See `Operations.run_session`."""
+        known = await self._reach(operation, OperationKind.CHILD)
+        if known is None:
+            if call.key is None:
+                child_id = f"{call.session_type}-{digest_of_operation(self._state.session_id, operation)}"
+            else:
+                child_id = derive_session_id(self._state.started.tenant, call.session_type, call.key)
+            payload = await self.sealed(operation, lambda most: to_json(call.input, "input", bytes_max=most))
+            known = await self._report(operation, m.ChildRequested(operation, call.session_type, child_id, payload))
+        return await self._arrived(operation, known)
+
+    async def progress(self, operation: str, message: str, percent: float | None, data: object) -> None:
+        """See `Operations.progress`."""
+        # Nothing hangs on people's events: one that is not recorded is not worth holding up a replay for.
+        if self._turnstile.known(operation) is None and not self.is_replaying:
+            payload = await self.sealed(operation, lambda most: to_json(data, "data", bytes_max=most))
+            if self._is_over:
+                await self._hold()
+            self._ports.tell(m.ProgressMade(operation, message[:MESSAGE_LENGTH_MAX], percent, payload))
+            await self._turnstile.reported(operation)
+
+    def patched(self, change_id: str) -> bool:
+        """See `Operations.patched`."""
+        if change_id in self._state.patches or change_id in self._patched:
+            return True
+        known_at_start = self._state.started.patches
+        if isinstance(known_at_start, list) and change_id in known_at_start:
+            is_new = True
+        else:
+            # A change that stands in the code was looked for when the session started, and was not there yet. One that
+            # is named at run time can only be judged by whether the journal has come past it.
+            is_new = change_id not in self._session_type.patches and not self.is_replaying
+        if is_new and not self.is_replaying:
+            self._patched.add(change_id)
+            self._tell(m.PatchReached(change_id))
+        return is_new
+
+    def on_failure(self, undo: Undo) -> None:
+        """See `Operations.on_failure`."""
+        self._undos.append(undo)
+
+    # --- how an operation goes -----------------------------------------------------------------------------------
+
+    async def _reach(self, operation: str, kind: OperationKind) -> Operation | None:
+        known = self._turnstile.known(operation)
+        if known is not None and known.kind is not kind:
+            self.refuse(NonDeterminismError(_name(known), f"{kind} {operation!r}"))
+        if self._is_over:
+            await self._hold()
+        reached = await self._turnstile.reach(operation)
+        if self._is_over:
+            await self._hold()
+        return reached
+
+    async def _hold(self) -> None:
+        """Never return, but for what compensates: nothing more of the handler may be recorded."""
+        assert self._task is not None, "an operation before the handler ran"
+        if self.is_left and self._refused < REFUSED_AT_ONCE_MAX:
+            # A `finally` of the handler's that runs because its session leaves memory, or this node.
+            self._refused += 1
+            raise asyncio.CancelledError
+        is_undo = self.mismatch is None and self._is_compensating and asyncio.current_task() is self._task
+        if is_undo and not self.is_left:
+            return
+        if self._task.cancelling() or self.is_forced or self.is_left:
+            # It swallowed its cancellation. Not at once, or a handler that swallows them all would spin.
+            await self._ports.clock.sleep(HELD_SECONDS)
+            raise asyncio.CancelledError
+        await asyncio.get_running_loop().create_future()
+
+    async def _report(self, operation: str, message: m.Message) -> Operation:
+        """Tell the actor, and return the operation as the journal has it then."""
+        if self._is_over:
+            await self._hold()
+        seen = self._turnstile.known(operation)
+        self._reports += 1
+        self._show_work()
+        try:
+            self._tell(message)
+            return await self._turnstile.next_change(operation, after_seq=0 if seen is None else seen.changed_seq)
+        finally:
+            self._reports -= 1
+            self._show_work()
+
+    def _tell(self, message: m.Message) -> None:
+        self.said += 1
+        self._ports.tell(message)
+
+    def _show_work(self) -> None:
+        """Let the actor look at `only_waits` again: one branch begins or ends to work while others wait."""
+        if self._waiting:
+            self._ports.on_waiting()
+
+    async def _settled(self, operation: str, known: Operation | None) -> Json:
+        """Return the outcome, once it is recorded."""
+        while known is None or not known.is_settled:
+            known = await self._turnstile.next_change(operation, after_seq=0 if known is None else known.changed_seq)
+        return await self._outcome(known)
+
+    async def _arrived(self, operation: str, known: Operation | None) -> Json:
+        """Return the outcome of what comes from outside; meanwhile the handler only waits."""
+        if known is not None and known.is_settled:
+            return await self._outcome(known)
+        task = asyncio.current_task()
+        self._waiting.append(task)
+        self._ports.on_waiting()
+        try:
+            return await self._settled(operation, known)
+        finally:
+            self._waiting.remove(task)
+            self._ports.on_waiting()
+
+    async def _outcome(self, known: Operation) -> Json:
+        observe(known.changed_at)
+        if known.phase is Phase.FAILED:
+            assert known.error is not None, f"{known.operation_id} failed without an error"
+            raise revive(known.operation_id.removesuffix(RESULT_SUFFIX), known.kind, known.error)
+        return await self.opened(known.result) if is_reference(known.result) else copied(known.result)
+
+    async def _callback_result(self, operation: str) -> Json:
+        lock = self._result_locks.setdefault(operation, asyncio.Lock())
+        async with lock:
+            result = operation + RESULT_SUFFIX
+            known = await self._reach(result, OperationKind.CALLBACK)
+            return await self._arrived(result, known)
+
+    async def _agent_request(self, operation: str, call: AgentCall) -> m.AgentRequested:
+        kwargs: Json = None
+        if call.kwargs:
+            # Both stand in one item: together they must stay under what an item holds (I12).
+            kwargs = to_json(dict(call.kwargs), "kwargs", bytes_max=self._ports.payloads.inline_bytes_max // 2)
+        return m.AgentRequested(
+            operation=operation,
+            agent=call.agent,
+            prompt=await self.sealed(
+                f"{operation}.prompt", lambda most: to_json(call.prompt, "prompt", bytes_max=most)
+            ),
+            kwargs=kwargs if isinstance(kwargs, dict) else None,
+            timeout=call.timeout,
+            retry=call.retry.spec,
+        )
+
+    async def _issue(self, operation: str, order: e.CallbackCreated, token: str) -> None:
+        """Let the token work. Not journaled: an activation that hands the callback out again issues another one."""
+        issued = issued_with(token, order.callback_id, self._state.session_id, operation, order.times_out_at)
+        expires_at = truncate_to_millis(self._ports.clock.now()) + CALLBACK_LIFE
+        standing = await self._ports.callbacks.issue(issued, expires_at=expires_at)
+        if standing.answer is not None:
+            # Whoever had it decided may have died before it was delivered.
+            self._tell(message_of(standing))
+
+    def _stalled(self, recorded: Operation, asked: str) -> None:
+        self.refuse(NonDeterminismError(_name(recorded), f"operation {asked!r}"))
+
+    def _force(self) -> None:
+        """End the handler: it was asked to end, and took too long."""
+        self.is_forced = self._is_over = True
+        for task in (*self._branches, self._task):
+            if task is not None:
+                task.cancel()
+
+
+def _name(operation: Operation) -> str:
+    return f"{operation.kind} {operation.operation_id!r}"

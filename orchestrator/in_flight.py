@@ -1,0 +1,181 @@
+"""What one session has under way, against what its state owes: the set difference is started and cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from actors import ActorContext, BackgroundTask, Cancelled, Failed, Outcome, Succeeded
+from orchestrator.artifacts import ArtifactUnreadable
+from orchestrator.errors import Stale, describe
+from orchestrator.owned_head import OwnedHead
+from orchestrator.performer import Performer
+from orchestrator.session import messages as m
+from orchestrator.session.notices import Notice
+from orchestrator.session.owed import (
+    CLOSING,
+    GRACE_KEY,
+    HANDLER_KEY,
+    LAST_GRACE_KEY,
+    TIME_LIMIT_KEY,
+    CloseCallback,
+    Effect,
+    EffectKey,
+    Ring,
+    RunAgent,
+    RunHandler,
+    owed,
+    owed_for,
+)
+from orchestrator.session.state import Operation, SessionState
+from orchestrator.session_ports import ActorMessage, BlockedFound
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+NAME_LENGTH_MAX = 100
+_NONE: Final[Mapping[EffectKey, BackgroundTask]] = MappingProxyType({})
+
+
+class InFlight:
+    """The effects of one session that are carried out on this node."""
+
+    log: FilteringBoundLogger
+
+    def __init__(
+        self, context: ActorContext[ActorMessage], performer: Performer, start_handler: Callable[[], BackgroundTask]
+    ) -> None:
+        self._context = context
+        self._performer = performer
+        self._start_handler = start_handler
+        self._tasks: dict[str, dict[EffectKey, BackgroundTask]] = {}
+        """By operation: what one event changes must cost the same among a thousand branches as for one."""
+        self._at_work: set[EffectKey] = set()
+        self._performed: SessionState | None = None
+        self._changed: list[str] = []
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether anything is under way besides the handler and waiting."""
+        return bool(self._at_work)
+
+    def changed(self, operation: Operation) -> None:
+        """Note that an event changed the operation; `perform` looks at no others as long as the session goes on."""
+        if operation.order is not None:
+            self._changed.append(operation.operation_id)
+
+    def perform(self, state: SessionState) -> None:
+        """Start what is owed and not under way, and cancel what is under way and no longer owed."""
+        before, self._performed = self._performed, state
+        if before is not None and before.stop is state.stop and not state.has_ended:
+            if self._changed:
+                self._perform_changed(state)
+            return
+        self._changed.clear()
+        wanted: dict[str, dict[EffectKey, Effect]] = {operation_id: {} for operation_id in self._tasks}
+        for key, effect in owed(state).items():
+            wanted.setdefault(key[0], {})[key] = effect
+        for operation_id, effects in wanted.items():
+            self._match(operation_id, effects, state)
+
+    def _perform_changed(self, state: SessionState) -> None:
+        changed, self._changed = self._changed, []
+        for operation_id in changed:
+            self._match(operation_id, owed_for(operation_id, state), state)
+
+    def _match(self, operation_id: str, wanted: Mapping[EffectKey, Effect], state: SessionState) -> None:
+        under_way = self._tasks.setdefault(operation_id, {})
+        for key in under_way.keys() - wanted.keys():
+            self._forget(key)
+        for key, effect in wanted.items():
+            if key not in under_way:
+                under_way[key] = self._start(key, effect, state)
+        if not under_way:
+            del self._tasks[operation_id]
+
+    def repeat(self, message: m.Message, state: SessionState) -> None:
+        """Start anew the effect that ended in a message which decided nothing, if it is still owed.
+
+        A handler that ended before it heard that the session is to end runs once more; an alarm that a clock set back
+        made early is set again.
+        """
+        for key in _ended_by(message):
+            if key in self._tasks.get(key[0], ()):
+                self._forget(key)
+                self._performed = None
+                self.perform(state)
+
+    def tell(self, told: Sequence[Notice], head: OwnedHead) -> None:
+        """Tell of the session's end, clear its outbox, and let the actor leave."""
+        self._context.background.start("outbox", self._tell_all(told, head), self._all_told)
+
+    def count_handler(self, *, as_busy: bool) -> None:
+        """Let the handler count as busy, or not while it only waits."""
+        handler = self._tasks.get(HANDLER_KEY[0], {}).get(HANDLER_KEY)
+        if handler is not None:
+            self._context.background.count(handler, as_busy=as_busy)
+
+    async def _tell_all(self, told: Sequence[Notice], head: OwnedHead) -> None:
+        for notice in told:
+            await self._performer.tell(notice)
+        await head.settle_outbox(())
+
+    def _all_told(self, outcome: Outcome[None]) -> None:
+        match outcome:
+            case Failed(error=Stale()) | Succeeded() | Cancelled():
+                self._context.stop()
+            case Failed(error=error):
+                raise error
+
+    def _forget(self, key: EffectKey) -> None:
+        self._tasks[key[0]].pop(key).cancel()
+        self._at_work.discard(key)
+
+    def _start(self, key: EffectKey, effect: Effect, state: SessionState) -> BackgroundTask:
+        if isinstance(effect, RunHandler):
+            return self._start_handler()
+        waits_for_time = isinstance(effect, Ring | CloseCallback)
+        if not waits_for_time:
+            self._at_work.add(key)
+        if isinstance(effect, RunAgent):
+            name = f"agent {effect.operation}"
+            return self._context.background.start(
+                name[:NAME_LENGTH_MAX],
+                self._performer.run_agent(state.session_id, effect, self._context.tell_self, self.log),
+                lambda outcome: self._ended(key, outcome),
+            )
+        return self._context.background.start(
+            f"{type(effect).__name__} {key[0]}"[:NAME_LENGTH_MAX],
+            self._performer.run_errand(state, effect),
+            lambda outcome: self._ended(key, outcome),
+            counts_as_busy=not waits_for_time,
+        )
+
+    def _ended(self, key: EffectKey, outcome: Outcome[m.Message | None]) -> None:
+        self._at_work.discard(key)
+        match outcome:
+            case Succeeded(value=message):
+                if message is not None:
+                    self._context.tell_self(message)
+            case Failed(error=ArtifactUnreadable() as lost):
+                self._context.tell_self(BlockedFound(describe(lost)))
+            case Failed(error=error):
+                raise error
+            case Cancelled():
+                pass
+
+
+def _ended_by(message: m.Message) -> tuple[EffectKey, ...]:
+    """Return the keys of the effects that end in such a message."""
+    match message:
+        case m.HandlerReturned() | m.HandlerRaised() | m.HandlerContinued():
+            return (HANDLER_KEY,)
+        case m.TimerDue():
+            return ((message.operation, CLOSING),)
+        case m.TimeLimitReached():
+            return (TIME_LIMIT_KEY,)
+        case m.GraceOver():
+            return (GRACE_KEY, LAST_GRACE_KEY)
+        case _:
+            return ()

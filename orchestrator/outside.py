@@ -1,0 +1,147 @@
+"""How a session reaches other sessions and people: the `Outside` of a node's performer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from orchestrator.answers import message_of
+from orchestrator.callbacks import issued_with
+from orchestrator.errors import Poison
+from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
+from orchestrator.inbox.codec import decode_message
+from orchestrator.intake import Start
+from orchestrator.journal.folding import read_state
+from orchestrator.notifications import ApprovalNotice, Notifications
+from orchestrator.payloads import InvalidPayload
+from orchestrator.router import IdempotencyConflict, NotYetThere, Router
+from orchestrator.session import messages as m
+from orchestrator.session.events import SessionStarted
+from orchestrator.session.notices import FreeSlot, StartNext
+from orchestrator.session.owed import Publish, StartChild
+from orchestrator.session.state import SessionState
+from orchestrator.session.values import ErrorRecord
+
+POLL_SECONDS: Final = 2.0
+POLL_SECONDS_MAX: Final = 60.0
+
+
+class NodeOutside:
+    """Other sessions by the router, people by the notifications."""
+
+    def __init__(self, router: Router, notifications: Notifications, new_token: Callable[[], str]) -> None:
+        self._router = router
+        self._ports = router.ports
+        self._notifications = notifications
+        self._new_token = new_token
+
+    async def start_child(self, state: SessionState, effect: StartChild) -> m.ChildEnded | None:
+        """See `Outside.start_child`."""
+        order = effect.order
+        declared = self._ports.app.session_type(order.session_type)
+        if declared is None:
+            return _refused(effect, "UNKNOWN_SESSION_TYPE", f"no session type {order.session_type!r} is declared")
+        payload = await self._ports.payloads.open(order.input)
+        try:
+            declared.input_type.load(payload)
+            accepted = await self._router.start(
+                Start(
+                    session_type=order.session_type,
+                    session_id=order.child_id,
+                    tenant=state.started.tenant,
+                    input=payload,
+                    trace=state.started.trace,
+                    input_bytes=LARGE if payload is not order.input else 0,
+                    parent=state.session_id,
+                    parent_operation=effect.operation,
+                )
+            )
+        except (InvalidPayload, IdempotencyConflict, Poison) as error:
+            return _refused(effect, error.code, str(error))
+        if accepted.is_new:
+            return None
+        return await self._end_of_shared(state, effect)
+
+    async def end_child(self, parent: str, child_id: str, message: m.CancelAsked) -> None:
+        """See `Outside.end_child`."""
+        async for first in self._ports.journal.read(child_id):
+            if isinstance(first.event, SessionStarted) and first.event.parent == parent:
+                await self.deliver(child_id, message)
+            return
+
+    async def start_next(self, notice: StartNext) -> None:
+        """See `Outside.start_next`."""
+        await self._router.begin(notice.session_id, self._router.renewed(notice.started), has_slot=notice.has_slot)
+        for signal in notice.signals:
+            await self.deliver(notice.session_id, m.SignalSent(signal.message_id, signal.name, signal.data))
+        before = notice.previous
+        for item in await self._ports.inbox.read(before):
+            await self.deliver(notice.session_id, decode_message(item))
+            await self._ports.inbox.delete(before, [item.message_id])
+
+    async def deliver(self, session_id: str, message: m.Delivered) -> None:
+        """See `Outside.deliver`."""
+        # Nobody waits for it any more, or has it already.
+        with suppress(SessionEnded, UnknownSession, MessageConflict):
+            await self._router.deliver(session_id, message)
+
+    async def free_slot(self, notice: FreeSlot) -> None:
+        """See `Outside.free_slot`."""
+        await self._router.slots.free(notice)
+
+    async def publish(self, state: SessionState, effect: Publish) -> m.CallbackAnswered | None:
+        """See `Outside.publish`."""
+        order, token = effect.order, self._new_token()
+        issued = issued_with(token, order.callback_id, state.session_id, effect.operation, order.times_out_at)
+        standing = await self._ports.callbacks.issue(issued, expires_at=self._ports.callback_expiry())
+        if standing.answer is not None:
+            return message_of(standing)
+        await self._notifications.approval_requested(
+            ApprovalNotice(
+                session_id=state.session_id,
+                session_type=state.started.session_type,
+                tenant=state.started.tenant,
+                name=effect.operation,
+                subject=order.subject,
+                approvers=order.approvers,
+                times_out_at=order.times_out_at,
+                callback_id=order.callback_id,
+                url=self._ports.callback_url(order.callback_id),
+                token=token,
+            )
+        )
+        return None
+
+    async def _end_of_shared(self, state: SessionState, effect: StartChild) -> m.ChildEnded | None:
+        """Return the end of a child that tells somebody else of it: another session asked for the same one first."""
+        child_id, pause = effect.order.child_id, POLL_SECONDS
+        while True:
+            child = await self._latest_state(child_id)
+            started = None if child is None else child.started
+            if started is not None and (started.parent, started.parent_operation) == (
+                state.session_id,
+                effect.operation,
+            ):
+                return None
+            if child is not None and child.has_ended:
+                error = child.error
+                return m.ChildEnded(f"child:{child_id}"[:128], effect.operation, child_id, child.result, error)
+            await self._ports.clock.sleep(pause)
+            pause = min(POLL_SECONDS_MAX, 2 * pause)
+
+    async def _latest_state(self, session_id: str) -> SessionState | None:
+        try:
+            head = await self._router.latest(session_id)
+        except (UnknownSession, NotYetThere):
+            return None
+        return await read_state(self._ports.journal, head.session_id)
+
+
+LARGE: Final = 1 << 30
+"""Longer than any inline payload: what was in the bucket goes there again."""
+
+
+def _refused(effect: StartChild, code: str, text: str) -> m.ChildEnded:
+    error = ErrorRecord("ChildSessionFailed", code, text)
+    return m.ChildEnded(f"child:{effect.order.child_id}"[:128], effect.operation, effect.order.child_id, error=error)

@@ -1,0 +1,66 @@
+"""What passes from a journal to a handler, in the order of its events: outcomes of operations, and stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from orchestrator.session.state import Operation, Stop
+from orchestrator.session.transitions import OperationKind, Phase
+
+RESULT_SUFFIX: Final = "/result"
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """A stop of the session: what the handler awaits then raises `SessionCancelled`; forced, the handler is ended."""
+
+    changed_seq: int
+    reason: str
+    is_forced: bool
+
+
+Passage: TypeAlias = Operation | Interruption
+"""What passes the turnstile, one at a time, in the order of its event."""
+
+
+def passages(operation: Operation) -> tuple[Operation, ...]:
+    """Return what a handler gets of an operation: of a callback first the callback, then its answer."""
+    if operation.kind is not OperationKind.CALLBACK:
+        return (operation,)
+    created = replace(
+        operation, phase=Phase.COMPLETED, changed_at=operation.started_at, changed_seq=operation.started_seq, error=None
+    )
+    if not operation.is_settled:
+        return (created,)
+    return created, replace(operation, operation_id=f"{operation.operation_id}{RESULT_SUFFIX}")
+
+
+def interruptions(stop: Stop | None) -> tuple[Interruption, ...]:
+    """Return the interruptions that a stop is made of."""
+    if stop is None:
+        return ()
+    first = Interruption(stop.seq, stop.reason, is_forced=False)
+    if stop.forced_seq is None:
+        return (first,)
+    return first, Interruption(stop.forced_seq, stop.reason, is_forced=True)
+
+
+def is_arrival(passage: Passage) -> bool:
+    """Return whether nobody has to ask for it: a callback's answer comes whether the handler awaits it or not."""
+    return isinstance(passage, Operation) and passage.operation_id.endswith(RESULT_SUFFIX)
+
+
+def must_be_claimed(passage: Passage) -> bool:
+    """Return whether a handler that matches its journal asks for it."""
+    return isinstance(passage, Operation) and not is_arrival(passage)
+
+
+def is_forced_stop(passage: Passage) -> bool:
+    """Return whether it ends the handler."""
+    return isinstance(passage, Interruption) and passage.is_forced
+
+
+def operation_of(passage: Passage) -> str | None:
+    """Return the operation's id; `None` for a stop."""
+    return passage.operation_id if isinstance(passage, Operation) else None

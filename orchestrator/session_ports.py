@@ -1,0 +1,116 @@
+"""What a session's actor can be told, and what the actors of a node share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from actors import Clock, Reply
+from orchestrator.app import Orchestrator
+from orchestrator.artifacts.payloads import PayloadStore
+from orchestrator.callbacks import Callbacks
+from orchestrator.calls import SessionArtifacts
+from orchestrator.cluster import Heads
+from orchestrator.driver import CALLBACK_LIFE
+from orchestrator.handler_ports import HandlerPorts
+from orchestrator.inbox import Inbox
+from orchestrator.journal import Journal
+from orchestrator.performer import Performer
+from orchestrator.session import messages as m
+from orchestrator.session.values import ErrorRecord, truncate_to_millis
+from orchestrator.tenants import Quotas
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedFound:
+    """The handler and its journal do not match."""
+
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class InboxChanged:
+    """There is news in the session's inbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """A message from outside that came to the owner itself; `reply` is set when it is durable."""
+
+    message: m.Delivered
+    reply: Reply[None]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveSoon:
+    """The node is about to stop: a session that only waits need not keep it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """See whether the session has rested for long enough to leave memory.
+
+    With `said`, the handler had sent so many messages when this was asked: all of them have been heard by now.
+    """
+
+    said: int | None = None
+
+
+ActorMessage = m.Message | BlockedFound | InboxChanged | Deliver | LeaveSoon | Settle
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPorts:
+    """What every session actor of a node shares. `draw` returns a float from [0, 1), `new_id` a unique id.
+
+    `new_token` returns an unguessable text, `callback_url` the address of a callback.
+    """
+
+    node_id: str
+    app: Orchestrator
+    journal: Journal
+    heads: Heads
+    inbox: Inbox
+    callbacks: Callbacks
+    quotas: Quotas
+    payloads: PayloadStore
+    artifacts: SessionArtifacts
+    performer: Performer
+    clock: Clock
+    threads: Executor
+    draw: Callable[[], float]
+    new_id: Callable[[], str]
+    new_token: Callable[[], str]
+    callback_url: Callable[[str], str]
+    fruitless_resumes_max: int
+    passivate_after: float
+    log: FilteringBoundLogger
+
+    def for_handler(
+        self, tell: Callable[[ActorMessage], None], on_waiting: Callable[[], None], log: FilteringBoundLogger
+    ) -> HandlerPorts:
+        """Return what one run of a handler needs, whose actor is reached by `tell`."""
+        return HandlerPorts(
+            tell=tell,
+            block=lambda error: tell(BlockedFound(error)),
+            clock=self.clock,
+            draw=self.draw,
+            threads=self.threads,
+            payloads=self.payloads,
+            artifacts=self.artifacts,
+            callbacks=self.callbacks,
+            new_token=self.new_token,
+            callback_url=self.callback_url,
+            on_waiting=on_waiting,
+            log=log,
+        )
+
+    def callback_expiry(self) -> datetime:
+        """Return when the table may forget a callback that is issued now."""
+        return truncate_to_millis(self.clock.now()) + CALLBACK_LIFE

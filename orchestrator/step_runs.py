@@ -1,0 +1,98 @@
+"""Runs the functions of a handler's steps, inside the handler's own tasks, and says how each attempt went.
+
+Nothing here reports or records: that is the driver's. A stop of the session breaks off what runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import TypeAlias, TypeVar
+
+from orchestrator.calls import StepCall
+from orchestrator.errors import NonRetryable, NotSerializable, OperationTimedOut, SessionCancelled, describe
+from orchestrator.handler_ports import HandlerPorts
+from orchestrator.invocation import InvocationScope, invocation_for
+from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType
+from orchestrator.replay import Turnstile
+from orchestrator.session import messages as m
+from orchestrator.session.values import ErrorRecord, Json
+from orchestrator.user_code import TimeLimit, belongs_to_runtime
+
+T = TypeVar("T")
+Seal: TypeAlias = Callable[[str, Callable[[int], Json]], Awaitable[Json]]
+"""See `Driver.sealed`."""
+
+
+class StepRuns:
+    """The attempts at the steps of one run."""
+
+    def __init__(
+        self,
+        session_id: str,
+        ports: HandlerPorts,
+        turnstile: Turnstile,
+        seal: Seal,
+        show_work: Callable[[], None],
+    ) -> None:
+        """`show_work` is called whenever a step begins or ends to run."""
+        self._session_id = session_id
+        self._ports = ports
+        self._turnstile = turnstile
+        self._seal = seal
+        self._show_work = show_work
+
+    async def pause(self, operation: str, until: datetime) -> None:
+        """Wait until the next attempt is due. Raises `SessionCancelled` when the session is to end meanwhile."""
+        clock = self._ports.clock
+        await self._breakably(operation, clock.sleep(max(0.0, (until - clock.now()).total_seconds())))
+
+    async def attempt(
+        self, operation: str, attempt: int, call: StepCall, result_type: PayloadType
+    ) -> m.StepSucceeded | m.StepAttemptFailed:
+        """Run the step's function once and say how it went."""
+
+        def failed(error: ErrorRecord, *, is_retryable: bool) -> m.StepAttemptFailed:
+            return m.StepAttemptFailed(operation, attempt, error, call.retry.spec, is_retryable, self._ports.draw())
+
+        invocation = invocation_for(self._session_id, operation, attempt, self._ports.tell)
+        limit = TimeLimit(self._ports.clock, call.timeout)
+        try:
+            async with limit:
+                with InvocationScope(invocation):
+                    work = self._ports.call(call.fn, call.args, call.kwargs, threads=self._ports.threads)
+                    result = await self._breakably(operation, work)
+            sealed = await self._seal(operation, lambda most: result_type.dump(result, bytes_max=most))
+            return m.StepSucceeded(operation, attempt, sealed)
+        except (NotSerializable, InvalidPayload, PayloadTooLarge, NonRetryable) as error:
+            return failed(describe(error), is_retryable=False)
+        except BaseException as error:
+            # User code: what it raises is the attempt's outcome.
+            if belongs_to_runtime(error) or isinstance(error, SessionCancelled):
+                raise
+            if limit.has_expired(error):
+                return failed(_timed_out(call.timeout), is_retryable=True)
+            return failed(describe(error), is_retryable=True)
+
+    async def _breakably(self, operation: str, work: Awaitable[T]) -> T:
+        """Await what runs inside the handler's own tasks; a stop of the session breaks it off."""
+        task = asyncio.current_task()
+        assert task is not None, "an operation outside of any task"
+
+        self._turnstile.breakable(operation, task)
+        self._show_work()
+        try:
+            return await work
+        finally:
+            was_broken_off = self._turnstile.unbreakable(operation)
+            self._show_work()
+            # However the work took it, returning and raising included: the cancellation was not for the handler.
+            if was_broken_off and task.uncancel() == 0:
+                raise SessionCancelled("the session is to end") from None
+
+
+def _timed_out(seconds: float | None) -> ErrorRecord:
+    """Return what the journal keeps of an attempt that was cut off at its timeout."""
+    within = timedelta(seconds=seconds or 0)
+    return ErrorRecord("OperationTimedOut", OperationTimedOut.code, f"no result within {within}")
