@@ -1,46 +1,72 @@
-"""The HTTP server of a node: routes, authentication, limits on what a request may be."""
+"""The HTTP server of a node: the handlers of the endpoints in `routes.py`, authentication, limits on a request."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 from pydantic import SecretStr
 
+from actors import Clock
 from orchestrator.cluster import Heads
-from orchestrator.errors import Unavailable
+from orchestrator.deliveries import Deliveries
 from orchestrator.health import Health, HealthStatus, Report
-from orchestrator.http.problems import Handler, Problem, draining, middleware
+from orchestrator.http import parameters as p
+from orchestrator.http.bodies import (
+    BODY_BYTES_MAX,
+    LARGE_AT_ONCE_MAX,
+    ApprovalBody,
+    CallbackBody,
+    CancelBody,
+    answer_body,
+    checked,
+    json_body,
+    object_body,
+)
+from orchestrator.http.connections import listening, meet_expectation
+from orchestrator.http.openapi import document
+from orchestrator.http.page import PAGE_HEADERS, page
+from orchestrator.http.problems import Handler, Problem, draining, middleware, unserved
+from orchestrator.http.routes import ROUTES
+from orchestrator.http.streams import EVENT_STREAM, STREAMS_MAX, EventSignal, EventStreams, Polling, StreamPorts
+from orchestrator.inbox import UnknownSession
 from orchestrator.intake.formats import Reader, validated
 from orchestrator.journal import Journal, UnreadableEvent
-from orchestrator.payloads import parse_json
 from orchestrator.router import Router
 from orchestrator.session.values import Json, JsonObject, compact_json, format_instant, is_valid_id
 from orchestrator.telemetry import TRACEPARENT, trace_parent
-from orchestrator.views import UnknownSession, error_view, event_view, session_view
+from orchestrator.user_code import TimeLimit
+from orchestrator.views import error_view, event_view, head_view, session_view
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-BODY_BYTES_MAX: Final = 1_048_576
-"""As much as a message on the queue may hold (SQS, quotas)."""
-BODY_SECONDS_MAX: Final = 10.0
-EVENTS_PAGE_MAX: Final = 1_000
-OPEN_PATHS: Final = frozenset({"/ping", "/health", "/ready"})
+HANDLER_SECONDS_MAX: Final = 30.0
+"""Load balancers give up after 60 (ALB, "idle timeout"): ours is the answer that says why."""
 AGENTCORE_STATUS: Final = {HealthStatus.HEALTHY: "Healthy", HealthStatus.HEALTHY_BUSY: "HealthyBusy"}
 """The exact words of the Bedrock AgentCore Runtime HTTP contract (`/ping`)."""
+DEADLINE: Final = web.RequestKey("deadline", TimeLimit)
+OPEN_PREFIXES: Final = tuple(route.path.partition("{")[0] for route in ROUTES if route.is_open)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """How much of anything this node serves at a time."""
+
+    handler_seconds_max: float = HANDLER_SECONDS_MAX
+    streams_max: int = STREAMS_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class HttpPorts:
-    """What the endpoints need."""
+    """What the endpoints need. Without `deliveries` nothing can be told to a session; without `news` streams poll."""
 
     node_id: str
     health: Health
@@ -48,8 +74,12 @@ class HttpPorts:
     reader: Reader
     heads: Heads
     journal: Journal
+    clock: Clock
     api_keys: Sequence[SecretStr]
     log: FilteringBoundLogger
+    deliveries: Deliveries | None = None
+    news: EventSignal | None = None
+    limits: HttpLimits = field(default_factory=HttpLimits)
 
 
 class Endpoints:
@@ -57,19 +87,50 @@ class Endpoints:
 
     def __init__(self, ports: HttpPorts) -> None:
         self._ports = ports
+        self._large_at_once = asyncio.Semaphore(LARGE_AT_ONCE_MAX)
+        self.streams = EventStreams(
+            StreamPorts(
+                journal=ports.journal,
+                clock=ports.clock,
+                news=ports.news or Polling(ports.clock),
+                is_ending=lambda: ports.health.is_draining,
+                log=ports.log,
+                streams_max=ports.limits.streams_max,
+            )
+        )
+        self._document = document(ROUTES, ports.router.ports.app.session_types, needs_key=bool(ports.api_keys))
 
     def application(self) -> web.Application:
         """Return the application with its routes and middlewares."""
         app = web.Application(
-            client_max_size=BODY_BYTES_MAX, middlewares=[middleware(self._ports.log), self._authenticate()]
+            client_max_size=BODY_BYTES_MAX,
+            middlewares=[middleware(self._ports.log), self._limit_time(), self._authenticate()],
         )
-        app.router.add_get("/ping", self.ping)
-        app.router.add_get("/health", self.health)
-        app.router.add_get("/ready", self.ready)
-        app.router.add_post("/sessions", self.start)
-        app.router.add_get("/sessions/{id}", self.session)
-        app.router.add_get("/sessions/{id}/events", self.events)
+        handlers = self._handlers()
+        assert set(handlers) == {route.operation_id for route in ROUTES}, "every route has a handler, and the reverse"
+        for route in ROUTES:
+            # A GET answers HEAD as well: probes and caches ask with it.
+            add = app.router.add_get if route.method == hdrs.METH_GET else app.router.add_post
+            add(route.path, handlers[route.operation_id], expect_handler=meet_expectation)
+        app.on_shutdown.append(self._close_streams)
         return app
+
+    def _handlers(self) -> Mapping[str, Handler]:
+        return {
+            "ping": self.ping,
+            "health": self.health,
+            "ready": self.ready,
+            "startSession": self.start,
+            "listSessions": self.sessions,
+            "getSession": self.session,
+            "listEvents": self.events,
+            "signalSession": self.signal,
+            "cancelSession": self.cancel,
+            "answerApproval": self.approve,
+            "answerCallback": self.callback,
+            "openapi": self.openapi,
+            "docs": self.docs,
+        }
 
     async def ping(self, _: web.Request) -> web.Response:
         """Answer as AgentCore Runtime asks; the time moves only when the status does."""
@@ -99,42 +160,103 @@ class Endpoints:
         """Accept a session: 202 when it is durable, 200 when it was before."""
         if self._ports.health.is_draining or not self._ports.health.is_ready:
             raise draining()
-        body = await _object_body(request)
-        key = request.headers.get("Idempotency-Key")
+        body = await object_body(request)
+        wanted = validated(body)
+        key = p.START_KEY.read(request)
         if key is not None:
-            body["idempotency_key"] = key
+            # After the body was found good as it is: a key in the header must not hide a bad one in there.
+            wanted = validated({**body, "idempotency_key": key})
         trace = trace_parent(
             xray_header=request.headers.get("X-Amzn-Trace-Id"),
             attributes={TRACEPARENT: request.headers[TRACEPARENT]} if TRACEPARENT in request.headers else {},
         )
-        accepted = await self._ports.router.start(self._ports.reader.start(validated(body), trace))
+        accepted = await self._ports.router.start(self._ports.reader.start(wanted, trace))
         return _json(
             {"session_id": accepted.session_id, "status": "ACCEPTED"},
             HTTPStatus.ACCEPTED if accepted.is_new else HTTPStatus.OK,
             location=f"/sessions/{accepted.session_id}",
         )
 
+    async def sessions(self, request: web.Request) -> web.Response:
+        """Answer a page of sessions, the latest change first; `cursor` asks for the next page."""
+        cursor = p.CURSOR.read(request)
+        query = self._ports.heads.listing(
+            status=p.STATE.read(request),
+            session_type=p.SESSION_TYPE.read(request),
+            tenant=p.TENANT.read(request),
+            cursor=cursor,
+            limit=p.LISTING_LIMIT.or_default(request),
+        )
+        try:
+            found = await query
+        except ValueError:
+            raise p.refused(p.CURSOR, str(cursor), "one that a listing returned") from None
+        return _json({"sessions": [head_view(head) for head in found.heads], "cursor": found.cursor})
+
     async def session(self, request: web.Request) -> web.Response:
         """Answer one session."""
-        return _json(await session_view(self._ports.heads, self._ports.journal, _session_id(request)))
+        return _json(await session_view(self._ports.heads, self._ports.journal, _asked_for(request)))
 
-    async def events(self, request: web.Request) -> web.Response:
-        """Answer a page of a session's events, from behind `after`; `next_after` asks for the next page."""
-        session_id = _session_id(request)
-        after, limit = _number(request, "after", 0), _number(request, "limit", EVENTS_PAGE_MAX)
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Answer a page of a session's events, from behind `after`, or a stream of them to who accepts one."""
+        session_id = _asked_for(request)
+        is_stream = request.method == hdrs.METH_GET and EVENT_STREAM in request.headers.get(hdrs.ACCEPT, "")
+        after, limit = p.AFTER.or_default(request), p.EVENTS_LIMIT.or_default(request)
+        p.LAST_EVENT_ID.read(request)
         if await self._ports.heads.get(session_id) is None:
             raise UnknownSession(session_id)
-        page: list[Json] = []
-        body: JsonObject = {"events": page, "next_after": after}
+        if is_stream:
+            request[DEADLINE].lift()
+            return await self.streams.serve(request, session_id)
+        return _json(await self._events_page(session_id, after=after, limit=limit))
+
+    async def signal(self, request: web.Request) -> web.Response:
+        """Deliver a signal: 202 when it is durable."""
+        session_id, name = p.SESSION_ID.required(request), p.SIGNAL_NAME.required(request)
+        message_id, data = p.MESSAGE_ID.read(request), await json_body(request)
+        return _delivered(session_id, await self._deliveries().signal(session_id, name, data, message_id))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Ask a session to end: 202 when the wish is durable."""
+        session_id, message_id = p.SESSION_ID.required(request), p.MESSAGE_ID.read(request)
+        body = checked(CancelBody, await json_body(request, empty={}))
+        return _delivered(session_id, await self._deliveries().cancel(session_id, body.reason, message_id))
+
+    async def approve(self, request: web.Request) -> web.Response:
+        """Answer an approval: 200 when the answer is durable."""
+        session_id, name = p.SESSION_ID.required(request), p.APPROVAL_NAME.required(request)
+        body = checked(ApprovalBody, await object_body(request))
+        await self._deliveries().approve(session_id, name, body.approved, body.by, body.comment)
+        return _json({"session_id": session_id, "name": name, "status": "ACCEPTED"})
+
+    async def callback(self, request: web.Request) -> web.Response:
+        """Answer a callback: 200 when the answer is durable."""
+        callback_id = p.CALLBACK_ID.required(request)
+        body = checked(CallbackBody, await answer_body(request, self._large_at_once))
+        result, error = cast("Json", body.result), cast("Json", body.error)
+        await self._deliveries().callback(callback_id, body.token, body.status, result, error)
+        return _json({"callback_id": callback_id, "status": "ACCEPTED"})
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        """Answer the OpenAPI document."""
+        return _json(self._document)
+
+    async def docs(self, _: web.Request) -> web.Response:
+        """Answer the document as a page."""
+        return web.Response(text=page(self._document), content_type="text/html", headers=PAGE_HEADERS)
+
+    async def _events_page(self, session_id: str, *, after: int, limit: int) -> JsonObject:
+        found: list[Json] = []
+        body: JsonObject = {"events": found, "next_after": after}
         try:
             async for recorded in self._ports.journal.read(session_id, after=after):
-                page.append(event_view(recorded))
+                found.append(event_view(recorded))
                 body["next_after"] = recorded.seq
-                if len(page) >= min(max(limit, 1), EVENTS_PAGE_MAX):
+                if len(found) >= limit:
                     break
         except UnreadableEvent as error:
             body["error"] = error_view(error)
-        return _json(body)
+        return body
 
     def _healthy(self, report: Report) -> JsonObject:
         return {
@@ -146,18 +268,46 @@ class Endpoints:
             "since": format_instant(report.since),
         }
 
+    def _deliveries(self) -> Deliveries:
+        if self._ports.deliveries is None:
+            raise unserved("NOT_AVAILABLE", "this node delivers no messages")
+        return self._ports.deliveries
+
+    async def _close_streams(self, _: web.Application) -> None:
+        self.streams.close()
+
+    def _limit_time(self) -> Middleware:
+        clock, seconds = self._ports.clock, self._ports.limits.handler_seconds_max
+
+        @web.middleware
+        async def limited(request: web.Request, handler: Handler) -> web.StreamResponse:
+            limit = request[DEADLINE] = TimeLimit(clock, seconds)
+            try:
+                async with limit:
+                    return await handler(request)
+            except TimeoutError as error:
+                if not limit.has_expired(error):
+                    raise
+                # What was begun may be durable or not, as after a crash: the same key again tells.
+                raise unserved("TIMEOUT", f"the node did not get this done within {seconds:g} s") from None
+
+        return limited
+
     def _authenticate(self) -> Middleware:
         keys = [key.get_secret_value().encode() for key in self._ports.api_keys]
 
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if keys and request.path not in OPEN_PATHS and not request.path.startswith("/callbacks/"):
+            if keys and not _is_open(request.path):
                 scheme, _, given = request.headers.get("Authorization", "").partition(" ")
                 # Every key is compared, in constant time: the answer's delay tells nothing of any of them.
                 known = [hmac.compare_digest(key, given.strip().encode("utf-8", "surrogateescape")) for key in keys]
                 if scheme.lower() != "bearer" or not any(known):
                     raise Problem(
-                        HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", "Authorization: a known Bearer key is needed"
+                        HTTPStatus.UNAUTHORIZED,
+                        "UNAUTHORIZED",
+                        "Authorization: a known Bearer key is needed",
+                        headers={"WWW-Authenticate": "Bearer"},
                     )
             return await handler(request)
 
@@ -167,58 +317,24 @@ class Endpoints:
 @asynccontextmanager
 async def serving(ports: HttpPorts, *, host: str, port: int) -> AsyncIterator[str]:
     """Serve while the block runs; yields the address as `host:port` (the real port where 0 was asked for)."""
-    runner = web.AppRunner(Endpoints(ports).application(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise Unavailable(f"ORCHESTRATOR_PORT: cannot listen on {host}:{port}: {error.strerror}") from None
-        bound = runner.addresses[0]
-        yield f"{bound[0]}:{bound[1]}"
-    finally:
-        await runner.cleanup()
+    async with listening(Endpoints(ports).application(), host=host, port=port) as address:
+        yield address
 
 
-async def _object_body(request: web.Request) -> dict[str, Json]:
-    if request.content_type != "application/json":
-        raise Problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "UNSUPPORTED_MEDIA_TYPE",
-            f"Content-Type: {request.content_type!r:.100}; send application/json",
-        )
-    try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
-            raw = await request.read()
-        value = parse_json(raw.decode())
-    except TimeoutError:
-        raise Problem(
-            HTTPStatus.REQUEST_TIMEOUT, "REQUEST_TIMEOUT", f"the body did not arrive within {BODY_SECONDS_MAX:g} s"
-        ) from None
-    except web.RequestPayloadError as error:
-        raise Problem(HTTPStatus.BAD_REQUEST, "BAD_BODY", f"the body cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", f"the body is not JSON: {str(error)[:300]}"
-        ) from None
-    if not isinstance(value, dict):
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_MESSAGE", "the body is not a JSON object")
-    return value
+def _is_open(path: str) -> bool:
+    return any(path.startswith(open_) if open_.endswith("/") else path == open_ for open_ in OPEN_PREFIXES)
 
 
-def _session_id(request: web.Request) -> str:
-    session_id = request.match_info["id"]
+def _asked_for(request: web.Request) -> str:
+    """Return the session id of the path. What can be no id is no session either."""
+    session_id = request.match_info[p.SESSION_ID.name]
     if not is_valid_id(session_id):
         raise UnknownSession(session_id)
     return session_id
 
 
-def _number(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name, str(default))
-    if not text.isdecimal() or len(text) > 9:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_QUERY", f"{name}: {text!r:.50} is not a whole number")
-    return int(text)
+def _delivered(session_id: str, message_id: str) -> web.Response:
+    return _json({"session_id": session_id, "message_id": message_id, "status": "ACCEPTED"}, HTTPStatus.ACCEPTED)
 
 
 def _json(body: JsonObject, status: HTTPStatus = HTTPStatus.OK, *, location: str | None = None) -> web.Response:

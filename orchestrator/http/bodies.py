@@ -1,0 +1,135 @@
+"""What a request may carry in its body: the models, and the way from bytes to a checked value."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Annotated, Final, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.deliveries import CallbackStatus
+from orchestrator.errors import Poison
+from orchestrator.http.problems import Problem
+from orchestrator.intake.formats import NEVER_SUCCEEDS
+from orchestrator.payloads import parse_json
+from orchestrator.session.values import Json
+
+BODY_BYTES_MAX: Final = 1_048_576
+"""As much as a message on the queue may hold (SQS, quotas)."""
+ANSWER_BYTES_MAX: Final = 16 * 1_048_576
+"""An answer to a callback may be large: what does not fit into the journal goes to the bucket."""
+ANSWER_SECONDS_MAX: Final = 25.0
+LARGE_AT_ONCE_MAX: Final = 4
+"""Nobody needs a key to answer a callback, so what such bodies may hold of this node's memory has an end."""
+IN_A_THREAD_FROM: Final = 262_144
+"""Bytes from which parsing would hold up the loop for everybody else."""
+BODY_SECONDS_MAX: Final = 10.0
+NAME_LENGTH_MAX: Final = 256
+TEXT_LENGTH_MAX: Final = 2_000
+
+Model = TypeVar("Model", bound=BaseModel)
+Text = Annotated[str, Field(max_length=TEXT_LENGTH_MAX)]
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX)]
+
+
+class CancelBody(BaseModel):
+    """Why a session should end."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    reason: Text | None = None
+
+
+class CallbackBody(BaseModel):
+    """The answer to a callback: `result` with SUCCESS, `error` with FAILURE."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    token: Name
+    status: CallbackStatus
+    # Parsed JSON already.
+    result: object = None
+    error: object = None
+
+
+class ApprovalBody(BaseModel):
+    """A person's answer to an approval."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    approved: bool
+    by: Name
+    comment: Text | None = None
+
+
+async def json_body(request: web.Request, *, empty: Json = None, seconds_max: float = BODY_SECONDS_MAX) -> Json:
+    """Return the JSON value of the body; `empty` for a body of no bytes, whatever type it claims to be.
+
+    Raises:
+        Problem: it is no JSON, of another type, too large, or does not come.
+    """
+    raw = await _bytes_of(request, seconds_max)
+    if not raw:
+        return empty
+    _check_type(request)
+    try:
+        text = raw.decode()
+        return await asyncio.to_thread(parse_json, text) if len(raw) > IN_A_THREAD_FROM else parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", f"the body is not JSON: {str(error)[:300]}"
+        ) from None
+
+
+async def object_body(request: web.Request) -> dict[str, Json]:
+    """Return the JSON object of the body. Raises `Problem` for anything else, and for an empty body."""
+    _check_type(request)
+    value = await json_body(request)
+    if not isinstance(value, dict):
+        raise Poison(NEVER_SUCCEEDS, "the body is not a JSON object")
+    return value
+
+
+async def answer_body(request: web.Request, large_at_once: asyncio.Semaphore) -> dict[str, Json]:
+    """Return the JSON object of an answer to a callback; one that says its length may be longer than other bodies."""
+    _check_type(request)
+    if (request.content_length or 0) <= BODY_BYTES_MAX:
+        return await object_body(request)
+    async with large_at_once:
+        value = await json_body(request.clone(client_max_size=ANSWER_BYTES_MAX), seconds_max=ANSWER_SECONDS_MAX)
+    if not isinstance(value, dict):
+        raise Poison(NEVER_SUCCEEDS, "the body is not a JSON object")
+    return value
+
+
+def checked(model: type[Model], body: Json) -> Model:
+    """Return the body as that model. Raises `Poison` naming the first field that is wrong."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Poison(NEVER_SUCCEEDS, f"{field}: {first['msg']}") from None
+
+
+def _check_type(request: web.Request) -> None:
+    if request.content_type != "application/json":
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "UNSUPPORTED_MEDIA_TYPE",
+            f"Content-Type: {request.content_type!r:.100}; send application/json",
+        )
+
+
+async def _bytes_of(request: web.Request, seconds_max: float) -> bytes:
+    try:
+        async with asyncio.timeout(seconds_max):
+            return await request.read()
+    except TimeoutError:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT, "REQUEST_TIMEOUT", f"the body did not arrive within {seconds_max:g} s"
+        ) from None
+    except web.RequestPayloadError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, "BAD_BODY", f"the body cannot be read: {error}") from None

@@ -1,0 +1,98 @@
+"""One client's connection: what it sends that is no HTTP is answered with a problem, and its end can be waited for.
+
+aiohttp's own protocol with two of its hooks overridden; everything else about a connection is aiohttp's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import HttpVersion11, hdrs, web
+
+from orchestrator.errors import Unavailable
+from orchestrator.http.problems import CODES, Problem, response
+
+SHUTDOWN_SECONDS_MAX: Final = 5.0
+
+
+class Connection(web.RequestHandler):
+    """A connection; `on_lost` is called when it is gone, whoever closed it."""
+
+    __slots__ = ("on_lost",)
+
+    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
+        # `None` turns the access log off (aiohttp, "Logging"), which its annotation does not know.
+        super().__init__(server, loop=loop, access_log=None)  # type: ignore[arg-type]
+        self.on_lost: Callable[[], None] | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what no handler ever saw. The text quotes nothing: a line that cannot be read may hold a key."""
+        super().handle_error(request, status, exc, message)
+        kind = "unknown" if exc is None else type(exc).__name__
+        known = HTTPStatus(status)
+        problem = Problem(known, CODES.get(status, known.name), f"the request cannot be read: {kind}")
+        answer = response(problem)
+        answer.force_close()
+        return answer
+
+
+@asynccontextmanager
+async def listening(application: web.Application, *, host: str, port: int) -> AsyncIterator[str]:
+    """Serve the application while the block runs; yields the address as `host:port`.
+
+    Raises:
+        Unavailable: the port is taken, or the host is none of ours.
+    """
+    runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS_MAX)
+    await runner.setup()
+    try:
+        assert runner.server is not None, "set up in the line before"
+        listener = await _listener(runner.server, host, port)
+        try:
+            bound = listener.sockets[0].getsockname()
+            yield f"{bound[0]}:{bound[1]}"
+        finally:
+            # First no new connections, then the ones that are there: the order in which aiohttp's own sites stop.
+            listener.close()
+    finally:
+        await runner.cleanup()
+
+
+async def _listener(server: web.Server, host: str, port: int) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.create_server(lambda: Connection(server, loop=loop), host, port)
+    except OSError as error:
+        raise Unavailable(f"ORCHESTRATOR_PORT: cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+async def meet_expectation(request: web.Request) -> web.StreamResponse | None:
+    """Let a client that waits for it send its body; refuse any other wish (RFC 9110, 10.1.1). `None`: go on.
+
+    aiohttp's own does the same, but for the problem.
+    """
+    if request.version < HttpVersion11:
+        return None
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Those bytes are no part of the answer, which has yet to begin.
+        request.writer.output_size = 0
+        return None
+    wish = HTTPStatus.EXPECTATION_FAILED
+    return response(Problem(wish, CODES[wish], "Expect: only 100-continue is known"))
