@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import random
-from collections.abc import AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from actors import SystemClock
+from orchestrator.answers import TIMED_OUT
+from orchestrator.artifacts.payloads import PayloadStore
+from orchestrator.artifacts.s3 import S3Artifacts
+from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.faults import Patience, Reachability
-from orchestrator.aws.queue import BATCH_MAX, find_queue
+from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX, find_queue
 from orchestrator.aws.table import Table
-from orchestrator.cluster import Heads
+from orchestrator.building import TOKEN_BYTES
+from orchestrator.callbacks import Callback, Callbacks
+from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
+from orchestrator.cluster import Head, Heads
 from orchestrator.cluster.dynamodb import DynamoDBHeads
+from orchestrator.deliveries import (
+    CallbackAnswered,
+    CallbackExpired,
+    UnknownCallback,
+    approvals_waited_for,
+    check_approver,
+    check_token,
+)
+from orchestrator.driver import CALLBACK_LIFE
 from orchestrator.errors import OrchestratorError
+from orchestrator.inbox import SessionEnded, UnknownSession
 from orchestrator.journal import Journal
 from orchestrator.journal.dynamodb import DynamoDBJournal
+from orchestrator.journal.folding import read_state
 from orchestrator.session.transitions import ENDED, SessionStatus
-from orchestrator.session.values import JsonObject, is_valid_id
+from orchestrator.session.values import JsonObject, compact_json, is_valid_id
 from orchestrator.settings import Settings
-from orchestrator.views import UnknownSession, event_view, head_view, session_view
+from orchestrator.views import event_view, head_view, latest_head, session_view
 
 POLL_SECONDS_FIRST: Final = 0.1
 POLL_SECONDS_MAX: Final = 2.0
@@ -32,6 +53,22 @@ PAGE: Final = 200
 
 REFUSAL_LOOKS_AFTER: Final = 0.3
 """Seconds between two looks at the session from which on the dead letters are looked at, too."""
+
+
+class MessageTooLong(OrchestratorError):
+    """The queue takes no message of that length."""
+
+    code = "MESSAGE_TOO_LONG"
+
+
+class NoOpenApproval(OrchestratorError):
+    """The session does not wait for such an approval; the text names those that it waits for."""
+
+    code = "NO_OPEN_APPROVAL"
+
+    def __init__(self, session_id: str, name: str, names: Sequence[str]) -> None:
+        waits_for = f"it waits for {', '.join(names)}" if names else "it waits for none"
+        super().__init__(f"session {session_id} waits for no approval {name!r:.150}; {waits_for}")
 
 
 class SubmissionRefused(OrchestratorError):
@@ -49,11 +86,77 @@ class Client:
     patience: Patience
     heads: Heads
     journal: Journal
+    callbacks: Callbacks
+    payloads: PayloadStore
 
-    async def submit(self, body: str) -> str:
-        """Put a start message on the queue and return its message id."""
+    async def send(self, message: JsonObject) -> str:
+        """Put a message on the queue and return the id that the queue gives it."""
+        body = compact_json(message)
+        size = len(body.encode())
+        if size > MESSAGE_BYTES_MAX:
+            raise MessageTooLong(f"the message is {size} bytes long; the queue takes {MESSAGE_BYTES_MAX}")
         queue = await find_queue(self.clients, self.settings.queue, self.patience)
         return await queue.send(body)
+
+    async def open_head(self, session_id: str) -> Head:
+        """Return HEAD of the latest generation of a session that takes messages.
+
+        Raises:
+            UnknownSession: it was never accepted. SessionEnded: it takes none any more.
+        """
+        _check(session_id)
+        head = await latest_head(self.heads, session_id)
+        if _has_ended(head):
+            raise SessionEnded(session_id)
+        return head
+
+    async def check_callback(self, callback_id: str, token: str) -> None:
+        """Return if an answer with this token can succeed, as far as the table tells now.
+
+        Raises:
+            UnknownCallback, WrongToken, CallbackExpired: it cannot.
+        """
+        callback = await self.callbacks.get(callback_id) if is_valid_id(callback_id) else None
+        if callback is None:
+            raise UnknownCallback(callback_id)
+        check_token(callback, token)
+        self._check_time(callback)
+
+    async def token_for_approval(self, session_id: str, name: str, by: str) -> tuple[str, str]:
+        """Return the callback id of an approval that the session waits for, and a token issued for `by` to answer it.
+
+        Raises:
+            UnknownSession, SessionEnded: see `open_head`. NoOpenApproval: it waits for no such approval.
+            NotAnApprover: it is for others. CallbackAnswered, CallbackExpired: too late.
+        """
+        head = await self.open_head(session_id)
+        state = await read_state(self.journal, head.session_id)
+        waited_for = {} if state is None else approvals_waited_for(state)
+        asked = waited_for.get(name)
+        if asked is None:
+            raise NoOpenApproval(session_id, name, sorted(waited_for))
+        check_approver(asked, by)
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        issued = Callback(
+            callback_id=asked.callback_id,
+            session_id=head.session_id,
+            operation=name,
+            token_sha256=frozenset({hashlib.sha256(token.encode()).hexdigest()}),
+            times_out_at=asked.times_out_at,
+        )
+        # Where the node that asks has not come to it yet, this is the item's first token, and its own the second.
+        now = self.patience.clock.now()
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            standing = await self.callbacks.issue(issued, expires_at=now + CALLBACK_LIFE)
+        if standing.answer is not None:
+            raise CallbackAnswered(asked.callback_id)
+        self._check_time(standing)
+        return asked.callback_id, token
+
+    def _check_time(self, callback: Callback) -> None:
+        due = callback.times_out_at
+        if callback.answer == TIMED_OUT or (due is not None and due <= self.patience.clock.now()):
+            raise CallbackExpired(callback.callback_id)
 
     async def check_refusal(self, message_id: str) -> None:
         """Return if the message is not among the first dead letters. Raises `SubmissionRefused` if it is."""
@@ -70,7 +173,7 @@ class Client:
         return await session_view(self.heads, self.journal, session_id)
 
     async def wait_for_end(self, session_id: str, message_id: str, *, seconds_max: float) -> JsonObject | None:
-        """Return the session once it has ended; `None` if it has not within that time.
+        """Return the session once its last generation has ended, its result fetched; `None` if not within that time.
 
         Raises:
             SubmissionRefused: the message that asked for it was dead-lettered.
@@ -78,17 +181,23 @@ class Client:
         pause = POLL_SECONDS_FIRST
         deadline = self.patience.clock.monotonic() + seconds_max
         while self.patience.clock.monotonic() < deadline:
-            head = await self.heads.get(session_id)
-            if head is not None and head.status in ENDED:
-                return await self.view(session_id)
-            if head is None and pause > REFUSAL_LOOKS_AFTER:
-                await self.check_refusal(message_id)
+            try:
+                if _has_ended(await latest_head(self.heads, session_id)):
+                    view = await self.view(session_id)
+                    return {**view, "result": await self.payloads.open(view.get("result"))}
+            except UnknownSession:
+                if pause > REFUSAL_LOOKS_AFTER:
+                    await self.check_refusal(message_id)
             await self.patience.clock.sleep(pause)
             pause = min(pause * 1.5, POLL_SECONDS_MAX)
         return None
 
     async def events(self, session_id: str, show: Callable[[JsonObject], None], *, follow: bool) -> None:
-        """Show the session's events; with `follow`, until its last one. Raises `UnknownSession`."""
+        """Show the session's events; with `follow`, until the last one of its last generation.
+
+        Raises:
+            UnknownSession: it was never accepted.
+        """
         _check(session_id)
         if await self.heads.get(session_id) is None:
             raise UnknownSession(session_id)
@@ -102,7 +211,10 @@ class Client:
                 return
             head = await self.heads.get(session_id)
             if head is not None and head.status in ENDED and before == seen:
-                return
+                if head.continued_as is None:
+                    return
+                session_id, seen, pause = head.continued_as, 0, POLL_SECONDS_FIRST
+                continue
             pause = POLL_SECONDS_FIRST if seen > before else min(pause * 1.5, POLL_SECONDS_MAX)
             await self.patience.clock.sleep(pause)
 
@@ -133,6 +245,11 @@ def _check(session_id: str) -> None:
         raise UnknownSession(session_id)
 
 
+def _has_ended(head: Head) -> bool:
+    """Return whether nothing follows: a session that continues does so in its next generation."""
+    return head.status in ENDED and head.status is not SessionStatus.CONTINUED
+
+
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncIterator[Client]:
     """Yield a client; its writes and reads give up instead of insisting for ever.
@@ -144,5 +261,22 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     patience = Patience(clock, Reachability("table", clock), random.random, seconds_max=ANSWER_SECONDS_MAX)
     async with connect() as clients:
         table = Table(clients.dynamodb, settings.table, patience, signed=None)
-        journal = DynamoDBJournal(table, retention=timedelta(days=settings.retention_days))
-        yield Client(clients, settings, patience, DynamoDBHeads(table), journal)
+        client = Client(
+            clients=clients,
+            settings=settings,
+            patience=patience,
+            heads=DynamoDBHeads(table),
+            journal=DynamoDBJournal(table, retention=timedelta(days=settings.retention_days)),
+            callbacks=DynamoDBCallbacks(table, clock=clock),
+            payloads=PayloadStore(
+                S3Artifacts(Bucket(clients.s3, settings.bucket, patience)), inline_bytes_max=settings.inline_limit_bytes
+            ),
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                carrier = tasks.create_task(table.run(), name="table")
+                yield client
+                carrier.cancel()
+        except BaseExceptionGroup as group:
+            # The command's own error: the group around it is none of its reader's business.
+            raise group.exceptions[0] from None

@@ -1,0 +1,52 @@
+"""What several commands take in the same form: JSON, ids, secrets, texts. A wrong one ends the command (exit 2)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from orchestrator.cli.output import Exit, fail
+from orchestrator.payloads import parse_json
+from orchestrator.session.values import Json, is_valid_id
+
+STDIN: Final = "-"
+
+as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON instead of text.")
+
+
+def json_argument(text: str, option: str) -> Json:
+    """Return the JSON that the text is, or that `@file` or `-` (standard input) holds."""
+    try:
+        if text == STDIN:
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text()
+        return parse_json(text)
+    except (OSError, ValueError, RecursionError) as error:
+        fail(f"{option}: {error}", Exit.USAGE)
+
+
+def secret_argument(text: str, option: str) -> str:
+    """Return the secret: the text, or for `-` the first line of standard input."""
+    if text == STDIN:
+        text = sys.stdin.readline().rstrip("\r\n")
+    if not text:
+        fail(f"{option}: it is empty", Exit.USAGE)
+    return text
+
+
+def id_argument(text: str, option: str) -> str:
+    """Return the text, which is an id."""
+    if not is_valid_id(text):
+        fail(f"{option}: {text!r:.150} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)", Exit.USAGE)
+    return text
+
+
+def text_argument(text: str, option: str, *, length_max: int, is_required: bool = False) -> str:
+    """Return the text, which is not too long."""
+    if len(text) > length_max or (is_required and not text):
+        fail(f"{option}: {len(text)} characters; {int(is_required)} to {length_max} are possible", Exit.USAGE)
+    return text

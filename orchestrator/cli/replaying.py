@@ -1,0 +1,67 @@
+"""The command that plays a live journal against today's handler: what a deployment would meet, before it is one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from orchestrator.artifacts.s3 import S3Artifacts
+from orchestrator.aws.bucket import Bucket
+from orchestrator.cli.arguments import as_json, id_argument
+from orchestrator.cli.client import Client
+from orchestrator.cli.loading import load_app
+from orchestrator.cli.output import Exit, fail, people, print_json
+from orchestrator.cli.process import with_client
+from orchestrator.inbox import UnknownSession
+from orchestrator.replaying import Replayed, ReplayFailed, replay_journal
+from orchestrator.session.values import JsonObject
+
+
+@click.command("replay")
+@click.argument("session_id", metavar="ID")
+@click.argument("target", metavar="MODULE:APP")
+@as_json
+def replay_command(session_id: str, target: str, json_output: bool) -> None:
+    """Play a session's journal against the handler in MODULE:APP, and tell the first difference.
+
+    Nothing is run and nothing is written: no step, no agent. Exit code 1: they do not match.
+    """
+    id_argument(session_id, "ID")
+    app = load_app(target)
+
+    async def replay(client: Client) -> Replayed | ReplayFailed:
+        journal = [recorded async for recorded in client.journal.read(session_id)]
+        if not journal:
+            raise UnknownSession(session_id)
+        bucket = S3Artifacts(Bucket(client.clients.s3, client.settings.bucket, client.patience))
+        try:
+            return await replay_journal(session_id, journal, app, artifacts=bucket)
+        except ReplayFailed as failed:
+            return failed
+
+    # asyncio's own loop, because it can be asked whether it is at rest.
+    _tell(session_id, with_client(replay, new_loop=asyncio.SelectorEventLoop), json_output=json_output)
+
+
+def _tell(session_id: str, replayed: Replayed | ReplayFailed, *, json_output: bool) -> None:
+    if isinstance(replayed, Replayed):
+        if json_output:
+            print_json(_document(session_id, replayed))
+        else:
+            people.print(f"matches ({replayed.events} events, {replayed.operations} operations)", markup=False)
+        return
+    if json_output:
+        print_json({"session_id": session_id, "matches": False, "difference": replayed.difference})
+        raise SystemExit(int(Exit.FAILED))
+    fail(str(replayed), Exit.FAILED)
+
+
+def _document(session_id: str, replayed: Replayed) -> JsonObject:
+    return {
+        "session_id": session_id,
+        "matches": True,
+        "events": replayed.events,
+        "operations": replayed.operations,
+        "difference": None,
+    }

@@ -1,0 +1,101 @@
+"""The commands that run a node, and that prepare an account for one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import click
+
+from orchestrator.app import Orchestrator
+from orchestrator.aws.clients import connect
+from orchestrator.aws.provision import provision
+from orchestrator.cli.arguments import as_json
+from orchestrator.cli.loading import load_app
+from orchestrator.cli.output import people, print_json
+from orchestrator.cli.process import leave, log_format, settings_of_process
+from orchestrator.cli.process import run as run_to_end
+from orchestrator.local import EMULATOR_PORT, emulator
+from orchestrator.service import Ready, serve, stop_signals
+from orchestrator.session.values import compact_json
+from orchestrator.settings import Settings
+from orchestrator.telemetry import configure_logging
+
+STATE_FOLDER: Final = Path(".orchestrator")
+
+
+@click.command("serve")
+@click.argument("target", metavar="MODULE:APP")
+def serve_command(target: str) -> None:
+    """Run one node until SIGTERM, then drain it."""
+    settings = settings_of_process()
+    configure_logging(log_format(settings))
+    app = load_app(target)
+
+    async def run() -> None:
+        async with stop_signals() as stop:
+            await serve(app, settings, stop=stop)
+
+    run_to_end(run())
+    leave()
+
+
+@click.command("dev")
+@click.argument("target", metavar="MODULE:APP")
+@click.option("--emulator-port", type=int, default=None, help=f"Port of the AWS emulator (default {EMULATOR_PORT}).")
+def dev_command(target: str, emulator_port: int | None) -> None:
+    """Run a node with a local AWS emulator; its state stays in .orchestrator/."""
+    settings = settings_of_process()
+    configure_logging(log_format(settings))
+    app = load_app(target)
+    if "ORCHESTRATOR_HOST" not in os.environ:
+        # A development node is nobody else's, in a container too.
+        settings = settings.model_copy(update={"host": "127.0.0.1"})
+    port = emulator_port or _loopback_port(os.environ.get("AWS_ENDPOINT_URL")) or EMULATOR_PORT
+    run_to_end(_develop(app, settings, port))
+    leave()
+
+
+async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
+    async with stop_signals() as stop, emulator(port=port, state=STATE_FOLDER / "emulator") as local:
+        os.environ.update(local.environment)
+        async with connect() as clients:
+            await provision(clients, settings)
+        variables = "\n".join(f"export {name}={value}" for name, value in local.environment.items())
+        environment = STATE_FOLDER / "dev.env"
+        environment.write_text(f"{variables}\n")
+        types = [declared.name for declared in app.session_types] or ["TYPE"]
+        example = compact_json(app.session_types[0].input_type.example()) if app.session_types else "null"
+
+        def show(ready: Ready) -> None:
+            people.print(f"[bold green]ready[/]  HTTP  http://{ready.address}   AWS  {local.endpoint_url}")
+            people.print(f"session types: {', '.join(types)}")
+            people.print("next, in another terminal:", style="dim")
+            people.print(f"  source {environment}")
+            people.print(f"  orchestrator submit {types[0]} --input '{example}' --wait", markup=False)
+
+        await serve(app, settings, stop=stop, on_ready=show)
+
+
+@click.command("provision")
+@as_json
+def provision_command(json_output: bool) -> None:
+    """Create the table, the queues and the bucket where they are missing."""
+    settings = settings_of_process()
+
+    async def run() -> tuple[str, ...]:
+        async with connect() as clients:
+            return await provision(clients, settings)
+
+    created = run_to_end(run())
+    if json_output:
+        print_json({"created": list(created)})
+    else:
+        people.print("\n".join(f"created {name}" for name in created) or "everything is there")
+
+
+def _loopback_port(url: str | None) -> int | None:
+    parts = urlsplit(url or "")
+    return parts.port if parts.hostname in {"127.0.0.1", "localhost"} else None
