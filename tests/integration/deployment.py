@@ -141,6 +141,16 @@ class Deployment:
         )
         return answer["MessageId"]
 
+    async def ask(
+        self, worker: Worker, method: str, path: str, body: Json = None, **headers: str
+    ) -> tuple[int, JsonObject]:
+        """Return the status and the body of a worker's answer; `_` in a header's name stands for `-`."""
+        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        async with self.http.request(method, f"{worker.base_url}{path}", json=body, headers=named) as answer:
+            found = await answer.json(content_type=None)
+            assert isinstance(found, dict)
+            return answer.status, found
+
     async def dead_letters(self, count: int) -> list[tuple[str, dict[str, str]]]:
         """Return that many dead letters: body and message attributes."""
         letters: list[tuple[str, dict[str, str]]] = []
@@ -169,6 +179,19 @@ class Deployment:
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
         counts = {str(name): int(value) for name, value in answer["Attributes"].items() if name in names}
         return sum(counts.values())
+
+    async def everything(self) -> str:
+        """Return all items of the table, as text."""
+        answer = await self.clients.dynamodb.scan(TableName=self.settings.table, ConsistentRead=True)
+        assert "LastEvaluatedKey" not in answer, "one page holds all"
+        return json.dumps(answer["Items"], default=str)
+
+    async def result(self, session_id: str) -> Json:
+        """Return what a session that completed ended with."""
+        last = [item for item in await self.items(session_id) if item["SK"].startswith("EVENT#")][-1]
+        assert "AGENT_BACKGROUND_TASK_COMPLETED" == last["status"], last
+        found: Json = json.loads(last["data"])["result"]
+        return found
 
     async def items(self, session_id: str) -> list[dict[str, str]]:
         """Return a session's items, HEAD last, each attribute as text."""

@@ -4,6 +4,7 @@ A step that tests count leaves a line in the file that its input names; a gate i
 """
 
 import asyncio
+import json
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +12,17 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from orchestrator import NonRetryable, Orchestrator, RetryPolicy, S3Object, SessionContext, current_invocation
+from orchestrator import (
+    Approval,
+    Callback,
+    NonRetryable,
+    Orchestrator,
+    RetryPolicy,
+    S3Object,
+    SessionCancelled,
+    SessionContext,
+    current_invocation,
+)
 
 app = Orchestrator()
 
@@ -170,3 +181,73 @@ async def leave(code: int) -> None:
 @app.session("exits-in-a-task")
 async def exits_in_a_task(ctx: SessionContext) -> None:
     await asyncio.gather(leave(3), asyncio.Event().wait())
+
+
+# --- those that wait -------------------------------------------------------------------------------------------------
+
+
+@app.session("takes-signals")
+async def takes_signals(ctx: SessionContext, count: int) -> list[object]:
+    return [await ctx.wait_for_signal("nudge") for _ in range(count)]
+
+
+class Promise(BaseModel):
+    """What `promises` is started with: the file that gets the callback, and how long that is open, in seconds."""
+
+    handed_to: str
+    timeout: float = 3_600.0
+
+
+@app.session("promises")
+async def promises(ctx: SessionContext, promise: Promise) -> object:
+    def hand_out(callback: Callback) -> None:
+        append(promise.handed_to, json.dumps({"id": callback.id, "token": callback.token, "url": callback.url}))
+
+    return await ctx.wait_for_callback("answer", hand_out, timeout=promise.timeout)
+
+
+@app.session("asks")
+async def asks(ctx: SessionContext, approvers: list[str] | None) -> Approval:
+    return await ctx.request_approval("publish", {"draft": 1}, approvers=approvers, timeout=timedelta(hours=1))
+
+
+@app.session("cleans-up")
+async def cleans_up(ctx: SessionContext, trail: str) -> None:
+    ctx.on_failure("undo", append, trail, ctx.session_id)
+    try:
+        await ctx.sleep(timedelta(days=30))
+    except SessionCancelled:
+        await ctx.step("clean", append, trail, ctx.session_id)
+        raise
+
+
+class Nap(BaseModel):
+    """What `naps` is started with."""
+
+    seconds: float
+    trail: str
+
+
+@app.session("naps")
+async def naps(ctx: SessionContext, nap: Nap) -> None:
+    await ctx.sleep(nap.seconds)
+    await ctx.step("awake", append, nap.trail, ctx.session_id)
+
+
+@app.session("generations")
+async def generations(ctx: SessionContext, number: int) -> object:
+    if number < 3:
+        ctx.continue_as_new(number + 1)
+    return await ctx.wait_for_signal("nudge", timeout=timedelta(hours=1))
+
+
+@app.session("waits-for-everything")
+async def waits_for_everything(ctx: SessionContext) -> None:
+    await ctx.gather(
+        ctx.sleep(timedelta(days=1)),
+        ctx.create_callback("answer", timeout=timedelta(hours=2)),
+        ctx.request_approval("publish", {"draft": 1}, approvers=["ann"]),
+        ctx.request_approval("pay", None),
+        ctx.wait_for_signal("nudge", timeout=timedelta(hours=3)),
+        ctx.run_session("takes-signals", 1, key="child"),
+    )

@@ -9,7 +9,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from orchestrator.local import free_port
+import aiohttp
+import pytest
+from yarl import URL
+
+from orchestrator.aws.clients import connect
+from orchestrator.local import emulator, free_port
 
 SECONDS_MAX = 40.0
 ROOT = Path(__file__).parents[2]
@@ -60,6 +65,24 @@ async def test_what_dev_holds_survives_a_restart_of_it_and_its_emulator(tmp_path
         assert (ended["session_id"], "COMPLETED") == (listed["session_id"], listed["state"])
         process.send_signal(signal.SIGTERM)
     assert 0 == process.returncode
+
+
+async def test_anybody_can_read_by_a_link_that_the_environment_of_dev_signs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The emulator knows the credentials that it tells its clients to use: it checks those of a link."""
+    # What the machine itself is configured with is not the emulator's to know.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "else")
+    async with emulator(port=free_port(), state=None) as local:
+        for name, value in local.environment.items():
+            monkeypatch.setenv(name, value)
+        async with connect() as clients, aiohttp.ClientSession() as http:
+            await clients.s3.create_bucket(Bucket="files")
+            await clients.s3.put_object(Bucket="files", Key="a", Body=b"for all")
+            link = await clients.s3.generate_presigned_url("get_object", Params={"Bucket": "files", "Key": "a"})
+            async with http.get(URL(link, encoded=True)) as answer:
+                assert (200, b"for all") == (answer.status, await answer.read())
 
 
 async def _cli(folder: Path, *arguments: str) -> str:

@@ -5,7 +5,10 @@ import json
 import signal
 from pathlib import Path
 
-from tests.integration.deployment import Deployment, Worker, start_message
+from orchestrator import testing
+from orchestrator.session.values import JsonObject
+from tests.integration import sample_app
+from tests.integration.deployment import APP, Deployment, Worker, start_message
 
 KEY = "correct-horse"
 
@@ -128,6 +131,52 @@ async def test_the_commands_start_and_show_sessions(deployment: Deployment) -> N
     assert (1, "FAILED") == (code, json.loads(out)["state"])
     code, out, err = await deployment.cli("submit", "order", "--input", "{}", "--wait")
     assert (1, "", True) == (code, out, "INVALID_INPUT: input.item: Field required" in err), err
+
+
+async def test_a_live_journal_is_replayed_against_the_code_of_today(deployment: Deployment, tmp_path: Path) -> None:
+    """`replay` says that it matches, or the first difference; nothing runs, and a recording replays in a test."""
+    worker = await deployment.start()
+    trail, module = tmp_path / "trail", tmp_path / "changed_app.py"
+    order: JsonObject = {"item": "tea", "amount": 2, "trail": str(trail)}
+    await deployment.send(start_message("order", order, session_id="r-1"))
+    await worker.logged("session_ended", session_id="r-1")
+    before = trail.read_text()
+    code, out, err = await deployment.cli("replay", "r-1", APP)
+    assert (0, "", "matches (8 events, 4 operations)") == (code, out, err.strip())
+    code, out, _ = await deployment.cli("replay", "r-1", APP, "--json")
+    assert (0, {"session_id": "r-1", "matches": True, "events": 8, "operations": 4, "difference": None}) == (
+        code,
+        json.loads(out),
+    )
+    await deployment.send(start_message("echo", "x" * 210_000, session_id="r-2"))
+    await worker.logged("session_ended", session_id="r-2")
+    code, out, err = await deployment.cli("replay", "r-2", APP)
+    assert (0, "matches (2 events, 0 operations)") == (code, err.strip())
+    module.write_text(CHANGED_APP)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    code, out, err = await deployment.cli("replay", "r-1", "changed_app:app", **environment)
+    assert (1, "") == (code, out)
+    assert "r-1: the journal records step 'price' next, the handler asked for operation 'costs'" in err, err
+    code, out, _ = await deployment.cli("replay", "r-1", "changed_app:app", "--json", **environment)
+    assert (1, False) == (code, json.loads(out)["matches"])
+    code, out, err = await deployment.cli("replay", "nobody", APP)
+    assert (3, "") == (code, out), err
+    assert before == trail.read_text()
+    code, out, _ = await deployment.cli("events", "r-1", "--json")
+    (tmp_path / "r-1.jsonl").write_text(out)
+    for journal in testing.recorded_journals(tmp_path):
+        testing.replay(journal, sample_app.app)
+
+
+CHANGED_APP = """
+from orchestrator import Orchestrator, SessionContext
+
+app = Orchestrator()
+
+@app.session("order")
+async def order(ctx: SessionContext, order: dict) -> None:
+    await ctx.step("costs", print, "never")
+"""
 
 
 async def test_commands_that_cannot_succeed_say_why_in_one_line(deployment: Deployment) -> None:
