@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from bench import cost, cpu, crash, latency, memory, profiling, startup
+from bench import branches, cost, cpu, crash, latency, memory, operations, profiling, replay, startup, suspended, wake
 from bench.report import Figure, keep, show
 from bench.rig import OTHERS_CORE, WORKERS_CORE, move_off_the_workers_core
 
@@ -18,6 +18,11 @@ FIGURES = {
     "memory": memory.measure,
     "startup": startup.measure,
     "crash": crash.measure,
+    "branches": branches.measure,
+    "replay": replay.measure,
+    "suspended": suspended.measure,
+    "wake": wake.measure,
+    "operations": operations.measure,
 }
 ON_REQUEST = {"profile": profiling.measure}
 

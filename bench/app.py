@@ -7,6 +7,7 @@ import os
 import time
 from typing import TypedDict
 
+from bench import waits
 from orchestrator import Orchestrator, SessionContext, current_invocation
 
 STEPS = ("first", "second", "third")
@@ -15,6 +16,7 @@ EXECUTIONS = "BENCH_EXECUTIONS"
 FOREVER = 86_400.0
 
 app = Orchestrator()
+waits.declare(app)
 
 
 class Spec(TypedDict):

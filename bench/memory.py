@@ -74,15 +74,15 @@ async def idle_actors(count: int) -> float:
         for number in range(count // 100):
             await system.spawn(f"warm-{number}", Idle)
         await asyncio.sleep(0.1)
-        before = _own_pss()
+        before = own_pss()
         for number in range(count):
             await system.spawn(f"idle-{number}", Idle)
         await asyncio.sleep(0.5)
         gc.collect()
-        return (_own_pss() - before) / count
+        return (own_pss() - before) / count
 
 
-def _own_pss() -> int:
+def own_pss() -> int:
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 

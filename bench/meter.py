@@ -20,6 +20,7 @@ Wire = dict[str, dict[str, Any]]
 
 UNIT_BYTES = 1_024
 DYNAMODB = "DynamoDB_20120810."
+_SECTION = re.compile(r"\b(SET|REMOVE|ADD|DELETE)\b")
 _INSERT = re.compile(r"'([^']+)': \?")
 _SET = re.compile(r'"([^"]+)"\s*=\s*\?')
 _REMOVE = re.compile(r'REMOVE "([^"]+)"')
@@ -120,11 +121,28 @@ class Ledger:
                 self._statement(request["Statement"], request["Parameters"])
             case "TransactWriteItems":
                 for action in request["TransactItems"]:
-                    self._write(action["Put"]["Item"], times=2)
+                    ((kind, part),) = action.items()
+                    self._action(kind, part)
             case "GetItem" | "Query" | "DescribeTable":
                 pass
             case other:
                 raise AssertionError(f"a request that the meter cannot price: {other}")
+
+    def _action(self, kind: str, request: dict[str, Any]) -> None:
+        """Count one action of a transaction."""
+        match kind:
+            case "Put":
+                self._write(request["Item"], times=2)
+            case "Update":
+                self._update_item(request, times=2)
+            case "Delete":
+                self._change(_key(request["Key"]), None, times=2)
+            case "ConditionCheck":
+                # It changes nothing, and costs what writing the item would.
+                key = _key(request["Key"])
+                self._change(key, self._table.get(key), times=2)
+            case other:
+                raise AssertionError(f"an action that the meter cannot price: {other}")
 
     def _write(self, item: Wire, *, times: int = 1) -> None:
         self._change(_key(item), item, times=times)
@@ -135,6 +153,10 @@ class Ledger:
             assert len(names) == len(parameters), text
             self._write(dict(zip(names, parameters, strict=True)))
             return
+        if text.startswith("DELETE"):
+            names = _SET.findall(text.split(" WHERE ")[1])
+            self._change(_key(dict(zip(names, parameters, strict=True))), None)
+            return
         assert text.startswith("UPDATE"), f"a statement that the meter cannot price: {text}"
         assignments, where = text.split(" WHERE ")
         names = _SET.findall(assignments)
@@ -142,12 +164,21 @@ class Ledger:
         key = _key(conditions)
         self._change(key, self._after(key, dict(zip(names, parameters, strict=False)), _REMOVE.findall(assignments)))
 
-    def _update_item(self, request: dict[str, Any]) -> None:
+    def _update_item(self, request: dict[str, Any], *, times: int = 1) -> None:
         names, values = request["ExpressionAttributeNames"], request.get("ExpressionAttributeValues", {})
-        setting, _, removing = request["UpdateExpression"].partition("REMOVE")
-        sets = {names[name]: values[value] for name, value in re.findall(r"(#\w+) = (?:#\w+ \+ )?(:\w+)", setting)}
+        _, *parts = _SECTION.split(request["UpdateExpression"])
+        sections = dict(zip(parts[::2], parts[1::2], strict=True))
+        assert "DELETE" not in sections, "an update that the meter cannot price: DELETE of a set's parts"
         key = _key(request["Key"])
-        self._change(key, self._after(key, sets, [names[name] for name in re.findall(r"#\w+", removing)]))
+        before = self._table.get(key, {})
+        sets = {
+            names[name]: _sum(before.get(names[name]), values[value]) if added else values[value]
+            for name, added, value in re.findall(r"(#\w+) = (#\w+ \+ )?(:\w+)", sections.get("SET", ""))
+        }
+        for name, value in re.findall(r"(#\w+) (:\w+)", sections.get("ADD", "")):
+            sets[names[name]] = _sum(before.get(names[name]), values[value])
+        removes = [names[name] for name in re.findall(r"#\w+", sections.get("REMOVE", ""))]
+        self._change(key, self._after(key, sets, removes), times=times)
 
     def _after(self, key: tuple[str, str], sets: Wire, removes: list[str]) -> Wire:
         before = self._table.get(key, {"PK": {"S": key[0]}, "SK": {"S": key[1]}})
@@ -159,13 +190,20 @@ class Ledger:
         kind = key[1].partition("#")[0] if key[0] != "NODES" else "NODE"
         self.writes[kind] += 1
         self.units[kind] += times * units(max(sizes, default=0))
-        self.largest[kind] = max(self.largest.get(kind, 0), *sizes)
+        self.largest[kind] = max(self.largest.get(kind, 0), *sizes, 0)
         for index in self.indexes:
             self.index_units[index.name] += times * index.cost(before, after)
         if after is None:
             self._table.pop(key, None)
         else:
             self._table[key] = after
+
+
+def _sum(held: dict[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+    """Return what an attribute holds after `ADD`: the sum of numbers, the union of sets."""
+    if "SS" in more:
+        return {"SS": sorted({*(held or {"SS": []})["SS"], *more["SS"]})}
+    return {"N": repr(int((held or {"N": "0"})["N"]) + int(more["N"]))}
 
 
 def _key(item: Wire) -> tuple[str, str]:

@@ -136,8 +136,9 @@ class Worker:
             self.look()
 
     async def dump(self) -> None:
-        """Have the worker write what it was asked to keep; return when it has."""
+        """Have the worker write what it was asked to keep so far; return when it has."""
         await asyncio.sleep(SETTLE_SECONDS)
+        self.mark.with_suffix(".dumped").unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR2)
         await asyncio.to_thread(self._await_dump, self.mark.with_suffix(".dumped"))
 
@@ -189,10 +190,20 @@ async def working(
 
 async def child_number(*arguments: str) -> float:
     """Run a module on the worker's core and return the number that it prints."""
+    return float(await _output_of(*arguments))
+
+
+async def child_numbers(*arguments: str) -> dict[str, float]:
+    """Run a module on the worker's core and return the numbers that it prints as JSON, each with its name."""
+    numbers: dict[str, float] = json.loads(await _output_of(*arguments))
+    return numbers
+
+
+async def _output_of(*arguments: str) -> str:
     environment = {**os.environ, launcher.CORE: str(WORKERS_CORE)}
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *arguments, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await child.communicate()
     assert child.returncode == 0, f"{arguments} failed"
-    return float(output)
+    return output.decode()
