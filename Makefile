@@ -20,7 +20,7 @@ demo: $(VENV)/.installed ## Run the trade matching example against a local AWS e
 	@$(BIN)/python -m examples.trade_matching.demo $(ARGS)
 
 test: $(VENV)/.installed ## Run the tests
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed ## Check style, types and the floors (who may import whom)
 	@echo "ruff check" && $(BIN)/ruff check $(SOURCES)

@@ -15,14 +15,14 @@ OTHER_WORDS = re.compile(r"\bworkflow|\bexecutor_id|\bjob\b", re.IGNORECASE)
 
 def test_files_of_the_product_are_short() -> None:
     """A longer file holds two things."""
-    long = {path.name: len(path.read_text().splitlines()) for path in _product()}
+    long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in _product()}
     assert {} == {name: lines for name, lines in long.items() if lines > FILE_LINES_MAX}
 
 
 def test_functions_of_the_product_fit_a_screen() -> None:
     """A longer function lacks a name for one of its parts."""
     long = [
-        f"{path.name}:{node.name}"
+        f"{path.relative_to(ROOT)}:{node.name}"
         for path in _product()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
