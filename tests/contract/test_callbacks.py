@@ -83,6 +83,7 @@ async def test_a_callback_issued_again_keeps_its_answer_and_its_timeout(callback
     assert expected == await callbacks.issue(again, expires_at=EXPIRES_AT) == await callbacks.get(ID)
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_of_a_callback_issued_at_once_every_token_works(callbacks: Callbacks) -> None:
     """Ten nodes that each believe to own the session: no token is lost."""
     tokens = frozenset(f"token-{n}" for n in range(10))
@@ -130,6 +131,7 @@ async def test_the_first_answer_wins(callbacks: Callbacks) -> None:
     assert decided == await callbacks.get(ID)
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_of_many_answers_at_once_all_are_told_the_one_that_won(callbacks: Callbacks) -> None:
     """Ten callers and the timer: one answer."""
     await issue(callbacks, "aa")
@@ -192,6 +194,7 @@ async def test_an_expired_callback_is_issued_afresh(store: Store) -> None:
     assert replace(fresh, answer='"new"') == await store.callbacks.decide(ID, '"new"')
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_of_an_expired_callback_issued_afresh_at_once_every_token_works(store: Store) -> None:
     """Who comes second to the replacement joins it."""
     await expire(store, "old")

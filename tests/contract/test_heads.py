@@ -123,6 +123,7 @@ async def test_the_same_insert_again_returns_ones_own_nonce(heads: Heads) -> Non
     assert mine == await heads.create(mine)
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_of_many_creators_exactly_one_finds_its_own_nonce(heads: Heads) -> None:
     """Ten racing inserts: all are told the same HEAD."""
     rivals = [head(nonce=f"nonce-{n}", owner=f"node-{n}") for n in range(10)]
@@ -220,6 +221,7 @@ async def test_a_claim_of_what_was_misread_is_refused(heads: Heads, owner: str |
     assert standing == await heads.get(SESSION)
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_of_many_claimers_exactly_one_wins(heads: Heads) -> None:
     """Ten survivors claim the same orphan: one epoch, one owner, nine are refused (rule 2)."""
     seen = await heads.create(head())
@@ -401,6 +403,7 @@ async def test_a_delivery_to_an_unknown_session_creates_nothing(heads: Heads) ->
     assert await heads.get("unknown") is None
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_of_deliveries_at_once_each_is_told_a_version_of_its_own(heads: Heads) -> None:
     """No two share one: each makes the giving up of HEAD as read before it fail."""
     seen = await heads.create(head())

@@ -51,6 +51,7 @@ async def test_another_body_under_the_same_id_is_a_conflict(inbox: Inbox) -> Non
     assert (MESSAGE,) == await inbox.read(SESSION)
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_of_many_bodies_under_one_id_exactly_one_waits(inbox: Inbox) -> None:
     """Ten senders at once: one is stored, nine are told so."""
     messages = [InboxItem("message-1", 1, str(n)) for n in range(10)]

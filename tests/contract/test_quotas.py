@@ -10,7 +10,6 @@ from orchestrator.session.transitions import SessionStatus
 from orchestrator.tenants import DISMISSED, SLOT, Quota, Quotas
 from tests.contract.stage import LIMIT_DEFAULT, head
 from tests.contract.waiting import START
-from tests.emulators import Emulator
 
 LATER = START + timedelta(minutes=5)
 SECOND = timedelta(seconds=1)
@@ -279,13 +278,6 @@ async def test_tenants_with_a_limit_and_without_are_found(quotas: Quotas) -> Non
     await quotas.set_limit("other", 5, at=LATER)
     assert {"acme", "other"} == {tenant async for tenant in quotas.tenants(limited=True)}
     assert {"free"} == {tenant async for tenant in quotas.tenants(limited=False)}
-
-
-@pytest.fixture
-def isolated(emulator: Emulator | None) -> None:
-    """Skip where transactions are not isolated from each other."""
-    if emulator is not None and emulator.name == "moto":
-        pytest.skip("moto undoes, with a transaction that fails, what others did meanwhile")
 
 
 @pytest.mark.usefixtures("isolated")
