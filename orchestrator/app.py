@@ -17,7 +17,7 @@ from orchestrator.calls import Duration, optional_seconds_of
 from orchestrator.errors import RegistrationError
 from orchestrator.patches import patches_in
 from orchestrator.payloads import PayloadType, annotations_of
-from orchestrator.session.values import SESSION_TYPE_PATTERN
+from orchestrator.session.values import SESSION_TYPE_PATTERN, is_valid_agent_name
 
 if TYPE_CHECKING:
     from orchestrator.context import SessionContext
@@ -156,13 +156,13 @@ class Orchestrator:
         It needs `async invoke_async(prompt, **kwargs)`, or is called itself with `(prompt, **kwargs)`.
 
         Args:
-            name: what handlers call it by.
+            name: what handlers call it by, 1 to 128 printable characters.
             max_concurrency: how many of its runs a node has at once; others wait in order.
             rate: how often a node starts one: `"60/min"` (or `/sec`, `/hour`). Time that a run waits counts against
                 its timeout, which runs from when the handler asked.
         """
-        if not name:
-            raise RegistrationError("an agent needs a name")
+        if not is_valid_agent_name(name):
+            raise RegistrationError(f"agent {name!r:.100}: its name must be a text of 1 to 128 printable characters")
         limits = _agent_limits(name, max_concurrency, rate)
 
         def declare(agent: AgentT) -> AgentT:

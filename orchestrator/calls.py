@@ -26,6 +26,8 @@ Content: TypeAlias = bytes | str | Path | AsyncIterable[bytes]
 
 ATTEMPTS_MAX: Final = 1_000_000
 MULTIPLIER_MAX: Final = 1_000.0
+PERSON_LENGTH_MAX: Final = 200
+"""The longest name of who answers an approval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +43,9 @@ class RetryPolicy:
     multiplier: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_attempts <= ATTEMPTS_MAX:
-            raise ValueError(f"max_attempts: {self.max_attempts} is not between 1 and {ATTEMPTS_MAX}")
+        # A bool is an int, and annotations bind nobody: as another kind of number, no journal could be read again.
+        if type(self.max_attempts) is not int or not 1 <= self.max_attempts <= ATTEMPTS_MAX:
+            raise ValueError(f"max_attempts: {self.max_attempts!r:.100} is no whole number from 1 to {ATTEMPTS_MAX}")
         if self.initial_delay < timedelta(0) or self.max_delay < self.initial_delay:
             raise ValueError("initial_delay, max_delay: both at least zero, max_delay not under initial_delay")
         if self.max_delay.total_seconds() > DELAY_SECONDS_MAX:
@@ -96,6 +99,11 @@ class ApprovalCall:
     subject: object
     approvers: tuple[str, ...] | None
     timeout: float | None
+
+    def __post_init__(self) -> None:
+        for name in self.approvers or ():
+            if not 1 <= _length_of(name) <= PERSON_LENGTH_MAX:
+                raise ValueError(f"approvers: {name!r:.100} is no name (1 to {PERSON_LENGTH_MAX} characters)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +240,11 @@ class Operations(Protocol):
     def on_failure(self, undo: Undo) -> None:
         """Remember an undo step."""
         ...
+
+
+def _length_of(name: object) -> int:
+    """Return the length of a text; 0 for anything else, whatever the annotations say."""
+    return len(name) if isinstance(name, str) else 0
 
 
 def seconds_of(duration: Duration, name: str, *, allow_zero: bool = False) -> float:

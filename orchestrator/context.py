@@ -40,7 +40,7 @@ from orchestrator.calls import (
 )
 from orchestrator.invocation import check_progress
 from orchestrator.scopes import Scope, current_scope, inside, parameters_wanted, reaches
-from orchestrator.session.values import SESSION_TYPE_PATTERN, Json, is_valid_id
+from orchestrator.session.values import SESSION_TYPE_PATTERN, Json, is_valid_agent_name, is_valid_id
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - an item
@@ -167,6 +167,8 @@ class SessionContext:
         Raises:
             AgentFailed: the last attempt raised, or no such agent is registered. OperationTimedOut: it took too long.
         """
+        if not is_valid_agent_name(agent):
+            raise ValueError(f"agent: {agent!r:.100} is no name of an agent (1 to 128 printable characters)")
         call = AgentCall(agent, prompt, kwargs, retry or NO_RETRY, optional_seconds_of(timeout, "timeout"))
         return self._operations.invoke_agent(self._operation_id(name or agent), call)
 

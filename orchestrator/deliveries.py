@@ -13,6 +13,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 from orchestrator.answers import TIMED_OUT, error_of, failure, message_of, success
 from orchestrator.artifacts.payloads import payload_key
 from orchestrator.callbacks import Callback, is_approval
+from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.inbox import SessionEnded
 from orchestrator.journal.folding import read_state
@@ -26,7 +27,6 @@ from orchestrator.session.values import ID_PATTERN, Json, JsonObject, canonical_
 CallbackStatus: TypeAlias = Literal["SUCCESS", "FAILURE"]
 
 REASON_LENGTH_MAX: Final = 1_000
-BY_LENGTH_MAX: Final = 200
 
 
 class UnknownCallback(OrchestratorError):
@@ -255,7 +255,7 @@ def _approval(result: Json) -> JsonObject:
     approved, by, comment = fields.get("approved"), fields.get("by"), fields.get("comment")
     if not isinstance(approved, bool):
         raise Poison("INVALID_MESSAGE", 'result.approved: true or false is needed, as {"approved": …, "by": …}')
-    if not isinstance(by, str) or not 1 <= len(by) <= BY_LENGTH_MAX:
+    if not isinstance(by, str) or not 1 <= len(by) <= PERSON_LENGTH_MAX:
         raise Poison("INVALID_MESSAGE", "result.by: the name of who answers is needed (1 to 200 characters)")
     if comment is not None and (not isinstance(comment, str) or len(comment) > REASON_LENGTH_MAX):
         raise Poison("INVALID_MESSAGE", "result.comment: a text of at most 1000 characters, or nothing")

@@ -18,11 +18,11 @@ from orchestrator.callbacks import approval_id_of, callback_id_of, digest_of_ope
 from orchestrator.calls import AgentCall, Approval, ApprovalCall, Callback, ChildCall, SessionArtifacts, StepCall, Undo
 from orchestrator.context import UNDO_RETRY, observe
 from orchestrator.errors import (
-    MESSAGE_LENGTH_MAX,
     NonDeterminismError,
     OperationFailed,
     describe,
     revive,
+    storable,
 )
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.parking import all_wait
@@ -246,13 +246,14 @@ class Driver:
         """See `Operations.request_approval`."""
         known = await self._reach(operation, OperationKind.APPROVAL)
         if known is None:
+            names = call.approvers
             known = await self._report(
                 operation,
                 m.ApprovalAsked(
                     operation=operation,
                     callback_id=approval_id_of(self._state.session_id, operation),
                     subject=await self.sealed(operation, lambda most: to_json(call.subject, "subject", bytes_max=most)),
-                    approvers=None if call.approvers is None else list(call.approvers),
+                    approvers=None if names is None else to_json([*names], "approvers", bytes_max=self._beside),
                     timeout=call.timeout,
                 ),
             )
@@ -296,7 +297,7 @@ class Driver:
             payload = await self.sealed(operation, lambda most: to_json(data, "data", bytes_max=most))
             if self._is_over:
                 await self._hold()
-            self._ports.tell(m.ProgressMade(operation, message[:MESSAGE_LENGTH_MAX], percent, payload))
+            self._ports.tell(m.ProgressMade(operation, storable(message), percent, payload))
             await self._turnstile.reported(operation)
 
     def patched(self, change_id: str) -> bool:
@@ -407,8 +408,7 @@ class Driver:
     async def _agent_request(self, operation: str, call: AgentCall) -> m.AgentRequested:
         kwargs: Json = None
         if call.kwargs:
-            # Both stand in one item: together they must stay under what an item holds (I12).
-            kwargs = to_json(dict(call.kwargs), "kwargs", bytes_max=self._ports.payloads.inline_bytes_max // 2)
+            kwargs = to_json(dict(call.kwargs), "kwargs", bytes_max=self._beside)
         return m.AgentRequested(
             operation=operation,
             agent=call.agent,
@@ -419,6 +419,11 @@ class Driver:
             timeout=call.timeout,
             retry=call.retry.spec,
         )
+
+    @property
+    def _beside(self) -> int:
+        """How many bytes may stand beside a payload: together they must stay under what an item holds (I12)."""
+        return self._ports.payloads.inline_bytes_max // 2
 
     async def _issue(self, operation: str, order: e.CallbackCreated, token: str) -> None:
         """Let the token work. Not journaled: an activation that hands the callback out again issues another one."""

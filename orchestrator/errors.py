@@ -182,13 +182,14 @@ def describe(error: BaseException) -> ErrorRecord:
     except Exception as unprintable:
         text = f"(its text cannot be had: {type(unprintable).__name__})"
     return ErrorRecord(
-        type=_storable(type(error).__name__, CODE_LENGTH_MAX),
-        code=_storable(str(code), CODE_LENGTH_MAX),
-        message=_storable(text, MESSAGE_LENGTH_MAX),
+        type=storable(type(error).__name__, CODE_LENGTH_MAX),
+        code=storable(str(code), CODE_LENGTH_MAX),
+        message=storable(text, MESSAGE_LENGTH_MAX),
     )
 
 
-def _storable(text: str, length_max: int) -> str:
+def storable(text: str, length_max: int = MESSAGE_LENGTH_MAX) -> str:
+    """Return what a journal keeps of a text: so many characters, and a question mark for what has no UTF-8."""
     return text[:length_max].encode("utf-8", "replace").decode()
 
 

@@ -12,7 +12,7 @@ from itertools import count
 from typing import Final
 
 from actors import ActorStopped
-from orchestrator.errors import MESSAGE_LENGTH_MAX, NoInvocation
+from orchestrator.errors import NoInvocation, storable
 from orchestrator.payloads import to_json
 from orchestrator.session import messages as m
 from orchestrator.session.frozen import quick
@@ -72,7 +72,7 @@ def invocation_for(session_id: str, operation: str, attempt: int, tell: Callable
         if number > PROGRESS_MAX or loop.is_closed():
             return
         progress_id = f"{operation}/progress#{attempt}.{number}"
-        made = m.ProgressMade(progress_id, message[:MESSAGE_LENGTH_MAX], percent, to_json(data, "data"))
+        made = m.ProgressMade(progress_id, storable(message), percent, to_json(data, "data"))
         loop.call_soon_threadsafe(deliver, made)
 
     return Invocation(session_id, operation, attempt, report)
@@ -101,5 +101,7 @@ def check_progress(message: object, percent: object) -> None:
     # Whatever the annotations say: what cannot be journaled must be refused where the mistake is.
     if not isinstance(message, str):
         raise ValueError(f"message: {message!r:.100} is not a text")
-    if percent is not None and not (isinstance(percent, int | float) and math.isfinite(percent)):
+    # A bool is an int; written down as one, it would make the journal unreadable.
+    is_flag = isinstance(percent, bool)
+    if percent is not None and (is_flag or not (isinstance(percent, int | float) and math.isfinite(percent))):
         raise ValueError(f"percent: {percent!r:.100} is not a finite number")

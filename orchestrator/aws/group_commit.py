@@ -149,6 +149,10 @@ class GroupCommit:
                 return [Undecided(error) for _ in writes]
             if len(writes) == 1:
                 return [Rejected(error)]
+        except ValueError as error:
+            # It never left: something in it has no JSON, or no UTF-8.
+            if len(writes) == 1:
+                return [Rejected(error)]
         # One malformed statement fails a whole batch: apart, it fails alone.
         return [fate for write in writes for fate in await self._attempt([write])]
 

@@ -119,8 +119,10 @@ def to_wire(item: Mapping[str, Value]) -> Wire:
 
 
 def wire_value(value: Value) -> AttributeValueTypeDef:
-    """Return one value in DynamoDB's typed form."""
+    """Return one value in DynamoDB's typed form. Raises `ValueError` for a text that has no UTF-8."""
     if isinstance(value, str):
+        # The SDK would escape a lone surrogate, and leave it to the service what to make of that.
+        value.encode()
         return {"S": value}
     if isinstance(value, bool):
         return {"BOOL": value}

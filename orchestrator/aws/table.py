@@ -74,6 +74,9 @@ class Table:
             fate = await self._commit.submit(write)
         except (ClientError, NoCredentialsError) as error:
             raise Refused(f"{self._name}: {error}") from error
+        except ValueError as error:
+            # Its text may quote what cannot be put on the wire.
+            raise Refused(f"{self._name}: {type(error).__name__}: {write.key.sk} holds what has no JSON") from None
         if isinstance(fate, Done):
             return fate.item
         raise ConditionUnmet(write.key, fate.item or await self.get(write.key))

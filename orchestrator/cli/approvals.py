@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.cli.arguments import as_json, text_argument
 from orchestrator.cli.client import Client
 from orchestrator.cli.output import people, print_json
 from orchestrator.cli.process import with_client
-from orchestrator.deliveries import BY_LENGTH_MAX, REASON_LENGTH_MAX
+from orchestrator.deliveries import REASON_LENGTH_MAX
 from orchestrator.session.values import JsonObject
 
 by_option = click.option("--by", required=True, help="Who answers; one of the approvers, where the session names them.")
@@ -38,7 +39,7 @@ def reject_command(session_id: str, name: str, by: str, comment: str | None, jso
 
 
 def _answer(session_id: str, name: str, approved: bool, by: str, comment: str | None, *, json_output: bool) -> None:
-    text_argument(by, "--by", length_max=BY_LENGTH_MAX, is_required=True)
+    text_argument(by, "--by", length_max=PERSON_LENGTH_MAX, is_required=True)
     if comment is not None:
         text_argument(comment, "--comment", length_max=REASON_LENGTH_MAX)
     answer: JsonObject = {"approved": approved, "by": by, "comment": comment}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, Unavailable
 from orchestrator.session.events import Recorded
 
 
@@ -30,6 +30,12 @@ class UnreadableEvent(OrchestratorError):
     code = "UNREADABLE_EVENT"
 
 
+class UnwritableEvent(Unavailable):
+    """An event holds what no journal can. The doors refuse such values: one that came this far found a gap in them."""
+
+    code = "UNWRITABLE_EVENT"
+
+
 class Journal(Protocol):
     """Immutable events of sessions, in order without gaps (I1)."""
 
@@ -41,6 +47,7 @@ class Journal(Protocol):
 
         Raises:
             JournalConflict: another event stands at one of these places.
+            UnwritableEvent: nothing was inserted.
         """
         ...
 

@@ -15,9 +15,9 @@ from typing import Final
 
 from pydantic_core import to_json
 
-from orchestrator.journal import UnreadableEvent
+from orchestrator.journal import UnreadableEvent, UnwritableEvent
 from orchestrator.session.events import EVENT_TYPES, TYPE_NAMES, Event
-from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec, compact_json, format_instant
+from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec, format_instant
 
 _OPERATION: Final = "operation"
 
@@ -50,14 +50,17 @@ def data_of(event: Event) -> JsonObject:
 
 
 def encode(event: Event) -> str:
-    """Return the event's `data` text."""
-    data = data_of(event)
+    """Return the event's `data` text.
+
+    Raises:
+        UnwritableEvent: a field holds what is not JSON.
+    """
     try:
         # A quarter of the CPU of the standard library's encoder, for the same JSON.
-        return to_json(data).decode()
-    except ValueError:
-        # Such as a lone surrogate, which a text may hold until it meets the wire.
-        return compact_json(data)
+        return to_json(data_of(event)).decode()
+    except ValueError as error:
+        kind = type(event).__name__
+        raise UnwritableEvent(f"a {kind} event holds what is not JSON: {type(error).__name__}") from None
 
 
 def decode(status: str, operation: str | None, data: str) -> Event:

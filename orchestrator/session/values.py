@@ -21,6 +21,7 @@ ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 SESSION_ID_LENGTH_MAX: Final = 110
 """A given session id leaves room for the suffix of its later generations (`:g2`) within 128 characters."""
 SESSION_TYPE_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+AGENT_NAME_LENGTH_MAX: Final = 128
 SESSION_LIFE_MAX: Final = timedelta(days=400)
 """No session lives longer: what expires this long after its session's start plus the retention is of an ended one."""
 DELAY_SECONDS_MAX: Final = SESSION_LIFE_MAX.total_seconds()
@@ -91,6 +92,11 @@ def format_instant(instant: datetime) -> str:
 def is_valid_id(text: str) -> bool:
     """Return whether the text may be an id anywhere in the contract."""
     return ID_PATTERN.fullmatch(text) is not None
+
+
+def is_valid_agent_name(name: object) -> bool:
+    """Return whether an agent may have that name: a text of 1 to 128 characters that can be printed."""
+    return isinstance(name, str) and 1 <= len(name) <= AGENT_NAME_LENGTH_MAX and name.isprintable()
 
 
 def is_valid_session_id(text: str) -> bool:

@@ -153,6 +153,14 @@ async def test_a_malformed_write_in_a_batch_is_refused_alone(opened: OpenTable) 
     assert 2 == await opened.items_count()
 
 
+async def test_a_write_that_cannot_be_put_on_the_wire_is_refused_alone(opened: OpenTable) -> None:
+    """A lone surrogate has no UTF-8: what was to travel with it is durable."""
+    writes = [insert("a"), insert("odd", name="\ud800"), insert("b")]
+    outcomes = await asyncio.gather(*(opened.table.write(write) for write in writes), return_exceptions=True)
+    assert [False, True, False] == [isinstance(outcome, Refused) for outcome in outcomes]
+    assert 2 == await opened.items_count()
+
+
 async def test_a_batch_that_is_refused_as_a_whole_is_sent_apart(opened: OpenTable, proxy: FaultProxy) -> None:
     """DynamoDB refuses a whole batch for one malformed statement: only that one is refused in the end."""
     proxy.arm(BATCH, refusal("ValidationException"))

@@ -9,7 +9,18 @@ import pytest
 from engine_world import Diary, Gate, World, app_of
 
 from actors import settle
-from orchestrator import AgentFailed, NonRetryable, RetryPolicy, SessionContext, StepFailed, current_invocation
+from orchestrator import (
+    AgentFailed,
+    NonRetryable,
+    Orchestrator,
+    RetryPolicy,
+    SessionContext,
+    StepFailed,
+    current_invocation,
+)
+from orchestrator.errors import OrchestratorError, RegistrationError
+from orchestrator.journal import UnwritableEvent
+from orchestrator.journal.codec import encode
 from orchestrator.session.events import SessionCompleted, SessionFailed
 
 
@@ -185,24 +196,85 @@ async def test_an_error_whose_code_is_no_text_does_not_spoil_the_journal() -> No
         ({"a": 1}, 1.0),
         (7, 1.0),
         ("half", "fifty"),
+        ("half", True),
         ("x" * 1_000_000, 1.0),
     ],
-    ids=["nan", "inf", "surrogate", "object", "dict", "int", "text-percent", "megabyte"],
+    ids=["nan", "inf", "surrogate", "object", "dict", "int", "text-percent", "bool-percent", "megabyte"],
 )
 async def test_progress_that_no_journal_can_hold_does_not_spoil_the_session(message: str, percent: float) -> None:
     """Nothing depends on progress: a wrong one is refused or left out, and small enough for an item (I12)."""
 
+    def report() -> None:
+        with suppress(ValueError):
+            current_invocation().progress(message, percent)
+
     async def handler(ctx: SessionContext) -> str:
+        await ctx.step("a", report)
         try:
             await ctx.progress(message, percent)
-        except Exception:
+        except ValueError:
             return "refused"
         return "taken"
 
     world = World()
     end = await world.run(app_of(handler))
     assert isinstance(end, SessionCompleted)
-    assert all(len(str(recorded.event)) < 300_000 for recorded in await world.recorded())
+    assert all(len(encode(recorded.event).encode()) < 300_000 for recorded in await world.recorded())
+
+
+@pytest.mark.parametrize(
+    "approvers",
+    [[object()], [7], [None], [""], ["x" * 201], ["\ud800"], [f"somebody-{n:05}" for n in range(10_000)]],
+    ids=["object", "number", "nobody", "empty", "long", "surrogate", "many"],
+)
+async def test_approvers_that_no_journal_can_hold_are_told_to_the_handler(approvers: list[str]) -> None:
+    """Not to its actor, which would fail of them again and again."""
+
+    async def handler(ctx: SessionContext) -> str:
+        try:
+            await ctx.request_approval("publish", approvers=approvers, timeout=1)
+        except (ValueError, OrchestratorError) as refused:
+            return str(refused).partition(":")[0]
+        return "asked"
+
+    assert SessionCompleted("approvers") == await World().run(app_of(handler))
+
+
+@pytest.mark.parametrize("agent", ["", "\ud800", "x" * 1_000_000, 7], ids=["empty", "surrogate", "megabyte", "number"])
+async def test_an_agent_of_no_possible_name_is_told_to_the_handler(agent: str) -> None:
+    """The order of its run would not fit into the journal; nobody can register one of that name either."""
+
+    async def handler(ctx: SessionContext) -> str:
+        try:
+            await ctx.invoke_agent(agent, 1, name="a")
+        except ValueError as refused:
+            return str(refused).partition(":")[0]
+        return "asked"
+
+    assert SessionCompleted("agent") == await World().run(app_of(handler))
+    with pytest.raises(RegistrationError):
+        Orchestrator().agent(agent)
+
+
+@pytest.mark.parametrize("attempts", [True, 2.0, 2.5, "2"])
+def test_a_number_of_attempts_that_is_none_is_refused_where_it_is_made(attempts: int) -> None:
+    """Written down, it would make the session's journal one that nobody can read."""
+    with pytest.raises(ValueError, match="max_attempts"):
+        RetryPolicy(max_attempts=attempts)
+
+
+async def test_an_event_that_cannot_be_written_blocks_its_session_and_says_why() -> None:
+    """It is a bug of ours; an actor that fails of it over and over would help nobody."""
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.request_approval("publish")
+
+    world = World()
+    async with world.node(app_of(handler)) as node:
+        node.line.fail_once("append", UnwritableEvent("no JSON"), after=1)
+        await node.start()
+        assert "UNWRITABLE_EVENT: no JSON" == await world.blocked()
+    assert [] == world.errors_logged()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 from session_history import ERROR, LATER, ORDERED, RETRY, STARTED
 
-from orchestrator.journal import UnreadableEvent
+from orchestrator.journal import UnreadableEvent, UnwritableEvent
 from orchestrator.journal.codec import data_of, decode, encode, operation_of, type_name
 from orchestrator.session import events as e
 from orchestrator.session.values import RetrySpec, format_instant
@@ -308,3 +308,11 @@ def decode_retry(spec: RetrySpec) -> RetrySpec | None:
     event = decode("AGENT_STARTED", "a", encode(e.AgentStarted("a", "r", None, retry=spec)))
     assert isinstance(event, e.AgentStarted)
     return event.retry
+
+
+@pytest.mark.parametrize("value", ["\ud800", object()], ids=["surrogate", "object"])
+def test_what_no_journal_can_hold_is_told_before_it_leaves(value: object) -> None:
+    """In words that quote nothing of it; further on it would spoil the writes of others."""
+    event = e.StepCompleted("a", {"found": [value]}, 1)  # type: ignore[list-item]
+    with pytest.raises(UnwritableEvent, match=r"^a StepCompleted event holds what is not JSON: [A-Za-z]+$"):
+        encode(event)
