@@ -16,6 +16,7 @@ from orchestrator.artifacts import is_reference
 from orchestrator.artifacts.payloads import payload_key
 from orchestrator.capacity import Guards, NodeCapacity
 from orchestrator.cluster import Head, NotOwner
+from orchestrator.cluster.generations import latest_of
 from orchestrator.errors import OrchestratorError, Stale
 from orchestrator.inbox import InboxItem, SessionEnded, UnknownSession, WakeUps
 from orchestrator.inbox.codec import encode_message
@@ -108,8 +109,7 @@ class Router:
         head = await self.ports.heads.get(session_id)
         if head is None:
             raise UnknownSession(session_id)
-        while (following := await self._following(head)) is not None:
-            head = following
+        head = await latest_of(self.ports.heads, head)
         if head.status in ENDED and head.status is not SessionStatus.CONTINUED:
             raise SessionEnded(session_id)
         if head.owner != self.ports.node_id or not await self._told_directly(head.session_id, message):
@@ -120,8 +120,9 @@ class Router:
         head = await self.ports.heads.get(session_id)
         if head is None:
             raise UnknownSession(session_id)
-        while head.status is SessionStatus.CONTINUED:
-            head = await self._next_generation(head)
+        head = await latest_of(self.ports.heads, head)
+        if head.status is SessionStatus.CONTINUED:
+            raise NotYetThere(f"{head.continued_as} is about to begin")
         return head
 
     async def wake(self, session_id: str) -> None:
@@ -296,12 +297,6 @@ class Router:
     async def _following(self, head: Head) -> Head | None:
         """Return HEAD of the generation behind that one; `None` where none is, or it has not begun yet."""
         return None if head.continued_as is None else await self.ports.heads.get(head.continued_as)
-
-    async def _next_generation(self, head: Head) -> Head:
-        following = await self._following(head)
-        if following is None:
-            raise NotYetThere(f"{head.continued_as} is about to begin")
-        return following
 
     async def _told_directly(self, session_id: str, message: m.Delivered) -> bool:
         """Return whether the session's actor on this node took the message."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import assert_never
 
 from orchestrator.cluster import Head, Heads
+from orchestrator.cluster.generations import latest_of
 from orchestrator.errors import OrchestratorError
 from orchestrator.inbox import UnknownSession
 from orchestrator.journal import Journal, UnreadableEvent
@@ -46,12 +47,7 @@ async def latest_head(heads: Heads, session_id: str) -> Head:
     head = await heads.get(session_id)
     if head is None:
         raise UnknownSession(session_id)
-    while head.continued_as is not None:
-        following = await heads.get(head.continued_as)
-        if following is None:
-            break
-        head = following
-    return head
+    return await latest_of(heads, head)
 
 
 def error_view(error: OrchestratorError) -> JsonObject:

@@ -69,13 +69,13 @@ def decide_end(state: SessionState, message: Ended) -> Decision:
             assert_never(message)
 
 
-def next_generation(session_id: str) -> str:
-    """Return the id of the journal in which such a session goes on: `<id>:g2`, then `<id>:g3`."""
+def next_generation(session_id: str, steps: int = 1) -> str:
+    """Return the id of the journal in which such a session goes on, so many steps on: `<id>:g2`, then `<id>:g3`."""
     match _GENERATION.fullmatch(session_id):
         case None:
-            return f"{session_id}:g2"
+            return f"{session_id}:g{1 + steps}"
         case found:
-            return f"{found['root']}:g{int(found['number']) + 1}"
+            return f"{found['root']}:g{int(found['number']) + steps}"
 
 
 def first_generation(session_id: str) -> str:

@@ -4,11 +4,14 @@ import asyncio
 
 import pytest
 from engine_life import crash_at_every_call, live, look_after
-from engine_world import Node, World, app_of
+from engine_world import NOON, Node, World, app_of
 from pydantic import BaseModel
 
 from actors import settle
 from orchestrator import SessionContext
+from orchestrator.cluster import Head
+from orchestrator.cluster.generations import latest_of
+from orchestrator.cluster.memory import MemoryHeads
 from orchestrator.inbox import MessageConflict
 from orchestrator.journal.codec import encode
 from orchestrator.owned_head import OUTBOX_GRACE
@@ -271,3 +274,56 @@ async def test_a_message_on_its_way_to_a_generation_that_goes_on_meanwhile_follo
         await look_after(world, node)
         assert SessionContinued(3, "s:g3") == (await world.recorded("s:g2"))[-1].event
         assert () == await world.inbox.read("s")
+
+
+async def test_a_year_of_generations_costs_a_message_a_few_reads() -> None:
+    """They are not walked one by one: neither for a message nor for whoever looks at the session."""
+
+    async def handler(ctx: SessionContext, left: int) -> object:
+        if left:
+            ctx.continue_as_new(left - 1)
+        return await ctx.wait_for_signal("nudge")
+
+    world = World()
+    async with world.node(app_of(handler)) as node:
+        await node.start(365)
+        await settle(1_000_000)
+        before = node.line.calls
+        assert "s:g366" == (await node.router.latest("s")).session_id
+        assert 20 > node.line.calls - before
+        await node.deliveries.signal("s", "nudge", "found", None)
+        assert SessionCompleted("found") == await world.end("s:g366")
+
+
+@pytest.mark.parametrize("begun", [1, 2, 3, 4, 5, 8, 9, 31, 32, 33, 100])
+@pytest.mark.parametrize("is_last_one_over", [False, True])
+async def test_the_latest_generation_is_found_from_any_earlier_one(begun: int, *, is_last_one_over: bool) -> None:
+    """However many there are, and whether or not the next one is about to begin."""
+    heads = MemoryHeads()
+    ids = ["s", *(f"s:g{number}" for number in range(2, begun + 2))]
+    for number, session_id in enumerate(ids[:begun]):
+        is_over = number + 1 < begun or is_last_one_over
+        await heads.create(head_of(session_id, continued_as=ids[number + 1] if is_over else None))
+    for session_id in ids[:begun]:
+        head = await heads.get(session_id)
+        assert head is not None
+        assert ids[begun - 1] == (await latest_of(heads, head)).session_id
+
+
+def head_of(session_id: str, *, continued_as: str | None) -> Head:
+    """Return the HEAD of a generation."""
+    return Head(
+        session_id=session_id,
+        session_type="main",
+        tenant="default",
+        status=SessionStatus.RUNNING if continued_as is None else SessionStatus.CONTINUED,
+        owner="node-1" if continued_as is None else None,
+        epoch=1,
+        last_seq=1,
+        inbox_version=0,
+        claim_nonce=session_id,
+        takeovers=0,
+        created_at=NOON,
+        updated_at=NOON,
+        continued_as=continued_as,
+    )
