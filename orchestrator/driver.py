@@ -33,12 +33,7 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
-from orchestrator.session.values import (
-    DELAY_SECONDS_MAX,
-    Json,
-    derive_session_id,
-    truncate_to_millis,
-)
+from orchestrator.session.values import DELAY_SECONDS_MAX, Json, derive_session_id, truncate_to_millis
 from orchestrator.step_runs import StepRuns
 
 HELD_SECONDS: Final = 1.0
@@ -72,6 +67,7 @@ class Driver:
         self._is_over = False
         self.is_left = False
         self._refused = 0
+        self._held: list[asyncio.Future[None]] = []
         self._is_compensating = False
         self._waiting: list[asyncio.Task[object] | None] = []
         self._reports = 0
@@ -107,6 +103,16 @@ class Driver:
     def leave(self) -> None:
         """Begin nothing any more: the handler is cut off, because its session leaves memory or this node."""
         self.is_left = self._is_over = True
+
+    def close(self) -> None:
+        """End the operations of branches that outlive their handler: nothing would ever wake them.
+
+        A branch that awaits none is left alone: a library may have started it, for others too.
+        """
+        self.leave()
+        self._turnstile.close()
+        for held in self._held:
+            held.cancel()
 
     def unclaimed(self) -> Operation | None:
         """Return the first recorded operation that nobody asked for; `None` when all have been."""
@@ -347,7 +353,9 @@ class Driver:
             # It swallowed its cancellation. Not at once, or a handler that swallows them all would spin.
             await self._ports.clock.sleep(HELD_SECONDS)
             raise asyncio.CancelledError
-        await asyncio.get_running_loop().create_future()
+        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._held.append(held)
+        await held
 
     async def _report(self, operation: str, message: m.Message) -> Operation:
         """Tell the actor, and return the operation as the journal has it then."""

@@ -135,7 +135,16 @@ class HandlerRun:
         self._driver.leave()
 
     async def run(self) -> Verdict:
-        """Run the handler to its end and say how that was; raises nothing but cancellation."""
+        """Run the handler to its end and say how that was; raises nothing but cancellation.
+
+        No operation outlives it: a branch that still awaits one is cancelled there, for two runs must not live at once.
+        """
+        try:
+            return await self._verdict()
+        finally:
+            self._driver.close()
+
+    async def _verdict(self) -> Verdict:
         task = asyncio.current_task()
         self._driver.begin(task, user_code.enter())
         observe(self._state.started_at)

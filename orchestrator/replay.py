@@ -152,6 +152,16 @@ class Turnstile:
         self._replay = deque(passage for passage in self._replay if isinstance(passage, Operation))
         self._changes = deque(passage for passage in self._changes if isinstance(passage, Operation))
 
+    def close(self) -> None:
+        """End every operation that is awaited or runs: their handler has ended, and will be handed nothing more."""
+        waiters: tuple[Waiter, ...] = (*self._reaching.values(), *self._awaiting.values(), *self._reporting.values())
+        for waiter in waiters:
+            waiter.cancel()
+        for task in self._breakable.values():
+            # A second cancel would break off the clean-up that the first one set off.
+            if not task.cancelling():
+                task.cancel()
+
     def hold(self) -> None:
         """Hand nothing over until `release`: whoever got the last outcome is not done with it."""
         self._holds += 1
@@ -175,11 +185,6 @@ class Turnstile:
             return False
         self._broken_off.discard(operation_id)
         return True
-
-    @property
-    def waiting(self) -> int:
-        """How many operations the handler awaits that do not run in its own tasks."""
-        return len(self._reaching) + sum(1 for waiter in self._awaiting.values() if not waiter.done())
 
     @property
     def is_quiet(self) -> bool:
