@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from orchestrator.answers import TIMED_OUT, error_of, failure, message_of, success
 from orchestrator.artifacts.payloads import payload_key
-from orchestrator.callbacks import Callback, is_approval
+from orchestrator.callbacks import Callback, expiry_of, is_approval
 from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.inbox import SessionEnded
@@ -100,11 +100,10 @@ class Deliveries(Protocol):
         Raises:
             UnknownCallback: there is none of that id.
             WrongToken: the token was not issued for it.
-            NotAnApprover: it is an approval, for others.
+            NotAnApprover: it is an approval, for others to answer.
             CallbackAnswered: another answer came first.
             CallbackExpired: it has timed out.
             SessionEnded: nobody waits for it any more.
-            NotAnApprover: it is an approval for others than who the answer is by.
         """
         ...
 
@@ -165,7 +164,7 @@ class SessionDeliveries:
         check_approver(order, by)
         # Whoever may call this needs no token: its item may not have been written yet.
         issued = Callback(order.callback_id, head.session_id, name, frozenset({_nobody()}), order.times_out_at)
-        callback = await self._ports.callbacks.issue(issued, expires_at=self._ports.callback_expiry())
+        callback = await self._ports.callbacks.issue(issued, expires_at=expiry_of(self._ports.clock.now()))
         await self._answer(callback, success(_approval({"approved": approved, "by": by, "comment": comment})))
 
     async def _order(self, session_id: str, operation: str) -> e.ApprovalRequested | None:

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from datetime import timedelta
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
 from orchestrator.answers import message_of
 from orchestrator.app import SessionType
 from orchestrator.artifacts import ArtifactUnreadable, is_reference
-from orchestrator.callbacks import approval_id_of, callback_id_of, digest_of_operation, issued_with
+from orchestrator.callbacks import approval_id_of, callback_id_of, digest_of_operation, expiry_of, issued_with
 from orchestrator.calls import AgentCall, Approval, ApprovalCall, Callback, ChildCall, SessionArtifacts, StepCall, Undo
 from orchestrator.context import UNDO_RETRY, observe
-from orchestrator.errors import (
-    NonDeterminismError,
-    OperationFailed,
-    describe,
-    revive,
-    storable,
-)
+from orchestrator.errors import NonDeterminismError, OperationFailed, Unavailable, revive, storable
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.parking import all_wait
 from orchestrator.passages import RESULT_SUFFIX, Interruption
@@ -33,14 +26,17 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
-from orchestrator.session.values import DELAY_SECONDS_MAX, Json, derive_session_id, truncate_to_millis
+from orchestrator.session.values import Json, derive_session_id
 from orchestrator.step_runs import StepRuns
+
+T = TypeVar("T")
 
 HELD_SECONDS: Final = 1.0
 REFUSED_AT_ONCE_MAX: Final = 10
 """Operations that are refused at once to a handler that is cut off; for further ones it waits, so as not to spin."""
-CALLBACK_LIFE: Final = timedelta(seconds=DELAY_SECONDS_MAX)
-"""The table may forget a callback when no session that created it can live any more."""
+
+Obstacle: TypeAlias = NonDeterminismError | ArtifactUnreadable | Unavailable
+"""Why a session cannot go on for now: its code, a payload, or the bucket or table that refuses us."""
 
 
 class Driver:
@@ -60,7 +56,7 @@ class Driver:
         self._asking: set[str] = set()
         self._result_locks: dict[str, asyncio.Lock] = {}
         self._patched: set[str] = set()
-        self.mismatch: NonDeterminismError | ArtifactUnreadable | None = None
+        self.obstacle: Obstacle | None = None
         self.is_stopped = state.stop is not None
         self.is_forced = False
         # It left its journal, is to be ended, or is cut off because its session leaves memory.
@@ -145,7 +141,7 @@ class Driver:
 
     def sealed(self, name: str, dump: Callable[[int], Json]) -> Awaitable[Json]:
         """Return what `dump(bytes_max)` returns as a journal can hold it: itself, or its reference in the bucket."""
-        return self._ports.payloads.seal_dump(self._state.session_id, name, dump)
+        return self._got(self._ports.payloads.seal_dump(self._state.session_id, name, dump))
 
     async def opened(self, value: Json) -> Json:
         """Return the payload that a journal holds. Nothing overtakes it while it is fetched."""
@@ -154,21 +150,15 @@ class Driver:
             return copied(value)
         self._turnstile.hold()
         try:
-            return await self._ports.payloads.open(value)
-        except ArtifactUnreadable as lost:
-            # The session waits for its payload to be put back: there is no other value to go on with.
-            self.refuse(lost)
-            if self._is_over:
-                await self._hold()
-            raise
+            return await self._got(self._ports.payloads.open(value))
         finally:
             self._turnstile.release()
 
-    def refuse(self, mismatch: NonDeterminismError | ArtifactUnreadable) -> None:
+    def refuse(self, obstacle: Obstacle) -> None:
         """Block the session: told to the actor, not raised, because the handler's own `except` must not hide it."""
-        if self.mismatch is None:
-            self.mismatch, self._is_over = mismatch, True
-            self._ports.block(describe(mismatch))
+        if self.obstacle is None:
+            self.obstacle, self._is_over = obstacle, True
+            self._ports.block(obstacle)
 
     # --- `Operations` --------------------------------------------------------------------------------------------
 
@@ -346,7 +336,7 @@ class Driver:
             # A `finally` of the handler's that runs because its session leaves memory, or this node.
             self._refused += 1
             raise asyncio.CancelledError
-        is_undo = self.mismatch is None and self._is_compensating and asyncio.current_task() is self._task
+        is_undo = self.obstacle is None and self._is_compensating and asyncio.current_task() is self._task
         if is_undo and not self.is_left:
             return
         if self._task.cancelling() or self.is_forced or self.is_left:
@@ -356,6 +346,15 @@ class Driver:
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held.append(held)
         await held
+
+    async def _got(self, work: Awaitable[T]) -> T:
+        """Return what comes of it. What is lost, or refused to us, holds the session back: nothing can stand for it."""
+        try:
+            return await work
+        except (ArtifactUnreadable, Unavailable) as obstacle:
+            self.refuse(obstacle)
+            await self._hold()
+            raise
 
     async def _report(self, operation: str, message: m.Message) -> Operation:
         """Tell the actor, and return the operation as the journal has it then."""
@@ -436,8 +435,7 @@ class Driver:
     async def _issue(self, operation: str, order: e.CallbackCreated, token: str) -> None:
         """Let the token work. Not journaled: an activation that hands the callback out again issues another one."""
         issued = issued_with(token, order.callback_id, self._state.session_id, operation, order.times_out_at)
-        expires_at = truncate_to_millis(self._ports.clock.now()) + CALLBACK_LIFE
-        standing = await self._ports.callbacks.issue(issued, expires_at=expires_at)
+        standing = await self._got(self._ports.callbacks.issue(issued, expires_at=expiry_of(self._ports.clock.now())))
         if standing.answer is not None:
             # Whoever had it decided may have died before it was delivered.
             self._tell(message_of(standing))

@@ -152,15 +152,15 @@ class HandlerRun:
         if self._driver.is_forced and task is not None and task.cancelling():
             # The handler made something else of the cancellation by which it was ended; its undo steps are not meant.
             task.uncancel()
-        if self._driver.mismatch is None and (isinstance(ended, Raised) or self._driver.is_stopped):
+        if self._driver.obstacle is None and (isinstance(ended, Raised) or self._driver.is_stopped):
             await self._driver.compensate()
         unclaimed = self._driver.unclaimed()
-        if self._driver.mismatch is None and unclaimed is not None and not self._driver.is_forced:
+        if self._driver.obstacle is None and unclaimed is not None and not self._driver.is_forced:
             missed = f"{unclaimed.kind} {unclaimed.operation_id!r}"
             self._driver.refuse(NonDeterminismError(missed, "nothing more: it ended"))
-        if self._driver.mismatch is not None:
-            # It may have run past the mismatch by catching our cancellation: what it made of that counts for nothing.
-            return Blocked(describe(self._driver.mismatch))
+        if self._driver.obstacle is not None:
+            # It may have run past the obstacle by catching our cancellation: what it made of that counts for nothing.
+            return Blocked(describe(self._driver.obstacle))
         return self._knowing(ended)
 
     def _knowing(self, ended: Ended) -> Ended:

@@ -11,9 +11,9 @@ from orchestrator import user_code
 from orchestrator.artifacts.payloads import PayloadStore
 from orchestrator.callbacks import Callbacks
 from orchestrator.calls import SessionArtifacts
+from orchestrator.errors import OrchestratorError
 from orchestrator.session import messages as m
 from orchestrator.session.frozen import quick
-from orchestrator.session.values import ErrorRecord
 from orchestrator.user_code import Caller
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class HandlerPorts:
     """
 
     tell: Callable[[m.Message], None]
-    block: Callable[[ErrorRecord], None]
+    block: Callable[[OrchestratorError], None]
     clock: Clock
     draw: Callable[[], float]
     threads: Executor

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from actors import ActorContext, BackgroundTask, Cancelled, Failed, Outcome, Succeeded
 from orchestrator.artifacts import ArtifactUnreadable
-from orchestrator.errors import Stale, describe
+from orchestrator.errors import Stale, Unavailable
 from orchestrator.owned_head import OwnedHead
 from orchestrator.performer import Performer
 from orchestrator.session import messages as m
@@ -29,13 +28,12 @@ from orchestrator.session.owed import (
     owed_for,
 )
 from orchestrator.session.state import Operation, SessionState
-from orchestrator.session_ports import ActorMessage, BlockedFound
+from orchestrator.session_ports import ActorMessage, blocked_by
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-NAME_LENGTH_MAX = 100
-_NONE: Final[Mapping[EffectKey, BackgroundTask]] = MappingProxyType({})
+NAME_LENGTH_MAX: Final = 100
 
 
 class InFlight:
@@ -158,8 +156,8 @@ class InFlight:
             case Succeeded(value=message):
                 if message is not None:
                     self._context.tell_self(message)
-            case Failed(error=ArtifactUnreadable() as lost):
-                self._context.tell_self(BlockedFound(describe(lost)))
+            case Failed(error=(ArtifactUnreadable() | Unavailable()) as lost):
+                self._context.tell_self(blocked_by(lost))
             case Failed(error=error):
                 raise error
             case Cancelled():

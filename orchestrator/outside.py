@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from orchestrator.answers import message_of
-from orchestrator.callbacks import issued_with
+from orchestrator.callbacks import expiry_of, issued_with
 from orchestrator.errors import Poison
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
 from orchestrator.inbox.codec import decode_message
@@ -94,7 +94,7 @@ class NodeOutside:
         """See `Outside.publish`."""
         order, token = effect.order, self._new_token()
         issued = issued_with(token, order.callback_id, state.session_id, effect.operation, order.times_out_at)
-        standing = await self._ports.callbacks.issue(issued, expires_at=self._ports.callback_expiry())
+        standing = await self._ports.callbacks.issue(issued, expires_at=expiry_of(self._ports.clock.now()))
         if standing.answer is not None:
             return message_of(standing)
         await self._notifications.approval_requested(

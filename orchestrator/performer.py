@@ -132,9 +132,10 @@ class Performer:
 
         Raises:
             ArtifactUnreadable: its prompt is not in the bucket as it was: nothing was run.
+            Unavailable: the bucket refuses us.
         """
         if effect.not_before is not None:
-            await self.clock.sleep(max(0.0, (effect.not_before - self.clock.now()).total_seconds()))
+            await self._until(effect.not_before)
         agent = self.agents(effect.order.agent)
         if agent is None:
             error = ErrorRecord(AgentFailed.__name__, "UNKNOWN_AGENT", f"no agent {effect.order.agent!r} is registered")
@@ -147,9 +148,7 @@ class Performer:
             async with limit:
                 with InvocationScope(invocation_for(session_id, effect.operation, effect.attempt, tell)):
                     reply: AgentReply = await agent.run(prompt, copied_object(effect.order.kwargs))
-            key = payload_key(session_id, f"{effect.operation}.{effect.attempt}")
-            result = await self.payloads.seal(key, reply.result)
-        except (NotSerializable, PayloadTooLarge, ArtifactTooLarge, NonRetryable) as error:
+        except (NotSerializable, PayloadTooLarge, NonRetryable) as error:
             return self._failed(effect, describe(error), is_retryable=False)
         except BaseException as error:
             # User code: what it raises is the attempt's outcome.
@@ -158,6 +157,11 @@ class Performer:
             if limit.has_expired(error):
                 return self._failed(effect, _timed_out(effect), is_retryable=True)
             return self._failed(effect, describe(error), is_retryable=True)
+        key = payload_key(session_id, f"{effect.operation}.{effect.attempt}")
+        try:
+            result = await self.payloads.seal(key, reply.result)
+        except ArtifactTooLarge as error:
+            return self._failed(effect, describe(error), is_retryable=False)
         return m.AgentSucceeded(effect.operation, effect.attempt, result, reply.usage)
 
     def _seconds_left(self, effect: RunAgent) -> float | None:

@@ -34,7 +34,6 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState, begin, evolve
 from orchestrator.session.transitions import OperationKind, Phase, SessionStatus
-from orchestrator.session.values import ErrorRecord
 from orchestrator.standstill import check_loop, look_again, rest, work_under_way
 
 PATIENCE_SECONDS: Final = 10.0
@@ -176,7 +175,7 @@ class _Rehearsal:
         self._state = state
         self._bucket = bucket
         self._clock = ManualClock(state.updated_at)
-        self._blocked: ErrorRecord | None = None
+        self._blocked: OrchestratorError | None = None
         self._asked: str | None = None
         self._seq = state.last_seq
         ports = HandlerPorts(
@@ -249,7 +248,7 @@ class _Rehearsal:
             case _:
                 self._ask(_KINDS.get(type(message), "operation"), str(getattr(message, "operation", "")))
 
-    def _block(self, error: ErrorRecord) -> None:
+    def _block(self, error: OrchestratorError) -> None:
         self._blocked = self._blocked or error
 
     def _ask(self, kind: str, operation: str) -> None:
@@ -270,7 +269,7 @@ class _Rehearsal:
         if isinstance(verdict, Blocked):
             return verdict.error.message
         if self._blocked is not None:
-            return self._blocked.message
+            return str(self._blocked)
         unclaimed = self._run.unclaimed
         if verdict is None and unclaimed is not None:
             return _text(f"{unclaimed.kind} {unclaimed.operation_id!r}", self._asked or "nothing: it waits")

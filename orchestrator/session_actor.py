@@ -126,7 +126,7 @@ class SessionActor:
             return
         match message:
             case BlockedFound():
-                await self._found_blocked(message.error)
+                await self._found_blocked(message)
             case InboxChanged():
                 await self._look_into_inbox()
             case Deliver():
@@ -413,12 +413,12 @@ class SessionActor:
             code=error.code if error else None,
         )
 
-    async def _found_blocked(self, error: ErrorRecord) -> None:
-        if self._state.stop is not None:
+    async def _found_blocked(self, found: BlockedFound) -> None:
+        if self._state.stop is not None and not found.is_refusal:
             # What does not match any code cannot clean up after itself, and must not be kept from its end by that.
-            await self._take(m.HandlerRaised(error, knew_of_stop=True))
+            await self._take(m.HandlerRaised(found.error, knew_of_stop=True))
         else:
-            await self._block(error)
+            await self._block(found.error)
 
     async def _block(self, error: ErrorRecord) -> None:
         """Keep the session as it is, out of memory, until matching code comes; look again after a growing delay."""

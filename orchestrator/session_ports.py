@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from actors import Clock, Reply
@@ -14,13 +13,13 @@ from orchestrator.artifacts.payloads import PayloadStore
 from orchestrator.callbacks import Callbacks
 from orchestrator.calls import SessionArtifacts
 from orchestrator.cluster import Heads
-from orchestrator.driver import CALLBACK_LIFE
+from orchestrator.errors import OrchestratorError, Unavailable, describe
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.inbox import Inbox
 from orchestrator.journal import Journal
 from orchestrator.performer import Performer
 from orchestrator.session import messages as m
-from orchestrator.session.values import ErrorRecord, truncate_to_millis
+from orchestrator.session.values import ErrorRecord
 from orchestrator.tenants import Quotas
 
 if TYPE_CHECKING:
@@ -29,9 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BlockedFound:
-    """The handler and its journal do not match."""
+    """The session cannot go on: its handler and its journal do not match, or (`is_refusal`) AWS refuses us for now."""
 
     error: ErrorRecord
+    is_refusal: bool = False
+
+
+def blocked_by(error: OrchestratorError) -> BlockedFound:
+    """Return what the actor is told of a session that stands before that error."""
+    return BlockedFound(describe(error), is_refusal=isinstance(error, Unavailable))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ class SessionPorts:
         """Return what one run of a handler needs, whose actor is reached by `tell`."""
         return HandlerPorts(
             tell=tell,
-            block=lambda error: tell(BlockedFound(error)),
+            block=lambda error: tell(blocked_by(error)),
             clock=self.clock,
             draw=self.draw,
             threads=self.threads,
@@ -110,7 +115,3 @@ class SessionPorts:
             on_waiting=on_waiting,
             log=log,
         )
-
-    def callback_expiry(self) -> datetime:
-        """Return when the table may forget a callback that is issued now."""
-        return truncate_to_millis(self.clock.now()) + CALLBACK_LIFE

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from orchestrator.session.values import SESSION_LIFE_MAX, truncate_to_millis
+
 _APPROVAL: Final = "approval-"
 
 
@@ -58,6 +60,11 @@ def issued_with(
     """Return the callback as it is issued with that token: of the token itself, nothing is kept."""
     hashed = frozenset({hashlib.sha256(token.encode()).hexdigest()})
     return Callback(callback_id, session_id, operation, hashed, times_out_at)
+
+
+def expiry_of(issued_at: datetime) -> datetime:
+    """Return when the table may forget a callback that is issued then: no session that created it lives any more."""
+    return truncate_to_millis(issued_at) + SESSION_LIFE_MAX
 
 
 def callback_id_of(session_id: str, operation: str) -> str:

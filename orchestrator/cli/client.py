@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +21,7 @@ from orchestrator.aws.faults import Patience, Reachability
 from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX, find_queue
 from orchestrator.aws.table import Table
 from orchestrator.building import TOKEN_BYTES
-from orchestrator.callbacks import Callback, Callbacks
+from orchestrator.callbacks import Callback, Callbacks, expiry_of, issued_with
 from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
 from orchestrator.cluster import Head, Heads
 from orchestrator.cluster.dynamodb import DynamoDBHeads
@@ -34,7 +33,6 @@ from orchestrator.deliveries import (
     check_approver,
     check_token,
 )
-from orchestrator.driver import CALLBACK_LIFE
 from orchestrator.errors import OrchestratorError
 from orchestrator.inbox import SessionEnded, UnknownSession
 from orchestrator.journal import Journal
@@ -137,17 +135,10 @@ class Client:
             raise NoOpenApproval(session_id, name, sorted(waited_for))
         check_approver(asked, by)
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        issued = Callback(
-            callback_id=asked.callback_id,
-            session_id=head.session_id,
-            operation=name,
-            token_sha256=frozenset({hashlib.sha256(token.encode()).hexdigest()}),
-            times_out_at=asked.times_out_at,
-        )
+        issued = issued_with(token, asked.callback_id, head.session_id, name, asked.times_out_at)
         # Where the node that asks has not come to it yet, this is the item's first token, and its own the second.
-        now = self.patience.clock.now()
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
-            standing = await self.callbacks.issue(issued, expires_at=now + CALLBACK_LIFE)
+            standing = await self.callbacks.issue(issued, expires_at=expiry_of(self.patience.clock.now()))
         if standing.answer is not None:
             raise CallbackAnswered(asked.callback_id)
         self._check_time(standing)
