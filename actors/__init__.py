@@ -21,7 +21,6 @@ from actors.errors import (
     ActorStopped,
     AskTimeout,
     DuplicateActor,
-    MailboxFull,
     StrayCancellation,
     SystemDraining,
 )
@@ -60,7 +59,6 @@ __all__ = [
     "Failed",
     "Failure",
     "Mailbox",
-    "MailboxFull",
     "ManualClock",
     "Outcome",
     "Reply",

@@ -22,12 +22,6 @@ class AskTimeout(ActorError):
     code = "ASK_TIMEOUT"
 
 
-class MailboxFull(ActorError):
-    """For those whose `offer` returned False and who must refuse rather than wait. Nothing in here raises it."""
-
-    code = "MAILBOX_FULL"
-
-
 class DuplicateActor(ActorError):
     """An actor of this id is alive (or still stopping): there is one task per actor id."""
 

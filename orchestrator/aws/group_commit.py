@@ -76,7 +76,6 @@ class GroupCommit:
         self._pending: deque[_Pending] = deque()
         self._arrived = asyncio.Event()
         self._seats = asyncio.Semaphore(FLIGHTS_MAX)
-        self._backing_off = 0
 
     def submit(self, write: Write) -> asyncio.Future[Done | Unmet]:
         """Take the write and return what will say how DynamoDB decided it; a `ClientError` where it never will.

@@ -40,8 +40,6 @@ class SessionStarted:
 class SessionResumed:
     """A new epoch took the session over; from here on only its claimer commits (I7)."""
 
-    previous_owner: str | None = None
-
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:

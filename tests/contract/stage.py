@@ -240,7 +240,7 @@ def started(payload: Json = None) -> SessionStarted:
 
 def resumed(seq: int, *, epoch: int, node: str) -> Recorded:
     """Return the event by which a new epoch takes over."""
-    return recorded(seq, SessionResumed("node-a"), epoch=epoch, node=node)
+    return recorded(seq, SessionResumed(), epoch=epoch, node=node)
 
 
 async def append(journal: Journal, *events: Recorded, session_id: str = SESSION) -> None:

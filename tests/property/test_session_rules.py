@@ -234,7 +234,7 @@ class Session(RuleBasedStateMachine):
         assert state is not None
         self.state = state
         if not state.has_ended:
-            self.state = evolve(state, self.record(e.SessionResumed("n")))
+            self.state = evolve(state, self.record(e.SessionResumed()))
 
     @invariant()
     def the_fold_of_the_journal_is_the_state(self) -> None:

@@ -45,7 +45,7 @@ def test_a_cancel_told_again_decides_nothing(events: tuple[e.Event, ...], told_a
     assert NOTHING == decide(after(*events), told_again, NOON + timedelta(days=1))
 
 
-@pytest.mark.parametrize("events", [(), (e.SessionResumed("n"),)])
+@pytest.mark.parametrize("events", [(), (e.SessionResumed(),)])
 def test_a_session_that_never_ran_is_dismissed_at_once(events: tuple[e.Event, ...]) -> None:
     """No handler has to hear of it first: the request and the end stand in the journal together."""
     decided = decide(after(*events), m.Dismissed("c1", "no more"), NOON)

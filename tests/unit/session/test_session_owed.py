@@ -92,7 +92,7 @@ def test_what_was_ordered_is_owed_until_it_is_settled(waiting: str) -> None:
     order, effects = WAITING[waiting]
     assert effects == owed_beside_handler(after(order))
     # Time and other events change nothing of it.
-    assert effects == owed_beside_handler(after(order, SIGNAL, e.SessionResumed("n"), e.StepCompleted("b", 1, 1)))
+    assert effects == owed_beside_handler(after(order, SIGNAL, e.SessionResumed(), e.StepCompleted("b", 1, 1)))
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_an_operation_is_what_its_latest_event_says(
 
 def test_resumptions_are_counted_and_those_without_progress_in_a_row() -> None:
     """Any other event, even progress for people, begins the row anew."""
-    resumed = e.SessionResumed("node-0")
+    resumed = e.SessionResumed()
     assert (0, 0) == counts()
     assert (2, 2) == counts(resumed, resumed)
     assert (2, 0) == counts(resumed, resumed, e.ProgressReported("p", "half"))
