@@ -7,6 +7,7 @@ because it saves its state only then.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -14,8 +15,8 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,7 @@ START_TRIES_MAX: Final = 300
 START_TRY_SECONDS: Final = 0.1
 STOP_SECONDS_MAX: Final = 20.0
 HOLDER: Final = "holder"
+LOCK: Final = "lock"
 REGION: Final = "us-east-1"
 CREDENTIAL: Final = "local"
 """Not twelve digits, which the emulator would take for an account of its own; and nothing that AWS would accept."""
@@ -64,15 +66,39 @@ async def emulator(*, port: int, state: Path | None) -> AsyncIterator[Emulator]:
     """Run the emulator while the block runs; with `state`, it goes on from what it saved there.
 
     Raises:
-        Unavailable: it is not installed, its port is taken, or it does not come up.
+        Unavailable: it is not installed, its state is in use, its port is taken, or it does not come up.
     """
     if find_spec(EMULATOR_MODULE) is None:
         raise Unavailable(f"the emulator {EMULATOR_MODULE} is not installed: pip install 'session-orchestrator[dev]'")
-    await _end_left_behind(state)
-    if not _is_free(port):
-        raise Unavailable(f"port {port} is taken; choose another one with --emulator-port")
-    if state is not None:
-        await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
+    with nullcontext() if state is None else _held(state):
+        await _end_left_behind(state)
+        if not _is_free(port):
+            raise Unavailable(f"port {port} is taken; choose another one with --emulator-port")
+        async with _child(port, state) as running:
+            yield running
+
+
+@contextmanager
+def _held(state: Path) -> Iterator[None]:
+    """Keep the state to this process. The system lets go of it in whichever way the process ends (flock(2))."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Unavailable(
+                f"{state} is in use by process {lock.read().strip()}: end that one first, or start this one in another "
+                "folder, with an --emulator-port and an ORCHESTRATOR_PORT of its own"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@asynccontextmanager
+async def _child(port: int, state: Path | None) -> AsyncIterator[Emulator]:
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

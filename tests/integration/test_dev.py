@@ -67,6 +67,23 @@ async def test_what_dev_holds_survives_a_restart_of_it_and_its_emulator(tmp_path
     assert 0 == process.returncode
 
 
+async def test_a_second_dev_in_a_folder_is_refused_and_does_the_first_no_harm(tmp_path: Path) -> None:
+    """One line says who runs there and what to do, whatever ports it was given; the first one goes on."""
+    ports = {"emulator": free_port(), "http": free_port()}
+    async with developing(tmp_path, ports) as (process, _):
+        for port in (ports["emulator"], free_port()):
+            code, said = await _refused(tmp_path, port)
+            assert (4, 1) == (code, len(said.splitlines())), said
+            assert f"is in use by process {process.pid}" in said
+        ended = json.loads(await _cli(tmp_path, "submit", "echo", "--input", "7", "--wait", "--json"))
+        assert "COMPLETED" == ended["state"]
+        # What a kill leaves behind stands in nobody's way.
+        process.kill()
+    async with developing(tmp_path, ports) as (process, _):
+        process.send_signal(signal.SIGTERM)
+    assert 0 == process.returncode
+
+
 async def test_anybody_can_read_by_a_link_that_the_environment_of_dev_signs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -83,6 +100,24 @@ async def test_anybody_can_read_by_a_link_that_the_environment_of_dev_signs(
             link = await clients.s3.generate_presigned_url("get_object", Params={"Bucket": "files", "Key": "a"})
             async with http.get(URL(link, encoded=True)) as answer:
                 assert (200, b"for all") == (answer.status, await answer.read())
+
+
+async def _refused(folder: Path, emulator_port: int) -> tuple[int | None, str]:
+    """Start `dev` where it cannot; return its exit code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "orchestrator", "dev", "tests.integration.sample_app:app"),
+        *("--emulator-port", str(emulator_port)),
+        cwd=folder,
+        env=_environment({"ORCHESTRATOR_PORT": str(free_port())}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            _, said = await process.communicate()
+    finally:
+        _kill(process)
+    return process.returncode, said.decode()
 
 
 async def _cli(folder: Path, *arguments: str) -> str:
