@@ -67,9 +67,13 @@ def head_view(head: Head) -> JsonObject:
     }
 
 
-def event_view(recorded: e.Recorded) -> JsonObject:
-    """Return an event with its place in the journal; `operation` is `None` for those of the whole session."""
+def event_view(session_id: str, recorded: e.Recorded) -> JsonObject:
+    """Return an event with its place in the journal; `operation` is `None` for those of the whole session.
+
+    Each names its session: lines of several sessions, or of the generations of one, stand in one file or stream.
+    """
     return {
+        "session_id": session_id,
         "seq": recorded.seq,
         "status": type_name(recorded.event),
         "at": format_instant(recorded.at),

@@ -197,7 +197,7 @@ class Client:
             before = seen
             async for recorded in self.journal.read(session_id, after=seen):
                 seen = recorded.seq
-                show(event_view(recorded))
+                show(event_view(session_id, recorded))
             if not follow:
                 return
             head = await self.heads.get(session_id)

@@ -103,6 +103,7 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
     ),
     "Error": _ERROR,
     "Event": _object(
+        session_id=_ID,
         seq={"type": "integer", "minimum": 1},
         status={"type": "string", "enum": [*sorted(EVENT_TYPES)]},
         at=_INSTANT,

@@ -250,7 +250,7 @@ class Endpoints:
         body: JsonObject = {"events": found, "next_after": after}
         try:
             async for recorded in self._ports.journal.read(session_id, after=after):
-                found.append(event_view(recorded))
+                found.append(event_view(session_id, recorded))
                 body["next_after"] = recorded.seq
                 if len(found) >= limit:
                     break

@@ -145,7 +145,7 @@ class EventStreams:
         while not self._is_ending():
             before = seen
             async for recorded in self._ports.journal.read(session_id, after=seen):
-                await outlet.write(_frame_of(recorded))
+                await outlet.write(_frame_of(session_id, recorded))
                 seen = recorded.seq
                 if is_terminal(recorded) or self._is_ending():
                     return
@@ -202,8 +202,8 @@ def is_terminal(recorded: Recorded) -> bool:
     return SESSION_TRANSITIONS.get(type(recorded.event)) in ENDED
 
 
-def _frame_of(recorded: Recorded) -> str:
-    view = event_view(recorded)
+def _frame_of(session_id: str, recorded: Recorded) -> str:
+    view = event_view(session_id, recorded)
     return f"id: {recorded.seq}\n{_frame(str(view['status']), view)}"
 
 

@@ -1,6 +1,6 @@
 """Recorded journals as files, one event a line as `orchestrator events ID --json` prints them, and their replay.
 
-A file is named after its session, `<session id>.jsonl`: the id seeds what `ctx.uuid4()` and `ctx.random()` return.
+Each line names its session, whose id seeds what `ctx.uuid4()` and `ctx.random()` return; a file may have any name.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def replay(
     """Return if today's handler still matches a recorded journal: a file, or the events of `session.events()`.
 
     The handler runs with what the journal holds; no step, no agent and no I/O of the orchestrator's runs. Where an open
-    session's journal ends, the replay does. `session_id` is the file's name unless given. Works inside a running loop
+    session's journal ends, the replay does. `session_id` is the events' own unless given. Works inside a running loop
     too, which waits meanwhile.
 
     Raises:
@@ -122,23 +122,39 @@ def recorded_of(view: Mapping[str, Json]) -> Recorded:
 
 
 def _recorded(journal: str | Path | Iterable[Mapping[str, Json]]) -> tuple[list[Recorded], str]:
-    if not isinstance(journal, str | Path):
-        events = [_read(f"event {place}", dict(view)) for place, view in enumerate(journal, start=1)]
-        return events, UNNAMED
-    path = Path(journal)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UnreadableRecording(f"{path}: {error}") from None
-    events = [_read(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
-    return events, path.stem if is_valid_id(path.stem) else UNNAMED
+    """Return the events and the id of their session: what they say, else the file's name."""
+    if isinstance(journal, str | Path):
+        path = Path(journal)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UnreadableRecording(f"{path}: {error}") from None
+        views = [_view(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+        name = path.stem if is_valid_id(path.stem) else UNNAMED
+    else:
+        views = [(f"event {place}", dict(view)) for place, view in enumerate(journal, start=1)]
+        name = UNNAMED
+    session_id = next((str(view["session_id"]) for _, view in views if "session_id" in view), name)
+    return [_event(place, view, session_id) for place, view in views], session_id
 
 
-def _read(place: str, source: str | JsonObject) -> Recorded:
+def _view(place: str, line: str) -> tuple[str, JsonObject]:
     try:
-        view = parse_json(source) if isinstance(source, str) else source
-        if not isinstance(view, dict):
-            raise TypeError(f"an object was expected, not {view!r:.80}")
+        view = parse_json(line)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecording(f"{place}: {error}") from None
+    if not isinstance(view, dict):
+        raise UnreadableRecording(f"{place}: an object was expected, not {view!r:.80}")
+    return place, view
+
+
+def _event(place: str, view: JsonObject, session_id: str) -> Recorded:
+    whose = view.get("session_id", session_id)
+    if not isinstance(whose, str) or not is_valid_id(whose):
+        raise UnreadableRecording(f"{place}: session_id: {whose!r:.80} is not an id")
+    if whose != session_id:
+        raise UnreadableRecording(f"{place}: an event of {whose} in the journal of {session_id}; keep one in a file")
+    try:
         return recorded_of(view)
     except KeyError as missing:
         raise UnreadableRecording(f"{place}: no {missing} in the event; is it a line of `events --json`?") from None

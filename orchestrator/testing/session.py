@@ -77,7 +77,8 @@ class Session:
 
     def events(self) -> list[JsonObject]:
         """Return the journal, as `orchestrator events ID --json` prints it; of the latest generation."""
-        return [event_view(recorded) for recorded in self._recorded()]
+        session_id = self._head().session_id
+        return [event_view(session_id, recorded) for recorded in self._recorded()]
 
     def record(self, folder: str | Path) -> Path:
         """Write the journal to `<folder>/<session id>.jsonl`, for `testing.replay`, and return that path."""

@@ -375,6 +375,17 @@ async def test_journals_are_files_named_after_their_sessions(tmp_path: Path) -> 
     for path in paths:
         testing.replay(path, app)
         testing.replay(str(path), app)
+    # Its lines say whose it is, so a file may be called anything; without that, its name does.
+    renamed = paths[0].rename(tmp_path / "tea for two.jsonl")
+    testing.replay(renamed, app)
+    events = [json.loads(line) for line in paths[1].read_text().splitlines()]
+    paths[1].write_text("\n".join(json.dumps({**event, "session_id": None}) for event in events))
+    with pytest.raises(testing.UnreadableRecording, match=r"order-17\.jsonl:1: session_id: None is not an id"):
+        testing.replay(paths[1], app)
+    for event in events:
+        del event["session_id"]
+    paths[1].write_text("\n".join(json.dumps(event) for event in events))
+    testing.replay(paths[1], app)
 
 
 @pytest.mark.parametrize(
@@ -384,8 +395,12 @@ async def test_journals_are_files_named_after_their_sessions(tmp_path: Path) -> 
         (lambda lines: ["[1]"], "j.jsonl:1: an object was expected"),
         (lambda lines: ['{"seq": 1}'], "j.jsonl:1: no 'epoch' in the event; is it a line of `events --json`"),
         (lambda lines: [lines[0].replace("AGENT_INVOCATION_STARTED", "UNHEARD_OF")], "j.jsonl:1: .*type UNHEARD_OF"),
-        (lambda lines: [lines[0], *lines[2:]], "event 3 of j stands at place 2"),
-        (lambda lines: lines[1:], "event 2 of j stands at place 1"),
+        (lambda lines: [lines[0], *lines[2:]], "event 3 of recorded stands at place 2"),
+        (lambda lines: lines[1:], "event 2 of recorded stands at place 1"),
+        (
+            lambda lines: [lines[0], lines[1].replace('"recorded"', '"other"')],
+            "j.jsonl:2: an event of other in the journal",
+        ),
         (lambda lines: [], "the journal of j is empty"),
         (lambda lines: None, "No such file"),
     ],
@@ -393,7 +408,7 @@ async def test_journals_are_files_named_after_their_sessions(tmp_path: Path) -> 
 async def test_a_file_that_is_no_journal_is_refused_by_its_line(
     damage: Callable[[list[str]], list[str] | None], message: str, tmp_path: Path
 ) -> None:
-    """Not JSON, no event, of an unknown type, with a gap, empty, or not there."""
+    """Not JSON, no event, of an unknown type, with a gap, of two sessions, empty, or not there."""
     lines = damage([json.dumps(event) for event in await recorded(abc)])
     path = tmp_path / "j.jsonl"
     if lines is not None:
