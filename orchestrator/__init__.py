@@ -1,27 +1,35 @@
-"""Session Orchestrator: durable agent sessions on SQS, DynamoDB and containers. The public names, and nothing else."""
+"""Session Orchestrator: durable agent sessions on SQS, DynamoDB and containers. The public names, and nothing else.
 
-from orchestrator.app import Orchestrator, S3Object
-from orchestrator.calls import Approval, Callback, RetryPolicy
-from orchestrator.context import SessionContext
-from orchestrator.errors import (
-    AgentFailed,
-    ApprovalTimedOut,
-    CallbackFailed,
-    ChildSessionFailed,
-    NoInvocation,
-    NonDeterminismError,
-    NonRetryable,
-    NotSerializable,
-    OperationFailed,
-    OperationTimedOut,
-    OrchestratorError,
-    RegistrationError,
-    SessionCancelled,
-    StepFailed,
-    StepInterrupted,
-)
-from orchestrator.invocation import Invocation, current_invocation
-from orchestrator.payloads import InvalidPayload, PayloadTooLarge
+They are imported when one of them is asked for: a container asks `orchestrator health` every few seconds, and whoever
+imports any module below imports this one first.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.app import Orchestrator, S3Object
+    from orchestrator.calls import Approval, Callback, RetryPolicy
+    from orchestrator.context import SessionContext
+    from orchestrator.errors import (
+        AgentFailed,
+        ApprovalTimedOut,
+        CallbackFailed,
+        ChildSessionFailed,
+        NoInvocation,
+        NonDeterminismError,
+        NonRetryable,
+        NotSerializable,
+        OperationFailed,
+        OperationTimedOut,
+        OrchestratorError,
+        RegistrationError,
+        SessionCancelled,
+        StepFailed,
+        StepInterrupted,
+    )
+    from orchestrator.invocation import Invocation, current_invocation
+    from orchestrator.payloads import InvalidPayload, PayloadTooLarge
 
 __all__ = [
     "AgentFailed",
@@ -50,3 +58,17 @@ __all__ = [
     "StepInterrupted",
     "current_invocation",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import all of them, once, so that they stand here as if they had been all along (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        for home in ("app", "calls", "context", "errors", "invocation", "payloads"):
+            there = vars(import_module(f"{__name__}.{home}"))
+            globals().update({public: there[public] for public in __all__ if public in there})
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return __all__

@@ -29,6 +29,7 @@ from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Reachability
 from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
+from orchestrator.callbacks import TOKEN_BYTES
 from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster.dynamodb import DynamoDBHeads
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 STEP_THREADS_MAX: Final = 64
-TOKEN_BYTES: Final = 32
-"""256 random bits: nobody guesses a callback's token."""
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 

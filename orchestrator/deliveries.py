@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from orchestrator.answers import TIMED_OUT, error_of, failure, message_of, success
 from orchestrator.artifacts.payloads import payload_key
@@ -17,12 +17,15 @@ from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.inbox import SessionEnded
 from orchestrator.journal.folding import read_state
-from orchestrator.router import Router
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ID_PATTERN, Json, JsonObject, canonical_json
+
+if TYPE_CHECKING:
+    # The command line checks by the same rules, and runs no sessions.
+    from orchestrator.router import Router
 
 CallbackStatus: TypeAlias = Literal["SUCCESS", "FAILURE"]
 

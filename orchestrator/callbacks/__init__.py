@@ -13,6 +13,8 @@ from typing import Final, Protocol
 
 from orchestrator.session.values import SESSION_LIFE_MAX, truncate_to_millis
 
+TOKEN_BYTES: Final = 32
+"""256 random bits: nobody guesses a callback's token."""
 _APPROVAL: Final = "approval-"
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from orchestrator.calls import PERSON_LENGTH_MAX
-from orchestrator.cli.arguments import as_json, text_argument
+from orchestrator.cli.arguments import text_argument
 from orchestrator.cli.client import Client
-from orchestrator.cli.output import people, print_json
+from orchestrator.cli.output import as_json, print_json, tell
 from orchestrator.cli.process import with_client
 from orchestrator.deliveries import REASON_LENGTH_MAX
 from orchestrator.session.values import JsonObject
@@ -55,4 +55,4 @@ def _answer(session_id: str, name: str, approved: bool, by: str, comment: str | 
         print_json({"session_id": session_id, "name": name, **answer})
     else:
         word = "approval" if approved else "rejection"
-        people.print(f"{word} of {name} by {by} sent to {session_id}", markup=False)
+        tell(f"{word} of {name} by {by} sent to {session_id}")

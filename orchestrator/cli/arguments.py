@@ -6,15 +6,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import click
-
 from orchestrator.cli.output import Exit, fail
 from orchestrator.payloads import parse_json
 from orchestrator.session.values import Json, is_valid_id
 
 STDIN: Final = "-"
-
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON instead of text.")
 
 
 def json_argument(text: str, option: str) -> Json:

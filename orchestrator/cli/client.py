@@ -20,8 +20,7 @@ from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.faults import Patience, Reachability
 from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX, find_queue
 from orchestrator.aws.table import Table
-from orchestrator.building import TOKEN_BYTES
-from orchestrator.callbacks import Callback, Callbacks, expiry_of, issued_with
+from orchestrator.callbacks import TOKEN_BYTES, Callback, Callbacks, expiry_of, issued_with
 from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
 from orchestrator.cluster import Head, Heads
 from orchestrator.cluster.dynamodb import DynamoDBHeads
@@ -248,25 +247,31 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     Raises:
         Unavailable: AWS, the table or the queue cannot be reached.
     """
-    clock = SystemClock()
-    patience = Patience(clock, Reachability("table", clock), random.random, seconds_max=ANSWER_SECONDS_MAX)
-    async with connect() as clients:
-        table = Table(clients.dynamodb, settings.table, patience, signed=None)
-        client = Client(
+    async with open_table(settings) as (clients, table, patience):
+        yield Client(
             clients=clients,
             settings=settings,
             patience=patience,
             heads=DynamoDBHeads(table),
             journal=DynamoDBJournal(table, retention=timedelta(days=settings.retention_days)),
-            callbacks=DynamoDBCallbacks(table, clock=clock),
+            callbacks=DynamoDBCallbacks(table, clock=patience.clock),
             payloads=PayloadStore(
                 S3Artifacts(Bucket(clients.s3, settings.bucket, patience)), inline_bytes_max=settings.inline_limit_bytes
             ),
         )
+
+
+@asynccontextmanager
+async def open_table(settings: Settings) -> AsyncIterator[tuple[Clients, Table, Patience]]:
+    """Yield the table alone, with what it is reached by; see `open_client`."""
+    clock = SystemClock()
+    patience = Patience(clock, Reachability("table", clock), random.random, seconds_max=ANSWER_SECONDS_MAX)
+    async with connect() as clients:
+        table = Table(clients.dynamodb, settings.table, patience, signed=None)
         try:
             async with asyncio.TaskGroup() as tasks:
                 carrier = tasks.create_task(table.run(), name="table")
-                yield client
+                yield clients, table, patience
                 carrier.cancel()
         except BaseExceptionGroup as group:
             # The command's own error: the group around it is none of its reader's business.

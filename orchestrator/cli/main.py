@@ -1,77 +1,81 @@
-"""The command line as a whole: every command by its name. A new one is written beside its like and added here."""
+"""The command line as a whole: every command by its name, what it does in a line, and the module that does it.
+
+A command's module is imported when the command runs, and for nothing else: the list of commands, and the container's
+probe, wait for no SDK. A new command is written beside its like and added here; the tests hold the lines together.
+"""
 
 from __future__ import annotations
 
-import json
-import sys
-import urllib.error
-import urllib.request
-from typing import Final
+import os
+from importlib import import_module
+from typing import Final, NamedTuple
 
 import click
-from click.shell_completion import get_completion_class
-
-from orchestrator.cli.approvals import approve_command, reject_command
-from orchestrator.cli.arguments import as_json
-from orchestrator.cli.messages import callback_command, cancel_command, signal_command
-from orchestrator.cli.output import Exit, fail, print_fields, print_json
-from orchestrator.cli.process import run, settings_of_process
-from orchestrator.cli.replaying import replay_command
-from orchestrator.cli.running import dev_command, provision_command, serve_command
-from orchestrator.cli.sessions import events_command, list_command, status_command, submit_command
-from orchestrator.cli.tenants import tenants_group
-
-HEALTH_SECONDS_MAX: Final = 4.0
 
 
-def main() -> None:
-    """Run the command line."""
-    commands(prog_name="orchestrator")
+class Place(NamedTuple):
+    """Where a command is (`<name>_command` of that module), and the first line of its help."""
+
+    module: str
+    help: str
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+PLACES: Final = {
+    "serve": Place("running", "Run one node until SIGTERM, then drain it."),
+    "dev": Place("running", "Run a node with a local AWS emulator; its state stays in .orchestrator/."),
+    "provision": Place("running", "Create the table, the queues and the bucket where they are missing."),
+    "health": Place("health", "Ask a node whether it is well: the probe of the container's health check."),
+    "submit": Place("sessions", "Start a session through the queue."),
+    "status": Place("sessions", "Show one session."),
+    "events": Place("sessions", "Show a session's journal, one event a line."),
+    "list": Place("sessions", "List sessions, the latest change first."),
+    "signal": Place("messages", "Send a session a signal."),
+    "callback": Place("messages", "Answer a callback."),
+    "cancel": Place("messages", "Ask a session to end: its handler may clean up, its undo steps run."),
+    "approve": Place("approvals", "Say yes to what a session asks for; `orchestrator status ID` shows what that is."),
+    "reject": Place("approvals", "Say no to what a session asks for."),
+    "replay": Place(
+        "replaying", "Play a session's journal against the handler of today, and tell the first difference."
+    ),
+    "tenants": Place("tenants", "Limit how many sessions of a tenant run at once."),
+    "completion": Place(
+        "completion", "Print a shell's completion script, as for: source <(orchestrator completion bash)."
+    ),
+}
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name and help, and imports the one that is run."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See `click.Group.resolve_command`."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, None if listed is None else imported(str(listed.name)), rest
+
+
+def imported(name: str) -> click.Command:
+    """Return the command itself."""
+    command = getattr(import_module(f"orchestrator.cli.{PLACES[name].module}"), f"{name}_command")
+    assert isinstance(command, click.Command), f"{name} is one"
+    return command
+
+
+@click.group(
+    cls=Commands,
+    commands=[click.Command(name, help=place.help) for name, place in PLACES.items()],
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # As rich does (no-color.org); click by itself asks only whether it writes to a terminal.
+        "color": False if os.environ.get("NO_COLOR") else None,
+    },
+)
 @click.version_option(package_name="session-orchestrator")
 def commands() -> None:
     """Durable agent sessions on SQS, DynamoDB and containers."""
 
 
-@commands.command("health")
-@click.option("--url", default=None, help="Base address of the node (default: this host, ORCHESTRATOR_PORT).")
-@as_json
-def health_command(url: str | None, json_output: bool) -> None:
-    """Ask a node whether it is well: the probe of the container's health check."""
-    address = (url or f"http://127.0.0.1:{settings_of_process().port}").rstrip("/")
-    if not address.startswith(("http://", "https://")):
-        fail(f"--url: {address!r} is not an http address", Exit.USAGE)
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=HEALTH_SECONDS_MAX) as answer:
-            body = json.loads(answer.read())
-            code = Exit.DONE
-    except urllib.error.HTTPError as error:
-        text = error.read()
-        body = json.loads(text) if text.startswith(b"{") else {"status": "UNHEALTHY", "checks": {"http": str(error)}}
-        code = Exit.FAILED
-    except (OSError, ValueError) as error:
-        fail(f"{address} does not answer: {error}", Exit.UNREACHABLE)
-    print_json(body) if json_output else print_fields(body)
-    sys.exit(code)
-
-
-@commands.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion_command(shell: str) -> None:
-    """Print the completion script of a shell, such as: source <(orchestrator completion bash)."""
-    completion = get_completion_class(shell)
-    assert completion is not None, f"click knows {shell}"
-    click.echo(completion(commands, {}, "orchestrator", "_ORCHESTRATOR_COMPLETE").source())
-
-
-for command in (
-    *(serve_command, dev_command, provision_command),
-    *(submit_command, status_command, events_command, list_command),
-    *(signal_command, callback_command, cancel_command),
-    *(approve_command, reject_command),
-    replay_command,
-    tenants_group(settings_of_process, run),
-):
-    commands.add_command(command)
+def main() -> None:
+    """Run the command line."""
+    commands(prog_name="orchestrator")

@@ -7,9 +7,9 @@ from typing import Final
 
 import click
 
-from orchestrator.cli.arguments import STDIN, as_json, id_argument, json_argument, secret_argument, text_argument
+from orchestrator.cli.arguments import STDIN, id_argument, json_argument, secret_argument, text_argument
 from orchestrator.cli.client import Client
-from orchestrator.cli.output import Exit, fail, people, print_json
+from orchestrator.cli.output import Exit, as_json, fail, print_json, tell
 from orchestrator.cli.process import with_client
 from orchestrator.deliveries import REASON_LENGTH_MAX
 from orchestrator.errors import MESSAGE_LENGTH_MAX
@@ -102,4 +102,4 @@ def _show(message: JsonObject, words: str, *, json_output: bool) -> None:
     if json_output:
         print_json(message)
     else:
-        people.print(words, markup=False)
+        tell(words)

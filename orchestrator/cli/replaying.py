@@ -8,10 +8,10 @@ import click
 
 from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
-from orchestrator.cli.arguments import as_json, id_argument
+from orchestrator.cli.arguments import id_argument
 from orchestrator.cli.client import Client
 from orchestrator.cli.loading import load_app
-from orchestrator.cli.output import Exit, fail, people, print_json
+from orchestrator.cli.output import Exit, as_json, fail, print_json, tell
 from orchestrator.cli.process import with_client
 from orchestrator.inbox import UnknownSession
 from orchestrator.replaying import Replayed, ReplayFailed, replay_journal
@@ -23,7 +23,7 @@ from orchestrator.session.values import JsonObject
 @click.argument("target", metavar="MODULE:APP")
 @as_json
 def replay_command(session_id: str, target: str, json_output: bool) -> None:
-    """Play a session's journal against the handler in MODULE:APP, and tell the first difference.
+    """Play a session's journal against the handler of today, and tell the first difference.
 
     Nothing is run and nothing is written: no step, no agent. Exit code 1: they do not match.
     """
@@ -49,7 +49,7 @@ def _tell(session_id: str, replayed: Replayed | ReplayFailed, *, json_output: bo
         if json_output:
             print_json(_document(session_id, replayed))
         else:
-            people.print(f"matches ({replayed.events} events, {replayed.operations} operations)", markup=False)
+            tell(f"matches ({replayed.events} events, {replayed.operations} operations)")
         return
     if json_output:
         print_json({"session_id": session_id, "matches": False, "difference": replayed.difference})

@@ -12,9 +12,8 @@ import click
 from orchestrator.app import Orchestrator
 from orchestrator.aws.clients import connect
 from orchestrator.aws.provision import provision
-from orchestrator.cli.arguments import as_json
 from orchestrator.cli.loading import load_app
-from orchestrator.cli.output import people, print_json
+from orchestrator.cli.output import as_json, print_json, tell
 from orchestrator.cli.process import leave, log_format, settings_of_process
 from orchestrator.cli.process import run as run_to_end
 from orchestrator.local import EMULATOR_PORT, emulator
@@ -70,11 +69,12 @@ async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
         example = compact_json(app.session_types[0].input_type.example()) if app.session_types else "null"
 
         def show(ready: Ready) -> None:
-            people.print(f"[bold green]ready[/]  HTTP  http://{ready.address}   AWS  {local.endpoint_url}")
-            people.print(f"session types: {', '.join(types)}")
-            people.print("next, in another terminal:", style="dim")
-            people.print(f"  source {environment}")
-            people.print(f"  orchestrator submit {types[0]} --input '{example}' --wait", markup=False)
+            word = click.style("ready", fg="green", bold=True)
+            tell(f"{word}  HTTP  http://{ready.address}   AWS  {local.endpoint_url}")
+            tell(f"session types: {', '.join(types)}")
+            tell("next, in another terminal:", dim=True)
+            tell(f"  source {environment}")
+            tell(f"  orchestrator submit {types[0]} --input '{example}' --wait")
 
         await serve(app, settings, stop=stop, on_ready=show)
 
@@ -93,7 +93,7 @@ def provision_command(json_output: bool) -> None:
     if json_output:
         print_json({"created": list(created)})
     else:
-        people.print("\n".join(f"created {name}" for name in created) or "everything is there")
+        tell("\n".join(f"created {name}" for name in created) or "everything is there")
 
 
 def _loopback_port(url: str | None) -> int | None:

@@ -9,10 +9,11 @@ from typing import Final
 
 import click
 
-from orchestrator.cli.arguments import as_json, id_argument, json_argument
+from orchestrator.cli.arguments import id_argument, json_argument
 from orchestrator.cli.client import Client
-from orchestrator.cli.output import Exit, fail, people, print_fields, print_json, print_rows
+from orchestrator.cli.output import Exit, as_json, fail, print_fields, print_json, tell
 from orchestrator.cli.process import with_client
+from orchestrator.cli.tables import print_rows
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import (
     SESSION_TYPE_PATTERN,
@@ -72,7 +73,7 @@ def submit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         if not wait:
             return None
         if not json_output:
-            people.print(f"{session_id} submitted; waiting", style="dim")
+            tell(f"{session_id} submitted; waiting", dim=True)
         return await client.wait_for_end(session_id, message_id, seconds_max=timeout)
 
     ended = with_client(run)
@@ -146,7 +147,7 @@ def _show_end(view: JsonObject, *, json_output: bool) -> None:
     else:
         error = view["error"]
         reason = f"{error['type']}: {error['message']}" if isinstance(error, dict) else ""
-        people.print(f"{view['session_id']} {view['state']} {reason}", markup=False)
+        tell(f"{view['session_id']} {view['state']} {reason}")
     sys.exit(Exit.DONE if completed else Exit.FAILED)
 
 

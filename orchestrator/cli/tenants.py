@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import click
 
-from actors import SystemClock
-from orchestrator.aws.clients import connect
-from orchestrator.aws.faults import Patience, Reachability
-from orchestrator.aws.table import Table
-from orchestrator.cli.client import ANSWER_SECONDS_MAX
-from orchestrator.cli.output import Exit, fail, people, print_fields, print_json, print_rows
+from actors import Clock
+from orchestrator.cli.arguments import id_argument
+from orchestrator.cli.client import open_table
+from orchestrator.cli.output import as_json, print_fields, print_json, tell
+from orchestrator.cli.process import run, settings_of_process
+from orchestrator.cli.tables import print_rows
 from orchestrator.cluster import Heads, NotOwner
 from orchestrator.cluster.dynamodb import DynamoDBHeads
 from orchestrator.rescuer import DUE_EVERY_SECONDS
-from orchestrator.session.values import JsonObject, is_valid_id, truncate_to_millis
-from orchestrator.settings import Settings
+from orchestrator.session.values import JsonObject, truncate_to_millis
 from orchestrator.tenants import LIMIT_MAX, Quota, Quotas
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
 
 T = TypeVar("T")
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON instead of text.")
-
-
-class Run(Protocol):
-    """Runs what a command does, and turns every known fault into one line and its exit code."""
-
-    def __call__(self, work: Awaitable[T]) -> T:
-        """Return what the work returns."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +31,7 @@ class Tenancy:
 
     quotas: Quotas
     heads: Heads
-    clock: SystemClock
+    clock: Clock
 
     async def set_limit(self, tenant: str, limit: int) -> Quota:
         """Set the limit and return when running nodes have had the time to hear of it; who waits may run then."""
@@ -66,52 +54,56 @@ class Tenancy:
         return [await self.quotas.get(name) for name in sorted(names)]
 
 
-def tenants_group(settings: Callable[[], Settings], run: Run) -> click.Group:
-    """Return the commands."""
-
-    @click.group("tenants")
-    def tenants() -> None:
-        """Limit how many sessions of a tenant run at once."""
-
-    @tenants.command("set")
-    @click.argument("tenant", metavar="ID")
-    @click.option("--limit", type=click.IntRange(0, LIMIT_MAX), required=True, help="Sessions at once; 0 for no limit.")
-    @as_json
-    def set_command(tenant: str, limit: int, json_output: bool) -> None:
-        """Set a tenant's own limit, instead of ORCHESTRATOR_TENANT_LIMIT."""
-        _check(tenant)
-        quota = run(_using(settings(), lambda tenancy: tenancy.set_limit(tenant, limit)))
-        if json_output:
-            print_json(_view(quota))
-        else:
-            people.print(f"{tenant}: {f'at most {limit} sessions at once' if limit else 'no limit'}", markup=False)
-
-    @tenants.command("get")
-    @click.argument("tenant", metavar="ID")
-    @as_json
-    def get_command(tenant: str, json_output: bool) -> None:
-        """Show a tenant's limit, its slots in use and how many sessions wait for one."""
-        _check(tenant)
-        view = _view(run(_using(settings(), lambda tenancy: tenancy.quotas.get(tenant))))
-        print_json(view) if json_output else print_fields(view)
-
-    @tenants.command("list")
-    @as_json
-    def list_command(json_output: bool) -> None:
-        """List the tenants that have a limit of their own."""
-        views = [_view(quota) for quota in run(_using(settings(), lambda tenancy: tenancy.all()))]
-        if json_output:
-            for view in views:
-                print_json(view)
-        else:
-            print_rows(views, ("tenant", "limit", "used", "queued"))
-
-    return tenants
+@click.group("tenants")
+def tenants_command() -> None:
+    """Limit how many sessions of a tenant run at once."""
 
 
-def _check(tenant: str) -> None:
-    if not is_valid_id(tenant):
-        fail(f"ID: {tenant!r:.100} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)", Exit.USAGE)
+@tenants_command.command("set")
+@click.argument("tenant", metavar="ID")
+@click.option("--limit", type=click.IntRange(0, LIMIT_MAX), required=True, help="Sessions at once; 0 for no limit.")
+@as_json
+def set_command(tenant: str, limit: int, json_output: bool) -> None:
+    """Set a tenant's own limit, instead of ORCHESTRATOR_TENANT_LIMIT."""
+    id_argument(tenant, "ID")
+    quota = _with_tenancy(lambda tenancy: tenancy.set_limit(tenant, limit))
+    if json_output:
+        print_json(_view(quota))
+    else:
+        tell(f"{tenant}: {f'at most {limit} sessions at once' if limit else 'no limit'}")
+
+
+@tenants_command.command("get")
+@click.argument("tenant", metavar="ID")
+@as_json
+def get_command(tenant: str, json_output: bool) -> None:
+    """Show a tenant's limit, its slots in use and how many sessions wait for one."""
+    id_argument(tenant, "ID")
+    view = _view(_with_tenancy(lambda tenancy: tenancy.quotas.get(tenant)))
+    print_json(view) if json_output else print_fields(view)
+
+
+@tenants_command.command("list")
+@as_json
+def list_command(json_output: bool) -> None:
+    """List the tenants that have a limit of their own."""
+    views = [_view(quota) for quota in _with_tenancy(lambda tenancy: tenancy.all())]
+    if json_output:
+        for view in views:
+            print_json(view)
+    else:
+        print_rows(views, ("tenant", "limit", "used", "queued"))
+
+
+def _with_tenancy(use: Callable[[Tenancy], Awaitable[T]]) -> T:
+    settings = settings_of_process()
+
+    async def used() -> T:
+        async with open_table(settings) as (_, table, patience):
+            quotas = DynamoDBQuotas(table, limit_default=settings.tenant_limit)
+            return await use(Tenancy(quotas, DynamoDBHeads(table), patience.clock))
+
+    return run(used())
 
 
 def _view(quota: Quota) -> JsonObject:
@@ -122,25 +114,3 @@ def _view(quota: Quota) -> JsonObject:
         "used": quota.used,
         "queued": quota.queued,
     }
-
-
-async def _using(settings: Settings, use: Callable[[Tenancy], Awaitable[T]]) -> T:
-    async with _open(settings) as tenancy:
-        return await use(tenancy)
-
-
-@asynccontextmanager
-async def _open(settings: Settings) -> AsyncIterator[Tenancy]:
-    clock = SystemClock()
-    patience = Patience(clock, Reachability("table", clock), random.random, seconds_max=ANSWER_SECONDS_MAX)
-    async with connect() as clients:
-        table = Table(clients.dynamodb, settings.table, patience, signed=None)
-        quotas = DynamoDBQuotas(table, limit_default=settings.tenant_limit)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                carrier = tasks.create_task(table.run(), name="table")
-                yield Tenancy(quotas, DynamoDBHeads(table), clock)
-                carrier.cancel()
-        except BaseExceptionGroup as group:
-            # The command's own error: the group around it is none of its reader's business.
-            raise group.exceptions[0] from None
