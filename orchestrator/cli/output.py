@@ -35,7 +35,8 @@ def tell(text: str, *, dim: bool = False) -> None:
 
 def fail(message: str, code: Exit) -> NoReturn:
     """Tell people what is wrong, on one line, and end with the code."""
-    click.echo(f"{click.style('error', fg='red', bold=True)} {message}", err=True)
+    line = " ".join(message.splitlines())
+    click.echo(f"{click.style('error', fg='red', bold=True)} {line}", err=True)
     raise SystemExit(int(code))
 
 
