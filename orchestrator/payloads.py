@@ -30,6 +30,7 @@ BYTES_MAX: Final = 204_800
 """What a journal holds of one payload unless the settings say otherwise (`ORCHESTRATOR_INLINE_LIMIT_BYTES`)."""
 
 
+EXAMPLE_DEPTH_MAX: Final = 10
 _EXAMPLES: Final[dict[str, Json]] = {"string": "text", "integer": 1, "number": 1.5, "boolean": True, "array": []}
 
 
@@ -80,10 +81,9 @@ class PayloadType:
             return {}
 
     def example(self) -> Json:
-        """Return a value of about the right shape, to start from: each required field with something of its type."""
-        schema = {} if self._adapter is None else self._adapter.json_schema()
-        required = [(name, schema["properties"][name]) for name in schema.get("required", ())]
-        return {name: _EXAMPLES.get(str(field.get("type")), None) for name, field in required}
+        """Return a value of about the right shape, to start from: what is required, each of its type."""
+        schema = self.schema("{model}")
+        return _example(schema, schema.get("$defs"), EXAMPLE_DEPTH_MAX) if schema else {}
 
     def dump(self, value: object, name: str = "result", *, bytes_max: int = BYTES_MAX) -> Json:
         """Return the value as JSON, checked against the annotation.
@@ -97,6 +97,23 @@ class PayloadType:
         if self._adapter is not None:
             self.load(dumped, name)
         return dumped
+
+
+def _example(schema: Json, models: Json, levels: int) -> Json:
+    match schema:
+        case {"const": given} | {"enum": [given, *_]}:
+            return given
+        case {"$ref": str(name)} if isinstance(models, dict) and levels:
+            return _example(models[name], models, levels - 1)
+        case {"anyOf": [*options]}:
+            return None if {"type": "null"} in options else _example(options[0], models, levels)
+        case {"type": "object", "properties": dict(fields), "required": [*required]}:
+            return {str(name): _example(fields[str(name)], models, levels) for name in required}
+        case {"type": "object"}:
+            return {}
+        case {"type": str(name)}:
+            return _EXAMPLES.get(name)
+    return None
 
 
 def to_json(value: object, name: str, *, bytes_max: int = BYTES_MAX) -> Json:
