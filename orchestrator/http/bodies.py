@@ -124,6 +124,10 @@ def _check_type(request: web.Request) -> None:
 
 
 async def _bytes_of(request: web.Request, seconds_max: float) -> bytes:
+    length = request.content_length or 0
+    if length > request.client_max_size:
+        # Told at once: what it announces need not be sent first, nor waited for.
+        raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=length)
     try:
         async with asyncio.timeout(seconds_max):
             return await request.read()

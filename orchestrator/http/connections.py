@@ -17,6 +17,9 @@ from orchestrator.errors import Unavailable
 from orchestrator.http.problems import CODES, Problem, response
 
 SHUTDOWN_SECONDS_MAX: Final = 5.0
+IDLE_SECONDS_MAX: Final = 75.0
+"""For the head of a request, the first one too. Longer than a load balancer keeps a connection that nobody uses (ALB:
+60 s), so that it is never handed one that we are about to close."""
 
 
 class Connection(web.RequestHandler):
@@ -24,9 +27,14 @@ class Connection(web.RequestHandler):
 
     __slots__ = ("on_lost",)
 
-    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
-        # `None` turns the access log off (aiohttp, "Logging"), which its annotation does not know.
-        super().__init__(server, loop=loop, access_log=None)  # type: ignore[arg-type]
+    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop, idle_seconds_max: float) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            # `None` turns the access log off (aiohttp, "Logging"), which its annotation does not know.
+            access_log=None,  # type: ignore[arg-type]
+            keepalive_timeout=idle_seconds_max,
+        )
         self.on_lost: Callable[[], None] | None = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -53,7 +61,9 @@ class Connection(web.RequestHandler):
 
 
 @asynccontextmanager
-async def listening(application: web.Application, *, host: str, port: int) -> AsyncIterator[str]:
+async def listening(
+    application: web.Application, *, host: str, port: int, idle_seconds_max: float = IDLE_SECONDS_MAX
+) -> AsyncIterator[str]:
     """Serve the application while the block runs; yields the address as `host:port`.
 
     Raises:
@@ -63,7 +73,7 @@ async def listening(application: web.Application, *, host: str, port: int) -> As
     await runner.setup()
     try:
         assert runner.server is not None, "set up in the line before"
-        listener = await _listener(runner.server, host, port)
+        listener = await _listener(runner.server, host, port, idle_seconds_max)
         try:
             bound = listener.sockets[0].getsockname()
             yield f"{bound[0]}:{bound[1]}"
@@ -74,10 +84,14 @@ async def listening(application: web.Application, *, host: str, port: int) -> As
         await runner.cleanup()
 
 
-async def _listener(server: web.Server, host: str, port: int) -> asyncio.Server:
+async def _listener(server: web.Server, host: str, port: int, idle_seconds_max: float) -> asyncio.Server:
     loop = asyncio.get_running_loop()
+
+    def connected() -> Connection:
+        return Connection(server, loop=loop, idle_seconds_max=idle_seconds_max)
+
     try:
-        return await loop.create_server(lambda: Connection(server, loop=loop), host, port)
+        return await loop.create_server(connected, host, port)
     except OSError as error:
         raise Unavailable(f"ORCHESTRATOR_PORT: cannot listen on {host}:{port}: {error.strerror}") from None
 

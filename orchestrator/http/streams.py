@@ -137,7 +137,7 @@ class EventStreams:
         """Return the event at which a client left off."""
         async for recorded in self._ports.journal.read(session_id, after=seq - 1):
             return recorded
-        detail = f"after: the journal has no event {seq} yet"
+        detail = f"after, Last-Event-ID: the journal has no event {seq} yet"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_QUERY, detail)
 
     async def _follow(self, outlet: _Outlet, session_id: str, after: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from aiohttp import web
 from http_stage import NOON, PATIENCE_SECONDS, Stage, stage
 
 from actors import ManualClock, settle
@@ -10,6 +11,7 @@ from orchestrator.cluster import Head
 from orchestrator.cluster.memory import MemoryHeads
 from orchestrator.errors import Unavailable
 from orchestrator.http.bodies import ANSWER_BYTES_MAX, BODY_BYTES_MAX
+from orchestrator.http.connections import listening
 from orchestrator.http.server import HANDLER_SECONDS_MAX
 
 JSON = {"Content_Type": "application/json"}
@@ -91,6 +93,29 @@ async def test_bodies_of_messages_are_held_to_the_same_limits() -> None:
             assert (413, "BODY_TOO_LARGE") == await node.code("POST", path, data=large, **JSON)
             assert (415, "UNSUPPORTED_MEDIA_TYPE") == await node.code("POST", path, data=b"{}")
             assert (422, "INVALID_JSON") == await node.code("POST", path, data=b"NaN", **JSON)
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_waited_for() -> None:
+    """413 before its first byte; a chunked one, which says nothing, is counted as it comes."""
+    head = b"POST /sessions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    async with stage() as node:
+        told = await _spoken(node, head + b"Content-Length: 99999999999\r\n\r\n", first=b'"BODY_TOO_LARGE"')
+        assert told.startswith(b"HTTP/1.1 413 ")
+        chunk = b"%x\r\n%s\r\n" % (BODY_BYTES_MAX, b" " * BODY_BYTES_MAX)
+        told = await _spoken(node, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2, first=b'"BODY_TOO_LARGE"')
+        assert told.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /pi", b"GET /ping HTTP/1.1\r\nHost: a\r\n"], ids=repr)
+async def test_a_client_that_never_finishes_its_request_is_cut_off(sent: bytes) -> None:
+    """A connection without a whole head ends when its time is over, with all that it holds."""
+    async with listening(web.Application(), host="127.0.0.1", port=0, idle_seconds_max=0.05) as address:
+        host, _, port = address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert b"" == await reader.read()
+        writer.close()
 
 
 async def test_a_client_that_waits_for_100_continue_gets_it() -> None:
@@ -176,13 +201,13 @@ async def test_who_has_no_key_learns_how_to_show_one_and_nothing_else() -> None:
             assert (401, "UNAUTHORIZED") == await node.code("GET", path)
 
 
-async def _spoken(node: Stage, sent: bytes) -> bytes:
-    """Return all that comes back for these bytes, until the node closes the connection."""
+async def _spoken(node: Stage, sent: bytes, *, first: bytes = b"") -> bytes:
+    """Return all that comes back for these bytes, until the node closes the connection, or up to a `first` text."""
     host, _, port = node.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return await reader.read()
+            return await (reader.readuntil(first) if first else reader.read())
     finally:
         writer.close()
