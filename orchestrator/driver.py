@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from typing import Final, TypeAlias, TypeVar
 
 from orchestrator.answers import message_of
@@ -27,6 +28,7 @@ from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
 from orchestrator.session.values import Json, derive_session_id
+from orchestrator.shared_waits import SharedWaits
 from orchestrator.step_runs import StepRuns
 
 T = TypeVar("T")
@@ -54,7 +56,7 @@ class Driver:
         self._undos: list[Undo] = []
         self._signal_waits: dict[str, m.SignalAwaited] = {}
         self._asking: set[str] = set()
-        self._result_locks: dict[str, asyncio.Lock] = {}
+        self._answers = SharedWaits()
         self._patched: set[str] = set()
         self.obstacle: Obstacle | None = None
         self.is_stopped = state.stop is not None
@@ -372,6 +374,8 @@ class Driver:
 
     def _tell(self, message: m.Message) -> None:
         self.said += 1
+        if self._turnstile.has_struck and isinstance(message, m.REQUESTS):
+            message = replace(message, knew_of_stop=True)
         self._ports.tell(message)
 
     def _show_work(self) -> None:
@@ -406,11 +410,12 @@ class Driver:
         return await self.opened(known.result) if is_reference(known.result) else copied(known.result)
 
     async def _callback_result(self, operation: str) -> Json:
-        lock = self._result_locks.setdefault(operation, asyncio.Lock())
-        async with lock:
-            result = operation + RESULT_SUFFIX
-            known = await self._reach(result, OperationKind.CALLBACK)
-            return await self._arrived(result, known)
+        result = operation + RESULT_SUFFIX
+
+        async def answer() -> Json:
+            return await self._arrived(result, await self._reach(result, OperationKind.CALLBACK))
+
+        return await self._answers.get(result, answer)
 
     async def _agent_request(self, operation: str, call: AgentCall) -> m.AgentRequested:
         kwargs: Json = None

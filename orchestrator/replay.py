@@ -79,8 +79,7 @@ class Turnstile:
         self._branches: Collection[object] = ()
         self._is_concurrent = False
         self._is_settling = False
-        self._is_over = False
-        self._is_forced = False
+        self._is_over = self._is_forced = self._has_struck = False
 
     def _load(self, state: SessionState) -> None:
         known = [each for operation in state.operations.values() for each in passages(operation)]
@@ -193,6 +192,11 @@ class Turnstile:
             return False
         # What it was given, it takes up in a turn of the loop that may not have come yet.
         return not any(waiter.done() for waiter in self._awaiting.values())
+
+    @property
+    def has_struck(self) -> bool:
+        """Whether the handler has heard of a stop by now, or ended before it did."""
+        return self._has_struck or self._is_over
 
     @property
     def has_breakable(self) -> bool:
@@ -328,6 +332,7 @@ class Turnstile:
         if interruption.is_forced:
             self._force()
             return
+        self._has_struck = True
         waiters: list[Waiter] = [*self._reaching.values(), *self._awaiting.values()]
         self._reaching.clear()
         for waiter in waiters:

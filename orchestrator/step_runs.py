@@ -46,7 +46,10 @@ class StepRuns:
     async def pause(self, operation: str, until: datetime) -> None:
         """Wait until the next attempt is due. Raises `SessionCancelled` when the session is to end meanwhile."""
         clock = self._ports.clock
-        await self._breakably(operation, clock.sleep(max(0.0, (until - clock.now()).total_seconds())))
+        try:
+            await self._breakably(operation, clock.sleep(max(0.0, (until - clock.now()).total_seconds())))
+        except _BrokenOff:
+            raise _cancelled() from None
 
     async def attempt(
         self, operation: str, attempt: int, call: StepCall, result_type: PayloadType
@@ -58,18 +61,24 @@ class StepRuns:
 
         invocation = invocation_for(self._session_id, operation, attempt, self._ports.tell)
         limit = TimeLimit(self._ports.clock, call.timeout)
-        try:
+
+        async def limited() -> object:
             async with limit:
                 with InvocationScope(invocation):
-                    work = self._ports.call(call.fn, call.args, call.kwargs, threads=self._ports.threads)
-                    result = await self._breakably(operation, work)
+                    return await self._ports.call(call.fn, call.args, call.kwargs, threads=self._ports.threads)
+
+        try:
+            # The limit inside: one that runs out while the function winds up after a stop must not hide the stop.
+            result = await self._breakably(operation, limited())
             sealed = await self._seal(operation, lambda most: result_type.dump(result, bytes_max=most))
             return m.StepSucceeded(operation, attempt, sealed)
+        except _BrokenOff:
+            raise _cancelled() from None
         except (NotSerializable, InvalidPayload, PayloadTooLarge, NonRetryable) as error:
             return failed(describe(error), is_retryable=False)
         except BaseException as error:
             # User code: what it raises is the attempt's outcome.
-            if belongs_to_runtime(error) or isinstance(error, SessionCancelled):
+            if belongs_to_runtime(error):
                 raise
             if limit.has_expired(error):
                 return failed(_timed_out(call.timeout), is_retryable=True)
@@ -89,7 +98,15 @@ class StepRuns:
             self._show_work()
             # However the work took it, returning and raising included: the cancellation was not for the handler.
             if was_broken_off and task.uncancel() == 0:
-                raise SessionCancelled("the session is to end") from None
+                raise _BrokenOff from None
+
+
+class _BrokenOff(Exception):
+    """A stop of the session broke it off. Not `SessionCancelled`, which a step's function may raise by itself."""
+
+
+def _cancelled() -> SessionCancelled:
+    return SessionCancelled("the session is to end")
 
 
 def _timed_out(seconds: float | None) -> ErrorRecord:

@@ -24,12 +24,17 @@ EVENTS_MAX: Final = 25_000
 
 def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
     """Return the events that the message causes, in order; `()` where it changes nothing."""
-    if state.has_ended:
+    if state.has_ended or _is_overtaken_by_stop(state, message):
         return NOTHING
     events = _answer(state, message, now)
     if events and state.last_seq + len(events) >= EVENTS_MAX and type(events[-1]) not in SESSION_TRANSITIONS:
         return (e.SessionFailed(error=_journal_too_long()),)
     return events
+
+
+def _is_overtaken_by_stop(state: SessionState, message: m.Message) -> bool:
+    """Return whether the handler asked to begin something before it heard that the session is to end."""
+    return state.stop is not None and isinstance(message, m.REQUESTS) and not message.knew_of_stop
 
 
 def _answer(state: SessionState, message: m.Message, now: datetime) -> Decision:  # noqa: PLR0911, PLR0912 - one arm a message

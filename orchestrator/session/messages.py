@@ -7,7 +7,7 @@ read from a clock travel inside the message, so that `decide` stays pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from orchestrator.session.frozen import quick
 from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec
@@ -19,6 +19,7 @@ class StepStarting:
 
     operation: str
     attempt: int
+    knew_of_stop: bool = False
 
 
 @quick
@@ -54,6 +55,7 @@ class AgentRequested:
     kwargs: JsonObject | None = None
     timeout: float | None = None
     retry: RetrySpec | None = None
+    knew_of_stop: bool = False
 
 
 @quick
@@ -95,6 +97,7 @@ class TimerRequested:
 
     operation: str
     seconds: float
+    knew_of_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class CallbackRequested:
     operation: str
     callback_id: str
     timeout: float | None = None
+    knew_of_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class ApprovalAsked:
     subject: Json
     approvers: Json = None
     timeout: float | None = None
+    knew_of_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,7 @@ class SignalAwaited:
     operation: str
     name: str
     timeout: float | None = None
+    knew_of_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +200,7 @@ class ChildRequested:
     session_type: str
     child_id: str
     input: Json
+    knew_of_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +272,18 @@ Message: TypeAlias = (
     | HandlerContinued
     | CrashLoopDetected
 )
+
+Request: TypeAlias = (
+    StepStarting | AgentRequested | TimerRequested | CallbackRequested | ApprovalAsked | SignalAwaited | ChildRequested
+)
+REQUESTS: Final = (
+    *(StepStarting, AgentRequested, TimerRequested),
+    *(CallbackRequested, ApprovalAsked, SignalAwaited, ChildRequested),
+)
+"""What a handler asks to begin. `knew_of_stop`: it had heard by then that the session is to end, and asks all the same.
+
+One that is still on its way when the session is stopped begins nothing: who asked is told of the stop instead.
+"""
 
 Delivered: TypeAlias = CallbackAnswered | SignalSent | CancelAsked | ChildEnded
 """What comes from outside the session, under an id by which a repetition is known."""

@@ -45,7 +45,7 @@ retries = st.builds(
 )
 
 step_messages: st.SearchStrategy[m.Message] = st.one_of(
-    st.builds(m.StepStarting, operations, attempts),
+    st.builds(m.StepStarting, operations, attempts, st.booleans()),
     st.builds(m.StepSucceeded, operations, attempts, json_values),
     st.builds(m.StepAttemptFailed, operations, attempts, errors, retries, st.booleans(), draws),
 )
@@ -58,6 +58,7 @@ agent_messages: st.SearchStrategy[m.Message] = st.one_of(
         kwargs=st.none() | json_objects,
         timeout=st.none() | positive,
         retry=st.none() | retries,
+        knew_of_stop=st.booleans(),
     ),
     st.builds(m.AgentSucceeded, operations, attempts, json_values, st.none() | json_objects),
     st.builds(m.AgentAttemptFailed, operations, attempts, errors, st.booleans(), draws),
@@ -70,12 +71,20 @@ others = st.sampled_from(["x-1", "x-2"])
 """Callback ids and child ids: few, so that the right one is met as well as a wrong one."""
 
 waiting_messages: st.SearchStrategy[m.Message] = st.one_of(
-    st.builds(m.TimerRequested, operations, seconds),
+    st.builds(m.TimerRequested, operations, seconds, st.booleans()),
     st.builds(m.TimerDue, operations),
-    st.builds(m.SignalAwaited, operations, names, timeouts),
-    st.builds(m.CallbackRequested, operations, others, timeouts),
-    st.builds(m.ApprovalAsked, operations, others, json_values, st.none() | st.lists(texts, max_size=2), timeouts),
-    st.builds(m.ChildRequested, operations, texts, others, json_values),
+    st.builds(m.SignalAwaited, operations, names, timeouts, st.booleans()),
+    st.builds(m.CallbackRequested, operations, others, timeouts, st.booleans()),
+    st.builds(
+        m.ApprovalAsked,
+        operations,
+        others,
+        json_values,
+        st.none() | st.lists(texts, max_size=2),
+        timeouts,
+        st.booleans(),
+    ),
+    st.builds(m.ChildRequested, operations, texts, others, json_values, st.booleans()),
     st.builds(m.PatchReached, texts),
 )
 signals_sent = st.builds(m.SignalSent, message_ids, names, json_values)

@@ -236,3 +236,24 @@ def test_what_decides_nothing_ends_no_long_journal_either() -> None:
     """A late repetition is no reason to fail."""
     for last_seq in (EVENTS_MAX - 1, EVENTS_MAX, EVENTS_MAX + 7):
         assert NOTHING == decide(long(last_seq), m.TimerDue("a"), NOON)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        m.StepStarting("b", 1),
+        m.AgentRequested("b", "researcher", "tea"),
+        m.TimerRequested("b", 1.0),
+        m.CallbackRequested("b", "cb-1"),
+        m.ApprovalAsked("b", "ap-1", None),
+        m.SignalAwaited("b", "go", 1.0),
+        m.ChildRequested("b", "child", "child-1", None),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_a_stopped_session_begins_what_was_asked_for_knowing_of_the_stop_and_nothing_else(request_: m.Request) -> None:
+    """What was still on its way when the stop was recorded comes too late; what a clean-up asks for is begun."""
+    state = after(e.CancelRequested("no more", message_id="c1"))
+    assert NOTHING == decide(state, request_, NOON)
+    (begun,) = decide(state, replace(request_, knew_of_stop=True), NOON)
+    assert (begun,) == decide(after(), request_, NOON)
