@@ -17,6 +17,7 @@ from aiohttp import web
 from orchestrator.errors import Poison
 from orchestrator.http.problems import Problem
 from orchestrator.intake.formats import KEY_LENGTH_MAX, NEVER_SUCCEEDS
+from orchestrator.scopes import OPERATION_ID_LENGTH_MAX
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import JsonObject
 
@@ -164,7 +165,13 @@ _ID_SAYS: Final = "an id (1 to 128 of A-Z a-z 0-9 _ . : -)"
 
 SESSION_ID: Final = Text("id", "path", "The session's id.", _ID, _ID_SAYS)
 SIGNAL_NAME: Final = Text("name", "path", "The signal's name, as the handler waits for it.", _ID, _ID_SAYS)
-APPROVAL_NAME: Final = Text("name", "path", "The approval's name, as the handler requested it.", _ID, _ID_SAYS)
+APPROVAL_NAME: Final = Text(
+    "name",
+    "path",
+    "The approval's operation id: its name; `name%232` for its second use, `scope%2Fname` within a scope.",
+    rf"(?!\.+$)[A-Za-z0-9_.:\-#/]{{1,{OPERATION_ID_LENGTH_MAX}}}",
+    f"an operation id (1 to {OPERATION_ID_LENGTH_MAX} of A-Z a-z 0-9 _ . : - # /)",
+)
 CALLBACK_ID: Final = Text("callback_id", "path", "The callback's id.", _ID, _ID_SAYS)
 MESSAGE_ID: Final = Text(
     "Idempotency-Key",

@@ -1,6 +1,7 @@
 """What can be told to a session over HTTP: it arrives as it was meant, and each refusal has its status and code."""
 
 import json
+from urllib.parse import quote
 
 import pytest
 from http_stage import Stage, stage
@@ -55,6 +56,18 @@ async def test_a_cancel_may_say_why() -> None:
         assert 202 == (await node.ask("POST", "/sessions/s/cancel"))[0]
         told = [json.loads(text) for text in node.deliveries.messages.values()]
         assert [["cancel", "too late"], ["cancel", None]] == told
+
+
+@pytest.mark.parametrize("name", ["publish#2", "chapter/publish", "chapter#3/publish#2"])
+async def test_an_approval_is_named_by_its_operation_wherever_the_handler_asks(name: str) -> None:
+    """A second use of a name, and one within a scope, hold what a path must encode."""
+    async with stage() as node:
+        prepared(node)
+        node.deliveries.approvals["s", name] = Promise("s")
+        path = f"/sessions/s/approvals/{quote(name, safe='')}"
+        answer = await node.ask("POST", path, json=APPROVAL)
+        assert (200, {"session_id": "s", "name": name, "status": "ACCEPTED"}) == answer
+        assert '[true,"ann",null]' == node.deliveries.approvals["s", name].answer
 
 
 async def test_callbacks_and_approvals_are_answered() -> None:
