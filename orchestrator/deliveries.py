@@ -135,13 +135,13 @@ class SessionDeliveries:
         signal = m.SignalSent(self._message_id(message_id), _checked("name", name), data)
         key = payload_key(session_id, f"signal.{signal.message_id}")
         sealed = m.SignalSent(signal.message_id, name, await self._ports.payloads.seal(key, data))
-        await self._router.deliver(session_id, sealed)
+        await self._router.deliver(session_id, sealed, has_new_id=message_id is None)
         return signal.message_id
 
     async def cancel(self, session_id: str, reason: str | None, message_id: str | None) -> str:
         """See `Deliveries.cancel`."""
         cancel = m.CancelAsked(self._message_id(message_id), (reason or "cancelled")[:REASON_LENGTH_MAX])
-        await self._router.deliver(session_id, cancel)
+        await self._router.deliver(session_id, cancel, has_new_id=message_id is None)
         return cancel.message_id
 
     async def callback(self, callback_id: str, token: str, status: CallbackStatus, result: Json, error: Json) -> None:

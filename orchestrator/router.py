@@ -18,10 +18,11 @@ from orchestrator.capacity import Guards, NodeCapacity
 from orchestrator.cluster import Head, NotOwner
 from orchestrator.cluster.generations import latest_of
 from orchestrator.errors import OrchestratorError, Stale
-from orchestrator.inbox import InboxItem, SessionEnded, UnknownSession, WakeUps
+from orchestrator.inbox import InboxItem, MessageConflict, SessionEnded, UnknownSession, WakeUps
 from orchestrator.inbox.codec import encode_message
 from orchestrator.intake import Start
-from orchestrator.journal import JournalConflict
+from orchestrator.journal import JournalConflict, UnreadableEvent
+from orchestrator.journal.folding import read_state
 from orchestrator.session import decide
 from orchestrator.session import messages as m
 from orchestrator.session.ending import first_generation
@@ -99,8 +100,8 @@ class Router:
                 return Accepted(session_id, is_new=True)
             return await self._accepted_before(session_id, event, has_slot=has_slot)
 
-    async def deliver(self, session_id: str, message: m.Delivered) -> None:
-        """Tell the session; returning means that the message is durable (I9).
+    async def deliver(self, session_id: str, message: m.Delivered, *, has_new_id: bool = False) -> None:
+        """Tell the session; returning means that the message is durable (I9). `has_new_id`: made for it just now.
 
         Raises:
             UnknownSession: nobody was accepted under that id. SessionEnded: it takes no message any more.
@@ -113,7 +114,7 @@ class Router:
         if head.status in ENDED and head.status is not SessionStatus.CONTINUED:
             raise SessionEnded(session_id)
         if head.owner != self.ports.node_id or not await self._told_directly(head.session_id, message):
-            await self._leave_in_inbox(head, message)
+            await self._leave_in_inbox(head, message, has_new_id=has_new_id)
 
     async def latest(self, session_id: str) -> Head:
         """Return HEAD of the session's latest generation. Raises `UnknownSession` and `NotYetThere`."""
@@ -313,7 +314,7 @@ class Router:
             return False
         return True
 
-    async def _leave_in_inbox(self, head: Head, message: m.Delivered) -> None:
+    async def _leave_in_inbox(self, head: Head, message: m.Delivered, *, has_new_id: bool) -> None:
         session_id, message_id = head.session_id, m.message_id_of(message)
         item = InboxItem(message_id, head.inbox_version + 1, encode_message(message))
         await self.ports.inbox.put(session_id, item)
@@ -330,16 +331,34 @@ class Router:
             # Who begins the next generation looks into this inbox after that, and so finds what is there before.
             if following is not None:
                 await self.ports.inbox.delete(session_id, [message_id])
-                await self._leave_in_inbox(following, message)
+                await self._leave_in_inbox(following, message, has_new_id=has_new_id)
         elif bumped.status in ENDED:
             await self.ports.inbox.delete(session_id, [message_id])
             raise SessionEnded(session_id)
+        elif not has_new_id and await self._contradicts_journal(session_id, message):
+            await self.ports.inbox.delete(session_id, [message_id])
+            raise MessageConflict(session_id, message_id)
         elif bumped.owner is None:
             await self._wake_unowned(bumped)
         elif bumped.owner == self.ports.node_id:
             await self.wake(session_id)
         else:
             await self._wake_ups.put(bumped.owner, session_id)
+
+    async def _contradicts_journal(self, session_id: str, message: m.Delivered) -> bool:
+        """Return whether the session took another message under that id, while nobody here holds it in memory.
+
+        Asked when the message stands in the inbox: another one that waited there would have been met (rule 11), and one
+        that did not has been journaled by now.
+        """
+        if not isinstance(message, m.SignalSent | m.CancelAsked):
+            return False
+        try:
+            state = await read_state(self.ports.journal, session_id)
+        except UnreadableEvent:
+            # It is kept until code comes that can read the journal, and judged by that.
+            return False
+        return state is not None and state.mail.contradicts(message)
 
     async def _wake_unowned(self, head: Head) -> None:
         """Claim it here, whatever actor of it this node still holds (rule 7); or leave it to a node that has room."""

@@ -142,6 +142,41 @@ async def test_a_message_id_counts_once_and_another_content_under_it_is_a_confli
         assert SessionCompleted([{"a": 1, "b": 2}, None]) == await world.end()
 
 
+@pytest.mark.parametrize("place", ["at rest", "elsewhere", "blocked", "next generation"])
+async def test_another_content_under_a_known_id_is_refused_wherever_the_session_is(place: str) -> None:
+    """The first was journaled long ago, and no actor of it is here to say so; who sends it is told all the same."""
+
+    async def handler(ctx: SessionContext, generation: int) -> None:
+        await ctx.wait_for_signal("go")
+        if not generation:
+            ctx.continue_as_new(1)
+        await ctx.wait_for_signal("end")
+
+    async def changed(ctx: SessionContext, generation: int) -> None:
+        await ctx.sleep(3)
+
+    world = World()
+    app = app_of(changed if place == "blocked" else handler)
+    async with world.node(app_of(handler)) as owner, world.node(app, "node-2") as sender:
+        await owner.start(0 if place == "next generation" else 1)
+        await owner.deliveries.signal("s", "go", 1, "m")
+        await settle()
+        if place == "blocked":
+            owner.crash()
+            await sender.claim(dead_owner="node-1")
+            await world.blocked()
+        elif place != "elsewhere":
+            await world.pass_time(31)
+            latest = "s:g2" if place == "next generation" else "s"
+            assert SessionStatus.SUSPENDED is (await world.head(latest)).status
+        with pytest.raises(MessageConflict):
+            await sender.deliveries.signal("s", "go", 2, "m")
+        with pytest.raises(MessageConflict):
+            await sender.deliveries.cancel("s", "enough", "m")
+        assert "m" == await sender.deliveries.signal("s", "go", 1, "m")
+        assert [] == world.logged("message_dropped")
+
+
 async def test_signals_to_unknown_and_ended_sessions_are_refused_and_leave_nothing() -> None:
     """Nothing is made up for them (rule 1), and nothing is appended behind an end (I2)."""
 
