@@ -186,7 +186,7 @@ class Driver:
         while known is None or not known.is_settled:
             attempt = 1 if known is None else known.attempt
             if known is not None and known.next_attempt_at is not None:
-                await self._steps.pause(operation, known.next_attempt_at)
+                await self._steps.pause(operation, known.next_attempt_at, call.retry)
             if call.semantics == "at_most_once":
                 known = await self._report(operation, m.StepStarting(operation, attempt))
                 if known.is_settled:

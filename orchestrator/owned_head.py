@@ -12,6 +12,7 @@ from typing import Final
 
 from orchestrator.cluster import Head, Heads, NotOwner
 from orchestrator.errors import Stale
+from orchestrator.session.ending import time_limit_at
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ErrorRecord, Json
@@ -109,7 +110,7 @@ class OwnedHead:
             raise Stale(str(error)) from None
 
     def blocked(self, error: ErrorRecord, state: SessionState | None, now: datetime) -> Rest:
-        """Return how a session that cannot go on is left: looked at again after a delay that grows each time."""
+        """Return how a session that cannot go on is left: looked at again after a delay that grows, or at its end."""
         times = self._times_blocked(state) + 1
         delay = min(BLOCKED_DELAY_MAX, BLOCKED_DELAY_BASE * 2 ** min(times - 1, 16))
         attributes: dict[str, Json] = {
@@ -118,7 +119,9 @@ class OwnedHead:
             BLOCKED_SEQ: 0 if state is None else state.last_seq,
             BLOCKED_ERROR: f"{error.code}: {error.message}",
         }
-        return Rest(SessionStatus.BLOCKED, now + delay, attributes)
+        limit = None if state is None or state.stop is not None else time_limit_at(state)
+        wake_at = now + delay if limit is None or limit <= now else min(limit, now + delay)
+        return Rest(SessionStatus.BLOCKED, wake_at, attributes)
 
     def _times_blocked(self, state: SessionState | None) -> int:
         """Return how often in a row the session was blocked: a new event other than its resumption begins anew."""

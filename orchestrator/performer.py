@@ -24,7 +24,7 @@ from orchestrator.session import messages as m
 from orchestrator.session.notices import EndChild, FreeSlot, Notice, StartNext, TellParent, cancel_of_child
 from orchestrator.session.owed import CancelChild, CloseCallback, Publish, Ring, RunAgent, StartChild
 from orchestrator.session.state import SessionState
-from orchestrator.session.values import ErrorRecord
+from orchestrator.session.values import ErrorRecord, RetrySpec
 from orchestrator.user_code import TimeLimit, belongs_to_runtime, enter
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ class Performer:
             Unavailable: the bucket refuses us.
         """
         if effect.not_before is not None:
-            await self._until(effect.not_before)
+            retry = effect.order.retry or RetrySpec()
+            await self.clock.sleep(retry.left_until(effect.not_before, self.clock.now()))
         agent = self.agents(effect.order.agent)
         if agent is None:
             error = ErrorRecord(AgentFailed.__name__, "UNKNOWN_AGENT", f"no agent {effect.order.agent!r} is registered")

@@ -298,8 +298,8 @@ class SessionActor:
         self._resting = self._ports.clock.call_later(delay, self._ring)
 
     def _rested(self) -> float:
-        """Return for how many seconds nothing has happened in the session."""
-        return (self._now() - self._state.updated_at).total_seconds()
+        """Return for how many seconds nothing has happened; a clock that was set back keeps no session in memory."""
+        return abs((self._now() - self._state.updated_at).total_seconds())
 
     def _ring(self) -> None:
         self._resting = None
@@ -414,6 +414,9 @@ class SessionActor:
         )
 
     async def _found_blocked(self, found: BlockedFound) -> None:
+        if decide(self._state, m.TimeLimitReached(), self._now()):
+            # Found before its alarm rang: at each try, so that it would never be heard.
+            await self._take(m.TimeLimitReached())
         if self._state.stop is not None and not found.is_refusal:
             # What does not match any code cannot clean up after itself, and must not be kept from its end by that.
             await self._take(m.HandlerRaised(found.error, knew_of_stop=True))

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TypeAlias, TypeVar
 
-from orchestrator.calls import StepCall
+from orchestrator.calls import RetryPolicy, StepCall
 from orchestrator.errors import NonRetryable, NotSerializable, OperationTimedOut, SessionCancelled, describe
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.invocation import InvocationScope, invocation_for
@@ -43,11 +43,11 @@ class StepRuns:
         self._seal = seal
         self._show_work = show_work
 
-    async def pause(self, operation: str, until: datetime) -> None:
+    async def pause(self, operation: str, until: datetime, retry: RetryPolicy) -> None:
         """Wait until the next attempt is due. Raises `SessionCancelled` when the session is to end meanwhile."""
         clock = self._ports.clock
         try:
-            await self._breakably(operation, clock.sleep(max(0.0, (until - clock.now()).total_seconds())))
+            await self._breakably(operation, clock.sleep(retry.spec.left_until(until, clock.now())))
         except _BrokenOff:
             raise _cancelled() from None
 

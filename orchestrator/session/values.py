@@ -69,6 +69,10 @@ class RetrySpec:
             bound = self.max_delay
         return timedelta(seconds=min(bound, DELAY_SECONDS_MAX) * jitter)
 
+    def left_until(self, next_attempt_at: datetime, now: datetime) -> float:
+        """Return the seconds until an attempt is due: never more than a pause is long, wherever the clock was set."""
+        return min(self.max_delay, max(0.0, (next_attempt_at - now).total_seconds()))
+
 
 def truncate_to_millis(instant: datetime) -> datetime:
     """Return the instant as the journal can keep it: UTC, whole milliseconds."""

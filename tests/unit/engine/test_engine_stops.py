@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
-from engine_trials import same_end_whatever_happens, told, until_end
-from engine_world import Diary, Node, World, app_of
+from engine_trials import pass_seconds, same_end_whatever_happens, told, until_end
+from engine_world import Diary, Handler, Node, World, app_of
 
 from actors import settle
-from orchestrator import Callback, OperationTimedOut, RetryPolicy, SessionContext
+from orchestrator import Callback, OperationTimedOut, Orchestrator, RetryPolicy, SessionContext
 from orchestrator.errors import SessionCancelled as Cancelled
 from orchestrator.session.events import SessionCancelled, SessionCompleted, SessionFailed
 
@@ -169,3 +169,35 @@ async def test_an_undo_step_that_raises_what_a_stop_raises_has_failed_like_any_o
     assert (SessionFailed if how == "fails" else SessionCancelled) is type(end)
     assert ["last", "first"] == diary.entries
     assert 5 == len(tries)
+
+
+async def test_the_time_limit_of_a_session_ends_it_though_no_code_matches_it() -> None:
+    """On time, and without its clean-up: what cannot go on must not be open for ever."""
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.wait_for_signal("go", timeout=50_000)
+
+    async def changed(ctx: SessionContext) -> None:
+        await ctx.sleep(3)
+
+    world = World()
+    async with world.node(limited(handler)) as node:
+        await node.start()
+        await settle()
+        node.crash()
+    async with world.node(limited(changed), "node-2") as node:
+        await node.claim(dead_owner="node-1")
+        assert "NON_DETERMINISM" in await world.blocked()
+        await pass_seconds(world, node, 99)
+        assert not (await world.state()).has_ended
+        await pass_seconds(world, node, 1)
+        end = await world.end()
+    assert isinstance(end, SessionFailed)
+    assert "SESSION_TIMED_OUT" == end.error.code
+
+
+def limited(handler: Handler) -> Orchestrator:
+    """Return an application whose sessions may live a hundred seconds."""
+    app = Orchestrator()
+    app.session("main", timeout=100)(handler)
+    return app

@@ -8,7 +8,7 @@ from engine_trials import pass_seconds, same_end_whatever_happens, told, until_e
 from engine_world import NOON, Diary, World, app_of
 
 from actors import settle
-from orchestrator import Orchestrator, SessionContext
+from orchestrator import Orchestrator, RetryPolicy, SessionContext
 from orchestrator.calls import Duration
 from orchestrator.session.events import SessionCompleted, SessionFailed
 from orchestrator.session.transitions import SessionStatus
@@ -263,3 +263,47 @@ async def test_a_session_leaves_memory_once_nothing_has_happened_in_it_for_so_lo
         assert "node-1" == (await world.head()).owner
         await pass_seconds(world, node, 1)
         assert (await world.head()).owner is None
+
+
+@pytest.mark.parametrize("kind", ["step", "agent"])
+async def test_a_retry_pauses_no_longer_than_its_policy_says_though_the_clock_was_set_back(kind: str) -> None:
+    """The node that noted when the next attempt is due died, and the clock of the one that takes over is behind."""
+    tries = list[int]()
+
+    async def flaky(*_: object) -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ConnectionError("not yet")
+        return len(tries)
+
+    async def handler(ctx: SessionContext) -> object:
+        retry = RetryPolicy(max_attempts=2, max_delay=timedelta(seconds=10))
+        if kind == "step":
+            return await ctx.step("flaky", flaky, retry=retry)
+        return await ctx.invoke_agent("flaky", None, retry=retry)
+
+    world = World()
+    async with world.node(app_of(handler, flaky=flaky)) as node:
+        await node.start()
+        await settle()
+        node.crash()
+    world.clock.set_wall(NOON - timedelta(days=30))
+    async with world.node(app_of(handler, flaky=flaky), "node-2") as node:
+        await node.claim(dead_owner="node-1")
+        await world.pass_time(10)
+        assert SessionCompleted(2) == await world.end()
+
+
+async def test_a_session_leaves_memory_though_the_clock_was_set_back() -> None:
+    """Its last event seems to be yet to come, for a month."""
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.wait_for_signal("go")
+
+    world = World()
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        await settle()
+        world.clock.set_wall(NOON - timedelta(days=30))
+        await world.pass_time(31)
+        assert SessionStatus.SUSPENDED is (await world.head()).status
