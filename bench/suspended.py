@@ -192,8 +192,10 @@ async def _signalled(worker: Worker, http: aiohttp.ClientSession, prefix: str, w
 
 async def _is_taken(http: aiohttp.ClientSession, url: str, message_id: str) -> bool:
     async with http.post(url, json="x", headers={"Idempotency-Key": message_id}) as answer:
-        assert answer.ok or answer.status == HTTPStatus.SERVICE_UNAVAILABLE, await answer.text()
-        return answer.ok
+        # One that ended had its signal, of which the answer was lost.
+        taken = answer.ok or answer.status == HTTPStatus.CONFLICT
+        assert taken or answer.status == HTTPStatus.SERVICE_UNAVAILABLE, await answer.text()
+        return taken
 
 
 # --- one process ---------------------------------------------------------------------------------------------------
