@@ -128,9 +128,9 @@ async def _on_worker(sessions: int, waking: int) -> list[Row]:
         aiohttp.ClientSession() as http,
     ):
         # As many as are measured have come and gone before: what is left then is the suspended ones' alone.
-        await _suspend(bench, worker, "signal", "warm", sessions // 10, 0)
+        await _suspend(bench, worker, "signal", "warm", sessions // 2, 0)
         before = worker.memory()["Pss"]
-        await _suspend(bench, worker, "signal", "many", sessions, 0)
+        await _suspend(bench, worker, "signal", "many", sessions // 2, 0)
         after, actors = worker.memory()["Pss"], await _actors(worker, http)
         by_signals = await _signalled(worker, http, "many", waking)
         instant = int(time.time()) + LEAD_SECONDS
@@ -140,9 +140,9 @@ async def _on_worker(sessions: int, waking: int) -> list[Row]:
         await worker.until(ENDED, ended + waking)
         by_timers = time.time() - instant
     return [
-        Row(f"worker: PSS with {sessions // 10:,} suspended", before / 1_024, "MB"),
-        Row(f"… with {sessions:,} more", after / 1_024, "MB"),
-        Row("… for each of these", (after - before) / sessions, "KB", "about 0"),
+        Row(f"worker: PSS with {sessions // 2:,} suspended", before / 1_024, "MB"),
+        Row(f"… with {sessions // 2:,} more", after / 1_024, "MB"),
+        Row("… for each of these", (after - before) / (sessions // 2), "KB", "about 0"),
         Row("… actors left", actors, "", "0"),
         Row(
             f"… {waking:,} signals by HTTP, {SIGNALS_AT_ONCE} at a time, until the last session's end", by_signals, "s"

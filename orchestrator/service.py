@@ -52,7 +52,9 @@ if TYPE_CHECKING:
 
 EXIT_FENCED: Final = 70
 """The exit code of a node that fenced itself (sysexits: internal software error); its supervisor starts a new one."""
-COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
+COLLECTOR_THRESHOLDS: Final = (50_000, 1, 1)
+"""Seldom, and then the old ones too: a session that waited before it left is cyclic garbage among the old, 9 KB of it.
+With rare looks at those, a node kept that of every session it ever suspended."""
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
@@ -123,8 +125,8 @@ def _first_of(group: BaseExceptionGroup[Unavailable]) -> Unavailable:
 def _calm_collector() -> None:
     """Take what was built so far out of the cyclic collector's sight, and let it look less often.
 
-    Sessions free themselves by reference counts; with the defaults, the collector walks all live ones again and again,
-    which was a tenth of a busy node's CPU (`docs/performance.md`).
+    With the defaults it walks all live sessions again and again, which was a tenth of a busy node's CPU
+    (`docs/performance.md`).
     """
     gc.collect()
     gc.freeze()
