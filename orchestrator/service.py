@@ -197,7 +197,7 @@ async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack:
     clock = SystemClock()
     threads = stack.enter_context(step_threads())
     table_patience, queue_patience = patience_for("table", clock), patience_for("queue", clock)
-    table = Table(clients.dynamodb, settings.table, table_patience, signed=clients.signed_dynamodb)
+    table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
     await table.check()
     capacity = NodeCapacity(settings.max_sessions)
     wake_ups, outside, address = DynamoDBWakeUps(table, clock=clock), list[NodeOutside](), PublicAddress(settings)

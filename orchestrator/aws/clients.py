@@ -16,11 +16,14 @@ from aiobotocore.session import AioSession, get_session
 from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError
 
+from orchestrator.aws.exchange import ExchangeLimits, exchange_with
 from orchestrator.aws.faults import CONNECTION_FAULTS
-from orchestrator.aws.signed import DYNAMODB, SQS, SignedClient, http_session
+from orchestrator.aws.signed import DYNAMODB, SQS, SignedClient
 from orchestrator.errors import SettingsError, Unavailable
 
 if TYPE_CHECKING:
+    from aiobotocore.credentials import AioCredentials
+    from botocore.client import ClientMeta
     from types_aiobotocore_dynamodb import DynamoDBClient
     from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_sqs import SQSClient
@@ -72,13 +75,6 @@ async def connect() -> AsyncIterator[Clients]:
             if credentials is None:
                 raise Unavailable("no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give the task a role")
             s3_config = config.merge(_s3_config(session))
-            http = await stack.enter_async_context(
-                http_session(
-                    connections_max=CONNECTIONS_MAX,
-                    connect_seconds=CONNECT_SECONDS_MAX,
-                    read_seconds=READ_SECONDS_MAX,
-                )
-            )
             dynamodb = await stack.enter_async_context(
                 session.create_client("dynamodb", region_name=region, config=config)
             )
@@ -87,21 +83,26 @@ async def connect() -> AsyncIterator[Clients]:
                 dynamodb=dynamodb,
                 sqs=sqs,
                 s3=await stack.enter_async_context(session.create_client("s3", region_name=region, config=s3_config)),
-                signed_dynamodb=SignedClient(
-                    http,
-                    credentials,
-                    endpoint_url=dynamodb.meta.endpoint_url,
-                    region=region,
-                    service="dynamodb",
-                    target=DYNAMODB,
+                signed_dynamodb=await stack.enter_async_context(
+                    _signed(session, credentials, dynamodb.meta, service="dynamodb", target=DYNAMODB)
                 ),
-                signed_sqs=SignedClient(
-                    http, credentials, endpoint_url=sqs.meta.endpoint_url, region=region, service="sqs", target=SQS
+                signed_sqs=await stack.enter_async_context(
+                    _signed(session, credentials, sqs.meta, service="sqs", target=SQS)
                 ),
                 region=region,
             )
         except BotoCoreError as error:
             raise Unavailable(f"AWS cannot be reached: {error}") from error
+
+
+@asynccontextmanager
+async def _signed(
+    session: AioSession, credentials: AioCredentials, meta: ClientMeta, *, service: str, target: str
+) -> AsyncIterator[SignedClient]:
+    url = f"{meta.endpoint_url.rstrip('/')}/"
+    limits = ExchangeLimits(CONNECTIONS_MAX, CONNECT_SECONDS_MAX, READ_SECONDS_MAX)
+    async with exchange_with(url, limits, ca_bundle=session.get_config_variable("ca_bundle")) as exchange:
+        yield SignedClient(exchange, credentials, url=url, region=meta.region_name, service=service, target=target)
 
 
 def _s3_config(session: AioSession) -> AioConfig:

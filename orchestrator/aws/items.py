@@ -5,6 +5,7 @@ A write knows nothing of sessions. Every write names its whole key, so a batch c
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -151,7 +152,9 @@ def _plain(value: AttributeValueTypeDef) -> Value:
     if "SS" in value:
         return frozenset(value["SS"])
     if "B" in value:
-        return bytes(value["B"])
+        raw: object = value["B"]
+        # The SDK has decoded it; JSON holds it encoded.
+        return b64decode(raw) if isinstance(raw, str) else bytes(value["B"])
     raise AssertionError(f"an attribute of a type that is never written: {value!r}")
 
 

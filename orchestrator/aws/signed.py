@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
-import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -61,17 +58,10 @@ class SignedClient:
     """POSTs JSON operations of one service to its endpoint, signed, over kept connections. One attempt each."""
 
     def __init__(
-        self,
-        http: aiohttp.ClientSession,
-        credentials: AioCredentials,
-        *,
-        endpoint_url: str,
-        region: str,
-        service: str,
-        target: str,
+        self, exchange: Exchange, credentials: AioCredentials, *, url: str, region: str, service: str, target: str
     ) -> None:
-        url = f"{endpoint_url.rstrip('/')}/"
-        self._exchange = Exchange(http, url)
+        """`url` is the endpoint that the exchange posts to; `target` is the prefix of its operations' names."""
+        self._exchange = exchange
         self._credentials = credentials
         self._host = urlsplit(url).netloc
         self._path = urlsplit(url).path
@@ -134,18 +124,3 @@ def _error(operation: str, status: int, query_error: str | None, raw: bytes) -> 
         {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
         operation,
     )
-
-
-@asynccontextmanager
-async def http_session(
-    *, connections_max: int, connect_seconds: int, read_seconds: int
-) -> AsyncIterator[aiohttp.ClientSession]:
-    """Yield the connections that signed clients share; `AWS_CA_BUNDLE` of the environment applies."""
-    bundle = os.environ.get("AWS_CA_BUNDLE")
-    context = ssl.create_default_context(cafile=bundle) if bundle else True
-    connector = aiohttp.TCPConnector(limit=connections_max, keepalive_timeout=12, ssl=context)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=read_seconds)
-    async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, skip_auto_headers=("User-Agent",)
-    ) as session:
-        yield session

@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, TypeVar, cast
 
 from botocore.exceptions import ClientError, NoCredentialsError
 
@@ -22,9 +22,17 @@ from orchestrator.session.values import Json
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
-    from types_aiobotocore_dynamodb.type_defs import QueryInputTypeDef, QueryOutputTypeDef
+    from types_aiobotocore_dynamodb.type_defs import QueryInputTypeDef
 
 T = TypeVar("T")
+
+
+class _Page(TypedDict):
+    """What is read of the answer to a query."""
+
+    Items: list[items.Wire]
+    LastEvaluatedKey: NotRequired[items.Wire]
+
 
 TRANSACTION_WRITES_MAX: Final = 100
 """Actions of one `TransactWriteItems` (DynamoDB, quotas)."""
@@ -47,13 +55,21 @@ DONE: Final = Done()
 class Table:
     """Conditional writes and consistent reads on one table."""
 
-    def __init__(self, client: DynamoDBClient, name: str, patience: Patience, *, signed: SignedClient | None) -> None:
-        """Wrap a client; without a `signed` one for batches every write goes alone (moto has no such batches)."""
+    def __init__(
+        self,
+        client: DynamoDBClient,
+        signed: SignedClient,
+        name: str,
+        patience: Patience,
+        *,
+        batch_writes_max: int = BATCH_WRITES_MAX,
+    ) -> None:
+        """Wrap the SDK's client, and the one beside it that a busy node asks all the time: for batches and queries."""
         self._client = client
         self._signed = signed
         self._name = name
         self._patience = patience
-        self._commit = GroupCommit(self._send, patience, batch_writes_max=BATCH_WRITES_MAX if signed else 1)
+        self._commit = GroupCommit(self._send, patience, batch_writes_max=batch_writes_max)
 
     async def run(self) -> None:
         """Carry the writes until cancelled; the owner of the table keeps this running as a task."""
@@ -181,12 +197,11 @@ class Table:
                 return
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
-    async def _page(self, request: QueryInputTypeDef) -> QueryOutputTypeDef:
-        page = await self._client.query(**request)
-        if "Items" not in page:
-            # The SDK takes a body that is no JSON for an answer without fields.
+    async def _page(self, request: QueryInputTypeDef) -> _Page:
+        answer = await self._signed.call("Query", request)
+        if not isinstance(answer.get("Items"), list):
             raise ConnectionError("the answer to a query holds no items")
-        return page
+        return cast("_Page", answer)
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return the call's answer; raises `Refused` for an error that patience does not mend."""
@@ -197,7 +212,7 @@ class Table:
             raise Refused(f"table {self._name}: {error}{hint}") from error
 
     async def _send(self, writes: Sequence[Write]) -> Sequence[Fate]:
-        if len(writes) == 1 or self._signed is None:
+        if len(writes) == 1:
             return [await self._send_alone(writes[0])]
         statements = [items.batch_statement(self._name, write) for write in writes]
         answer = await self._signed.call("BatchExecuteStatement", {"Statements": statements})

@@ -267,7 +267,7 @@ async def open_table(settings: Settings) -> AsyncIterator[tuple[Clients, Table, 
     clock = SystemClock()
     patience = Patience(clock, Reachability("table", clock), random.random, seconds_max=ANSWER_SECONDS_MAX)
     async with connect() as clients:
-        table = Table(clients.dynamodb, settings.table, patience, signed=None)
+        table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, patience)
         try:
             async with asyncio.TaskGroup() as tasks:
                 carrier = tasks.create_task(table.run(), name="table")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from actors import Clock, ManualClock, SystemClock
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.group_commit import BATCH_WRITES_MAX
 from orchestrator.aws.provision import table_definition
 from orchestrator.aws.table import Table
 from orchestrator.callbacks import Callbacks
@@ -172,9 +173,8 @@ async def open_table(
         await clients.dynamodb.create_table(**table_definition(name))
         patience = patience or patience_of()
         # moto answers 500 to a PartiQL statement with parameters.
-        table = Table(
-            clients.dynamodb, name, patience, signed=None if emulator.name == "moto" else clients.signed_dynamodb
-        )
+        most = 1 if emulator.name == "moto" else BATCH_WRITES_MAX
+        table = Table(clients.dynamodb, clients.signed_dynamodb, name, patience, batch_writes_max=most)
         carrier = asyncio.create_task(table.run(), name="table")
         try:
             yield OpenTable(table, name, clients, patience, carrier)
@@ -186,7 +186,7 @@ async def open_table(
 async def table_beside(opened: OpenTable, *, patience: Patience | None = None) -> AsyncIterator[OpenTable]:
     """Carry writes to the same table as another node would: with a group commit and a patience of its own."""
     patience = patience or patience_of()
-    table = Table(opened.clients.dynamodb, opened.name, patience, signed=opened.clients.signed_dynamodb)
+    table = Table(opened.clients.dynamodb, opened.clients.signed_dynamodb, opened.name, patience)
     carrier = asyncio.create_task(table.run(), name="table beside")
     try:
         yield OpenTable(table, opened.name, opened.clients, patience, carrier)

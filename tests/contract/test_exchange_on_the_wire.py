@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from orchestrator.aws.exchange import Exchange
+from orchestrator.aws.exchange import Exchange, ExchangeLimits, exchange_with
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 WHOLE = HEAD + b"X-Kind: whole\r\nContent-Length: 2\r\n\r\n{}"
 READ_SECONDS = 0.2
+LIMITS = ExchangeLimits(connections_max=2, connect_seconds=5, read_seconds=READ_SECONDS)
 
 
 class Peer:
@@ -39,18 +40,17 @@ class Peer:
 
 
 @asynccontextmanager
-async def exchange_with(peer: Peer) -> AsyncIterator[Exchange]:
+async def exchange_to(peer: Peer) -> AsyncIterator[Exchange]:
     async with await asyncio.start_server(peer.serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=READ_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as http:
-            yield Exchange(http, f"http://127.0.0.1:{port}/")
+        async with exchange_with(f"http://127.0.0.1:{port}/", LIMITS) as exchange:
+            yield exchange
 
 
 async def test_requests_follow_each_other_on_one_connection() -> None:
     """A request is its line, the headers as given and the length of its body; the connection is kept."""
     peer = Peer((WHOLE, WHOLE))
-    async with exchange_with(peer) as exchange:
+    async with exchange_to(peer) as exchange:
         answers = [await exchange.post({"host": "there", "x-n": str(n)}, b"{}") for n in range(2)]
     assert [(200, "whole", b"{}")] * 2 == [(a.status, a.headers["x-kind"], a.body) for a in answers]
     assert [b"POST / HTTP/1.1\r\nhost: there\r\nx-n: %d\r\ncontent-length: 2\r\n\r\n{}" % n for n in range(2)] == (
@@ -74,7 +74,7 @@ async def test_an_answer_is_understood_however_it_ends(answer: bytes, closes: bo
     """HTTP knows several ends of a body; the next exchange goes on."""
     peer = Peer((answer, WHOLE))
     peer.closes_after = closes
-    async with exchange_with(peer) as exchange:
+    async with exchange_to(peer) as exchange:
         assert b"{}" == (await exchange.post({"host": "there"}, b"{}")).body
         assert b"{}" == (await exchange.post({"host": "there"}, b"{}")).body
 
@@ -97,7 +97,7 @@ async def test_half_an_answer_is_none_and_spoils_nothing(answer: bytes, closes: 
     """It raises what counts as a fault of the connection, and the next exchange gets a connection of its own."""
     peer = Peer((answer, WHOLE))
     peer.closes_after = closes
-    async with exchange_with(peer) as exchange:
+    async with exchange_to(peer) as exchange:
         with pytest.raises((aiohttp.ClientError, TimeoutError)):
             await exchange.post({"host": "there"}, b"{}")
         assert b"{}" == (await exchange.post({"host": "there"}, b"{}")).body
@@ -107,7 +107,7 @@ async def test_half_an_answer_is_none_and_spoils_nothing(answer: bytes, closes: 
 async def test_a_cancelled_exchange_leaves_no_answer_for_the_next_one() -> None:
     """Its connection goes with it: the answer that comes late would be taken for the next one's."""
     peer = Peer((b"", WHOLE))
-    async with exchange_with(peer) as exchange:
+    async with exchange_to(peer) as exchange:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(READ_SECONDS / 4):
                 await exchange.post({"host": "there"}, b"{}")
@@ -118,7 +118,7 @@ async def test_a_cancelled_exchange_leaves_no_answer_for_the_next_one() -> None:
 async def test_a_header_never_becomes_two() -> None:
     """A credential copied with its line break is refused before it leaves."""
     peer = Peer((WHOLE,))
-    async with exchange_with(peer) as exchange:
+    async with exchange_to(peer) as exchange:
         with pytest.raises(ValueError, match="line break"):
             await exchange.post({"host": "there", "x-key": "a\r\nx-other: b"}, b"{}")
     assert [] == peer.requests
@@ -126,6 +126,6 @@ async def test_a_header_never_becomes_two() -> None:
 
 async def test_nobody_there_is_a_fault_of_the_connection() -> None:
     """As every other failure to get an answer."""
-    async with aiohttp.ClientSession() as http:
+    async with exchange_with("http://127.0.0.1:1/", LIMITS) as exchange:
         with pytest.raises(aiohttp.ClientError):
-            await Exchange(http, "http://127.0.0.1:1/").post({"host": "there"}, b"{}")
+            await exchange.post({"host": "there"}, b"{}")
