@@ -232,6 +232,10 @@ class Background:
         """Start nothing any more; what is in flight goes on."""
         self._closed = True
 
+    def disown(self) -> None:
+        """Tell the owner nothing any more: it has ended, and what still is in flight ignored its cancellation."""
+        self._owner = None
+
     def _create(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[Outcome[T]]:
         if self._closed:
             work.close()

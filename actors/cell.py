@@ -353,10 +353,13 @@ class Cell(Generic[M]):
         self._changed.fire()
 
     def _let_go(self) -> None:
-        # Refs may be kept for long after the end, and this with them.
+        # Refs may be kept for long after the end, and this with them. Nothing that it holds refers back to it, so that
+        # its memory is free as soon as nobody knows it, and not when the cyclic collector comes by.
         self._actor, self._maker = None, None
+        self.background.disown()
         if self._idleness is not None:
             self._idleness.cancel()
+            self._idleness = None
 
     def _tell_watchers(self, terminated: Terminated) -> None:
         for watch in tuple(self.watches):

@@ -52,7 +52,6 @@ class Driver:
         self._turnstile = Turnstile(state, ports.clock, self._stalled, self._force)
         self._task: asyncio.Task[object] | None = None
         self._branches: Collection[asyncio.Task[object]] = ()
-        self._steps = StepRuns(state.session_id, ports, self._turnstile, self.sealed, self._show_work)
         self._undos: list[Undo] = []
         self._signal_waits: dict[str, m.SignalAwaited] = {}
         self._asking: set[str] = set()
@@ -103,14 +102,17 @@ class Driver:
         self.is_left = self._is_over = True
 
     def close(self) -> None:
-        """End the operations of branches that outlive their handler: nothing would ever wake them.
+        """End the operations of branches that outlive their handler, and refer back to nobody: the run is over.
 
-        A branch that awaits none is left alone: a library may have started it, for others too.
+        Nothing would ever wake such a branch. One that awaits no operation is left alone: a library may have started
+        it, for others too.
         """
         self.leave()
         self._turnstile.close()
         for held in self._held:
             held.cancel()
+        # A cancelled task keeps its error, with all frames that this passed.
+        self._task = None
 
     def unclaimed(self) -> Operation | None:
         """Return the first recorded operation that nobody asked for; `None` when all have been."""
@@ -183,15 +185,17 @@ class Driver:
         """See `Operations.step`."""
         result_type = result_type_of(call.fn)
         known = await self._reach(operation, OperationKind.STEP)
+        # Not kept: it refers back here, which would hold the memory of both until the cyclic collector comes by.
+        runs = StepRuns(self._state.session_id, self._ports, self._turnstile, self.sealed, self._show_work)
         while known is None or not known.is_settled:
             attempt = 1 if known is None else known.attempt
             if known is not None and known.next_attempt_at is not None:
-                await self._steps.pause(operation, known.next_attempt_at, call.retry)
+                await runs.pause(operation, known.next_attempt_at, call.retry)
             if call.semantics == "at_most_once":
                 known = await self._report(operation, m.StepStarting(operation, attempt))
                 if known.is_settled:
                     break
-            known = await self._report(operation, await self._steps.attempt(operation, attempt, call, result_type))
+            known = await self._report(operation, await runs.attempt(operation, attempt, call, result_type))
         outcome = await self._outcome(known)
         try:
             return result_type.load(outcome, operation)
@@ -333,7 +337,6 @@ class Driver:
 
     async def _hold(self) -> None:
         """Never return, but for what compensates: nothing more of the handler may be recorded."""
-        assert self._task is not None, "an operation before the handler ran"
         if self.is_left and self._refused < REFUSED_AT_ONCE_MAX:
             # A `finally` of the handler's that runs because its session leaves memory, or this node.
             self._refused += 1
@@ -341,7 +344,7 @@ class Driver:
         is_undo = self.obstacle is None and self._is_compensating and asyncio.current_task() is self._task
         if is_undo and not self.is_left:
             return
-        if self._task.cancelling() or self.is_forced or self.is_left:
+        if self.is_left or self.is_forced or (self._task is not None and self._task.cancelling()):
             # It swallowed its cancellation. Not at once, or a handler that swallows them all would spin.
             await self._ports.clock.sleep(HELD_SECONDS)
             raise asyncio.CancelledError
@@ -400,6 +403,8 @@ class Driver:
             return await self._settled(operation, known)
         finally:
             self._waiting.remove(task)
+            # A task that is cancelled here keeps this frame with its error, and must not be kept by it.
+            del task
             self._ports.on_waiting()
 
     async def _outcome(self, known: Operation) -> Json:

@@ -145,13 +145,11 @@ class HandlerRun:
             self._driver.close()
 
     async def _verdict(self) -> Verdict:
-        task = asyncio.current_task()
-        self._driver.begin(task, user_code.enter())
+        self._driver.begin(asyncio.current_task(), user_code.enter())
         observe(self._state.started_at)
         ended = self.ended = await self._handled()
-        if self._driver.is_forced and task is not None and task.cancelling():
-            # The handler made something else of the cancellation by which it was ended; its undo steps are not meant.
-            task.uncancel()
+        if self._driver.is_forced:
+            _take_back_cancellation()
         if self._driver.obstacle is None and (isinstance(ended, Raised) or self._driver.is_stopped):
             await self._driver.compensate()
         unclaimed = self._driver.unclaimed()
@@ -232,6 +230,14 @@ class HandlerRun:
             operations=self._driver,
             make_logger=lambda: silent_while(self._ports.log, lambda: self._driver.is_replaying),
         )
+
+
+def _take_back_cancellation() -> None:
+    """Undo the cancellation by which the handler was ended, where it made something else of that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        # The undo steps are not meant.
+        task.uncancel()
 
 
 def _leaving(error: BaseException) -> ContinueAsNew | None:

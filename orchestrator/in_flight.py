@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from actors import ActorContext, BackgroundTask, Cancelled, Failed, Outcome, Succeeded
+from actors import ActorContext, ActorStopped, BackgroundTask, Cancelled, Failed, Outcome, Succeeded
 from orchestrator.artifacts import ArtifactUnreadable
 from orchestrator.errors import Stale, Unavailable
 from orchestrator.owned_head import OwnedHead
@@ -114,6 +114,10 @@ class InFlight:
         if handler is not None:
             self._context.background.count(handler, as_busy=as_busy)
 
+    def let_go(self) -> None:
+        """Refer back to nobody: the actor has left."""
+        self._start_handler = _left
+
     async def _tell_all(self, told: Sequence[Notice], head: OwnedHead) -> None:
         for notice in told:
             await self._performer.tell(notice)
@@ -162,6 +166,10 @@ class InFlight:
                 raise error
             case Cancelled():
                 pass
+
+
+def _left() -> BackgroundTask:
+    raise ActorStopped("its actor has left")
 
 
 def _ended_by(message: m.Message) -> tuple[EffectKey, ...]:

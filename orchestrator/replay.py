@@ -160,6 +160,7 @@ class Turnstile:
             # A second cancel would break off the clean-up that the first one set off.
             if not task.cancelling():
                 task.cancel()
+        self._on_stall, self._on_forced, self._handler = _unheard_stall, _unheard, None
 
     def hold(self) -> None:
         """Hand nothing over until `release`: whoever got the last outcome is not done with it."""
@@ -447,6 +448,14 @@ class Turnstile:
             and bool(self._reaching)
             and missing.operation_id not in self._reaching
         )
+
+
+def _unheard_stall(recorded: Operation, asked: str) -> None:
+    """Nobody wants to know any more."""
+
+
+def _unheard() -> None:
+    """Nobody wants to know any more."""
 
 
 def _resolve(waiter: Waiter | None, known: Operation | None) -> None:

@@ -88,6 +88,9 @@ class SessionActor:
     async def deactivate(self) -> None:
         """Hand the session over: unowned and due now, so that another node goes on with it in about a second."""
         self._disarm()
+        # What refers back to this actor would keep its memory until the cyclic collector comes by.
+        self._run = None
+        self._in_flight.let_go()
         if self._known_state is not None and not self._is_released and not self._state.has_ended:
             try:
                 await self._release(Rest(SessionStatus.RUNNING, self._now()))
