@@ -67,7 +67,7 @@ class AgentService:
         assignment = self._assignments.get(key)
         if assignment is None:
             assignment = self._assignments[key] = Assignment(agent, work)
-            self._tasks.create_task(self._carry_out(assignment), name=key)
+            self._tasks.create_task(self._carry_out(key, assignment), name=key)
         # Who hands it over again may listen elsewhere by now.
         assignment.work = work
         assignment.handed_over += 1
@@ -82,12 +82,13 @@ class AgentService:
             }
         )
 
-    async def _carry_out(self, assignment: Assignment) -> None:
+    async def _carry_out(self, key: str, assignment: Assignment) -> None:
         await asyncio.sleep(WORK_SECONDS)
         assignment.worked += 1
         result = Text(text=AGENTS[assignment.agent](assignment.work.text))
         while True:
             if await self._answered(assignment, result):
+                print(f"{key}: {assignment.status}", flush=True)
                 return
             await asyncio.sleep(RETRY_SECONDS)
 

@@ -53,6 +53,13 @@ class Agents:
 
     url: str
     http: aiohttp.ClientSession
+    lines: asyncio.StreamReader
+
+    async def settled(self, assignments: int) -> None:
+        """Return when so many have been answered: the worker that takes an answer may be killed before it says so."""
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            for _ in range(assignments):
+                assert await self.lines.readline()
 
     async def assignments(self) -> dict[str, JsonObject]:
         """Return every assignment by its key."""
@@ -75,7 +82,7 @@ async def agents_running(http: aiohttp.ClientSession) -> AsyncIterator[Agents]:
     try:
         async with asyncio.timeout(WAIT_SECONDS_MAX):
             assert url in (await process.stdout.readline()).decode()
-        yield Agents(url, http)
+        yield Agents(url, http, process.stdout)
     finally:
         process.kill()
         await process.wait()
@@ -124,6 +131,7 @@ async def test_a_report_is_written_once_though_the_worker_is_killed_at_every_eve
         assert ("COMPLETED", "ann", "print it") == (outcome["status"], outcome["by"], outcome["comment"])
         assert write(DRAFT) == await fetched(deployment, outcome["url"])
         assert "604800" == URL(str(outcome["url"])).query["X-Amz-Expires"]
+        await agents.settled(3)
         assignments = await agents.assignments()
         assert {f"{SESSION}/{name}.submit" for name in ("research", "analysis", "writing")} == set(assignments)
         for assignment in assignments.values():
