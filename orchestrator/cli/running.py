@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from orchestrator.cli.process import run as run_to_end
 from orchestrator.local import EMULATOR_PORT, emulator
 from orchestrator.service import Ready, serve, stop_signals
 from orchestrator.session.values import compact_json
-from orchestrator.settings import Settings
+from orchestrator.settings import ENV_PREFIX, Settings
 from orchestrator.telemetry import configure_logging
 
 STATE_FOLDER: Final = Path(".orchestrator")
@@ -62,9 +63,9 @@ async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
         os.environ.update(local.environment)
         async with connect() as clients:
             await provision(clients, settings)
-        variables = "\n".join(f"export {name}={value}" for name, value in local.environment.items())
         environment = STATE_FOLDER / "dev.env"
-        environment.write_text(f"{variables}\n")
+        lines = (f"export {name}={shlex.quote(value)}\n" for name, value in (local.environment | _own_names()).items())
+        environment.write_text("".join(lines))
         types = [declared.name for declared in app.session_types] or ["TYPE"]
         example = compact_json(app.session_types[0].input_type.example()) if app.session_types else "null"
 
@@ -94,6 +95,12 @@ def provision_command(json_output: bool) -> None:
         print_json({"created": list(created)})
     else:
         tell("\n".join(f"created {name}" for name in created) or "everything is there")
+
+
+def _own_names() -> dict[str, str]:
+    """Return the settings by which commands elsewhere find this node, its table and its queue, where they are set."""
+    names = [f"{ENV_PREFIX}{setting.upper()}" for setting in ("queue", "table", "bucket", "port")]
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _loopback_port(url: str | None) -> int | None:

@@ -50,12 +50,13 @@ async def developing(folder: Path, ports: Mapping[str, int]) -> AsyncIterator[tu
 
 
 async def test_what_dev_holds_survives_a_restart_of_it_and_its_emulator(tmp_path: Path) -> None:
-    """Ctrl-C ends both in order; the next start finds the session, and the environment file leads to it."""
+    """Ctrl-C ends both in order; the next start finds the session; the environment file leads to it and to the node."""
     ports = {"emulator": free_port(), "http": free_port()}
     async with developing(tmp_path, ports) as (process, printed):
         assert f"http://127.0.0.1:{ports['http']}" in printed
         ended = json.loads(await _cli(tmp_path, "submit", "echo", "--input", "7", "--key", "k", "--wait", "--json"))
         assert ("COMPLETED", 7) == (ended["state"], ended["result"])
+        assert "HEALTHY" in await _cli(tmp_path, "health")
         # A terminal sends it to the whole group, which the emulator must not be in.
         os.killpg(process.pid, signal.SIGINT)
     assert 0 == process.returncode
