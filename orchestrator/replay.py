@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from actors import Clock
 from orchestrator.errors import SessionCancelled
+from orchestrator.parking import any_about_to_run
 from orchestrator.passages import (
     Interruption,
     Passage,
@@ -28,7 +29,9 @@ from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind
 
 SETTLE_TURNS: Final = 8
-"""Loop turns between two outcomes: enough for nested gathers and task groups to pass one on to the handler."""
+"""Loop turns between two outcomes, at least: nested gathers and task groups pass one on to the handler meanwhile."""
+SETTLES_MAX: Final = 50
+"""So often is that repeated while a task goes on. One that never waits, as it polls, must not hold up the rest."""
 STALL_TURNS: Final = 40
 STALL_SECONDS: Final = 30.0
 """How long a replay waits for branches that may still ask for the journal's next operation: handler code may use
@@ -76,7 +79,7 @@ class Turnstile:
         self._arrivals = 0
         self._holds = 0
         self._handler: asyncio.Task[object] | None = None
-        self._branches: Collection[object] = ()
+        self._branches: Collection[asyncio.Task[object]] = ()
         self._is_concurrent = False
         self._is_settling = False
         self._is_over = self._is_forced = self._has_struck = False
@@ -104,7 +107,7 @@ class Turnstile:
         """Whether the handler is still going through what the journal already held."""
         return bool(self._claims_left or self._unasked)
 
-    def begin(self, handler: asyncio.Task[object] | None, branches: Collection[object]) -> None:
+    def begin(self, handler: asyncio.Task[object] | None, branches: Collection[asyncio.Task[object]]) -> None:
         """Note the handler's own task and the living tasks that it started.
 
         As long as the handler alone asks, nothing can overtake; as long as it has no branches, nobody else will ask.
@@ -231,7 +234,7 @@ class Turnstile:
         self._reaching[operation_id] = reached
         if not self._is_settling:
             # Branches that began together ask one after the other: none is overtaken because another asked first.
-            self._settle(SETTLE_TURNS if self._replay and self._is_concurrent else 0, self._hand_over)
+            self._settle(SETTLE_TURNS if self._replay and self._has_branches else 0, self._hand_over)
         try:
             return await reached
         except (asyncio.CancelledError, SessionCancelled):
@@ -272,7 +275,8 @@ class Turnstile:
     def _take(self, passage: Passage) -> None:
         self._changes.append(passage)
         if not self._is_settling:
-            self._hand_over()
+            is_overtaking = self._has_branches and self._is_on_its_way()
+            self._settle(SETTLE_TURNS if is_overtaking else 0, self._hand_over)
 
     def _is_interrupted_next(self) -> bool:
         return bool(self._changes) and isinstance(self._changes[0], Interruption)
@@ -404,16 +408,28 @@ class Turnstile:
         return bool(self._changes or self._reaching or (self._replay and is_forced_stop(self._replay[0])))
 
     def _settle(self, turns: int, then: Callable[[], None]) -> None:
-        """Call `then` after so many turns of the loop."""
-        if not turns:
-            then()
-            return
-        self._is_settling = True
-        loop = asyncio.get_running_loop()
-        if turns > 1:
-            loop.call_soon(self._settle, turns - 1, then)
+        """Call `then` after so many turns of the loop, and no sooner than the handler's tasks wait; at once for 0."""
+        if turns:
+            self._is_settling = True
+            self._turn(turns, then, SETTLES_MAX)
         else:
-            loop.call_soon(then)
+            then()
+
+    def _turn(self, turns: int, then: Callable[[], None], settles: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self._turn, turns - 1, then, settles)
+        elif settles and self._is_on_its_way():
+            self._turn(SETTLE_TURNS, then, settles - 1)
+        else:
+            then()
+
+    @property
+    def _has_branches(self) -> bool:
+        return self._is_concurrent or len(self._branches) > 0
+
+    def _is_on_its_way(self) -> bool:
+        """Return whether some task of the handler's is about to go on, and may yet ask for something."""
+        return any_about_to_run(self._branches) or (self._handler is not None and any_about_to_run((self._handler,)))
 
     def _watch_for_stall(self, arrivals: int, turns: int) -> None:
         """Report a stall when nothing more is asked for and the journal's next outcome stays unclaimed."""

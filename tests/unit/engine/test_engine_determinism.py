@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 
 import pytest
+from engine_life import ends_alike_after_every_event
 from engine_world import PATIENCE_SECONDS, Diary, Gate, Handler, World, app_of
 
 from actors import settle
@@ -727,3 +728,36 @@ async def test_many_events_that_wait_for_a_replay_are_taken_one_by_one() -> None
         await settle()
         gate.open()
         assert end == await world.end()
+
+
+async def test_a_branch_that_takes_its_time_to_ask_keeps_the_number_of_its_operation() -> None:
+    """An outcome that took long the first time, and none on replay, lets it ask first both times."""
+    gates = {"a": Gate(), "slow": Gate()}
+
+    async def passed(name: str) -> str:
+        if name in gates:
+            await gates[name].passing()
+        return name
+
+    async def handler(ctx: SessionContext) -> list[str]:
+        async def slow() -> str:
+            for _ in range(50):
+                await asyncio.sleep(0)
+            return await ctx.step("x", passed, "slow")
+
+        async def quick() -> str:
+            await ctx.step("a", passed, "a")
+            return await ctx.step("x", passed, "quick")
+
+        return await ctx.gather(slow(), quick())
+
+    app, whole = app_of(handler), World()
+    async with whole.node(app) as node:
+        await node.start()
+        for gate in (gates["a"], gates["slow"]):
+            await settle()
+            gate.open()
+        assert SessionCompleted(["slow", "quick"]) == await whole.end()
+    assert ["STEP_COMPLETED a", "STEP_COMPLETED x#2", "STEP_COMPLETED x"] == (await whole.story())[1:-1]
+    async for _ in ends_alike_after_every_event(app, whole):
+        pass
