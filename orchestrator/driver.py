@@ -17,7 +17,7 @@ from orchestrator.artifacts import ArtifactUnreadable, is_reference
 from orchestrator.callbacks import approval_id_of, callback_id_of, digest_of_operation, expiry_of, issued_with
 from orchestrator.calls import AgentCall, Approval, ApprovalCall, Callback, ChildCall, SessionArtifacts, StepCall, Undo
 from orchestrator.context import UNDO_RETRY, observe
-from orchestrator.errors import NonDeterminismError, OperationFailed, Unavailable, revive, storable
+from orchestrator.errors import NonDeterminismError, OperationFailed, Unavailable, describe, revive, storable
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.parking import all_wait
 from orchestrator.passages import RESULT_SUFFIX, Interruption
@@ -27,7 +27,7 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
-from orchestrator.session.values import Json, derive_session_id
+from orchestrator.session.values import ErrorRecord, Json, derive_session_id
 from orchestrator.shared_waits import SharedWaits
 from orchestrator.step_runs import StepRuns
 
@@ -52,6 +52,7 @@ class Driver:
         self._turnstile = Turnstile(state, ports.clock, self._stalled, self._force)
         self._task: asyncio.Task[object] | None = None
         self._branches: Collection[asyncio.Task[object]] = ()
+        self._tokens: list[str] = []
         self._undos: list[Undo] = []
         self._signal_waits: dict[str, m.SignalAwaited] = {}
         self._asking: set[str] = set()
@@ -113,6 +114,10 @@ class Driver:
             held.cancel()
         # A cancelled task keeps its error, with all frames that this passed.
         self._task = None
+
+    def described(self, error: BaseException) -> ErrorRecord:
+        """Return what the journal keeps of an exception of user code, without the tokens that its text quotes."""
+        return describe(error, self._tokens)
 
     def unclaimed(self) -> Operation | None:
         """Return the first recorded operation that nobody asked for; `None` when all have been."""
@@ -186,7 +191,9 @@ class Driver:
         result_type = result_type_of(call.fn)
         known = await self._reach(operation, OperationKind.STEP)
         # Not kept: it refers back here, which would hold the memory of both until the cyclic collector comes by.
-        runs = StepRuns(self._state.session_id, self._ports, self._turnstile, self.sealed, self._show_work)
+        runs = StepRuns(
+            self._state.session_id, self._ports, self._turnstile, self.sealed, self.described, self._show_work
+        )
         while known is None or not known.is_settled:
             attempt = 1 if known is None else known.attempt
             if known is not None and known.next_attempt_at is not None:
@@ -229,6 +236,7 @@ class Driver:
         order = known.order
         assert isinstance(order, e.CallbackCreated), f"{operation} is a callback without its order"
         token = self._ports.new_token()
+        self._tokens.append(token)
         if self._turnstile.known(operation + RESULT_SUFFIX) is None or not self.is_replaying:
             # Of one that is answered too, where it may yet be handed out: the answer can overtake the record of that.
             # Nothing overtakes it meanwhile: a replay, which issues none, would have another order.

@@ -19,6 +19,7 @@ OrchestratorError
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Final
 
 from orchestrator.session.values import ErrorRecord
@@ -26,6 +27,8 @@ from orchestrator.session.values import ErrorRecord
 MESSAGE_LENGTH_MAX: Final = 2_000
 """Characters of an error's text that a journal keeps: an error page of a megabyte would burst the item (I12)."""
 CODE_LENGTH_MAX: Final = 100
+CONCEALED: Final = "[concealed]"
+"""What stands for a callback's token in the text of an error."""
 
 
 class OrchestratorError(Exception):
@@ -171,9 +174,10 @@ class SettingsError(Unavailable):
     code = "BAD_SETTING"
 
 
-def describe(error: BaseException) -> ErrorRecord:
+def describe(error: BaseException, secrets: Collection[str] = ()) -> ErrorRecord:
     """Return what a journal keeps of an exception: its type, its code (`UNHANDLED` where it has none), its text.
 
+    Of secrets that the text quotes, it keeps nothing.
     Total: exceptions are user code, and may raise when they are printed or carry a code that is no text.
     """
     code = error.code if isinstance(error, OrchestratorError) else "UNHANDLED"
@@ -181,6 +185,9 @@ def describe(error: BaseException) -> ErrorRecord:
         text = str(error)
     except Exception as unprintable:
         text = f"(its text cannot be had: {type(unprintable).__name__})"
+    # Before it is cut: what is left of a secret at the end would be a good part of it.
+    for secret in secrets:
+        text = text.replace(secret, CONCEALED)
     return ErrorRecord(
         type=storable(type(error).__name__, CODE_LENGTH_MAX),
         code=storable(str(code), CODE_LENGTH_MAX),

@@ -200,7 +200,7 @@ class HandlerRun:
             return self._raised(error)
 
     def _raised(self, error: BaseException) -> Raised:
-        record = describe(error)
+        record = self._driver.described(error)
         # The text stands in the journal; a log must hold no payload.
         self._ports.log.info("handler_raised", type=record.type, code=record.code, frames=frames_of(error))
         return Raised(record)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TypeAlias, TypeVar
 
 from orchestrator.calls import RetryPolicy, StepCall
-from orchestrator.errors import NonRetryable, NotSerializable, OperationTimedOut, SessionCancelled, describe
+from orchestrator.errors import NonRetryable, NotSerializable, OperationTimedOut, SessionCancelled
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType
@@ -34,13 +34,15 @@ class StepRuns:
         ports: HandlerPorts,
         turnstile: Turnstile,
         seal: Seal,
+        described: Callable[[BaseException], ErrorRecord],
         show_work: Callable[[], None],
     ) -> None:
-        """`show_work` is called whenever a step begins or ends to run."""
+        """`described` tells what is kept of an error; `show_work` is called whenever a step begins or ends to run."""
         self._session_id = session_id
         self._ports = ports
         self._turnstile = turnstile
         self._seal = seal
+        self._described = described
         self._show_work = show_work
 
     async def pause(self, operation: str, until: datetime, retry: RetryPolicy) -> None:
@@ -75,14 +77,14 @@ class StepRuns:
         except _BrokenOff:
             raise _cancelled() from None
         except (NotSerializable, InvalidPayload, PayloadTooLarge, NonRetryable) as error:
-            return failed(describe(error), is_retryable=False)
+            return failed(self._described(error), is_retryable=False)
         except BaseException as error:
             # User code: what it raises is the attempt's outcome.
             if belongs_to_runtime(error):
                 raise
             if limit.has_expired(error):
                 return failed(_timed_out(call.timeout), is_retryable=True)
-            return failed(describe(error), is_retryable=True)
+            return failed(self._described(error), is_retryable=True)
 
     async def _breakably(self, operation: str, work: Awaitable[T]) -> T:
         """Await what runs inside the handler's own tasks; a stop of the session breaks it off."""

@@ -17,7 +17,13 @@ from orchestrator.calls import Callback
 from orchestrator.deliveries import CallbackAnswered, CallbackExpired, CallbackStatus, UnknownCallback, WrongToken
 from orchestrator.errors import OperationFailed
 from orchestrator.inbox import SessionEnded
-from orchestrator.session.events import ApprovalRequested, CallbackCreated, SessionCancelled, SessionCompleted
+from orchestrator.session.events import (
+    ApprovalRequested,
+    CallbackCreated,
+    SessionCancelled,
+    SessionCompleted,
+    SessionFailed,
+)
 from orchestrator.session.values import Json
 
 Given = list[Callback]
@@ -193,6 +199,34 @@ async def test_a_token_stands_nowhere_but_with_whom_it_was_handed_to() -> None:
         assert callback.token not in repr(callback)
     assert "token-guessed" not in texts + str(refused.value)
     assert hashlib.sha256(given[0].token.encode()).hexdigest() in texts
+
+
+@pytest.mark.parametrize("raised_in", ["submit", "undo", "handler"])
+async def test_an_error_that_quotes_a_token_is_recorded_without_it(raised_in: str) -> None:
+    """What a client library says of a call that failed may hold all that was sent: the token is cut out of it."""
+    given: Given = []
+
+    def fail(callback: Callback) -> None:
+        given.append(callback)
+        raise ConnectionError(f"{'x' * 1_980} curl -d token={callback.token} {callback.url} exited with 7")
+
+    async def handler(ctx: SessionContext) -> None:
+        if raised_in == "submit":
+            await ctx.wait_for_callback("cb", fail)
+        callback = await ctx.create_callback("cb")
+        if raised_in == "undo":
+            ctx.on_failure("undo", fail, callback)
+            raise ValueError("no")
+        fail(callback)
+
+    world = World()
+    world.jitter = 0.01
+    end = await world.run(app_of(handler))
+    assert isinstance(end, SessionFailed)
+    texts = await Leak(world).texts()
+    assert "curl -d token=" in texts
+    assert [] == [callback.token for callback in given if f"token={callback.token}" in texts]
+    assert f"token={given[0].token[:5]}" not in texts
 
 
 async def test_tokens_are_compared_by_their_hashes_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
