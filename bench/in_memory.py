@@ -1,50 +1,34 @@
 """A whole node in one process over the adapters in memory: what the engine itself costs, without any table.
 
-Composed as `service.py` composes it, only smaller; a `Table` outlives its nodes, as the real one does.
+The node of `orchestrator.testing`, on the machine's own time; a `Table` outlives its nodes, as the real one does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
-from actors import ActorSystem, BusySignal, SystemClock
+from actors import ActorSystem, SystemClock
 from orchestrator import Orchestrator
-from orchestrator.agents import Agent
-from orchestrator.agents.local import LocalAgent
-from orchestrator.artifacts.memory import MemoryArtifacts
-from orchestrator.artifacts.payloads import PayloadStore
-from orchestrator.artifacts.session_files import SessionFiles
-from orchestrator.callbacks.memory import MemoryCallbacks
-from orchestrator.capacity import NodeCapacity
+from orchestrator.agents.local import LocalAgents
 from orchestrator.cluster import NodeRecord
-from orchestrator.cluster.memory import MemoryHeads, MemoryNodes
+from orchestrator.cluster.memory import MemoryNodes
 from orchestrator.deliveries import SessionDeliveries
-from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
 from orchestrator.intake import Start
-from orchestrator.journal.memory import MemoryJournal
-from orchestrator.notifications.memory import MemoryNotifications
-from orchestrator.outside import NodeOutside
-from orchestrator.performer import Performer
 from orchestrator.rescuer import Rescuer, RescuerPorts
 from orchestrator.router import Router
 from orchestrator.session.values import Json
-from orchestrator.session_ports import SessionPorts
-from orchestrator.session_supervisor import SessionSupervisor
-from orchestrator.tenants.memory import MemoryQuotas
+from orchestrator.testing.node import Node as BuiltNode
+from orchestrator.testing.node import Setup, Tables, build_node
 from orchestrator.user_code import contain_exits
 
 NEVER_SECONDS = 86_400.0
 INLINE_BYTES = 204_800
-BUCKET = "bench"
 WAIT_SECONDS_MAX = 600.0
 
 
@@ -61,16 +45,13 @@ class ShiftedClock(SystemClock):
         return datetime.now(UTC) + self.ahead
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What outlives a node."""
+class Table(Tables):
+    """What outlives a node, and a clock that goes on over all of them."""
 
-    clock: ShiftedClock = field(default_factory=ShiftedClock)
-    journal: MemoryJournal = field(default_factory=MemoryJournal)
-    heads: MemoryHeads = field(default_factory=MemoryHeads)
-    nodes: MemoryNodes = field(default_factory=MemoryNodes)
-    inbox: MemoryInbox = field(default_factory=MemoryInbox)
-    wake_ups: MemoryWakeUps = field(default_factory=MemoryWakeUps)
+    def __init__(self) -> None:
+        self.clock = ShiftedClock()
+        super().__init__(self.clock)
+        self.nodes = MemoryNodes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,57 +80,32 @@ async def node(
     app: Orchestrator, table: Table, *, passivate_after: float = NEVER_SECONDS, with_rescuer: bool = False
 ) -> AsyncIterator[Node]:
     """Run a node while the block runs."""
-    numbers, clock, capacity, changed = itertools.count(1), table.clock, NodeCapacity(1_000_000), asyncio.Event()
+    changed = asyncio.Event()
     contain_exits(asyncio.get_running_loop())
-    artifacts, callbacks = MemoryArtifacts(BUCKET), MemoryCallbacks(clock=clock)
-    payloads = PayloadStore(artifacts, inline_bytes_max=INLINE_BYTES)
-    node_id = f"node-{random.getrandbits(40):010x}"
     with ThreadPoolExecutor(4) as threads:
-        ports = SessionPorts(
-            node_id=node_id,
+        setup = Setup(
             app=app,
-            journal=table.journal,
-            heads=table.heads,
-            inbox=table.inbox,
-            callbacks=callbacks,
-            quotas=MemoryQuotas(table.heads),
-            payloads=payloads,
-            artifacts=SessionFiles(artifacts, lambda: f"file-{next(numbers)}"),
-            performer=Performer(
-                agents=_agents_of(app, threads),
-                clock=clock,
-                draw=random.random,
-                callbacks=callbacks,
-                payloads=payloads,
-                outside=lambda: outside,
-            ),
-            clock=clock,
+            node_id=f"node-{random.getrandbits(40):010x}",
+            clock=table.clock,
             threads=threads,
+            agents=LocalAgents(app, threads, table.clock).named,
+            number=table.number,
             draw=random.random,
-            new_id=lambda: f"{node_id}.{next(numbers)}",
-            new_token=lambda: f"token-{next(numbers)}",
-            callback_url=lambda callback_id: f"http://bench/callbacks/{callback_id}",
-            fruitless_resumes_max=5,
+            inline_bytes_max=INLINE_BYTES,
             passivate_after=passivate_after,
-            log=structlog.get_logger("orchestrator"),
         )
-        system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
-        capacity.watch(system)
-        capacity.subscribe(changed.set)
-        async with asyncio.TaskGroup() as tasks, system:
-            supervisor = SessionSupervisor(clock)
-            router = Router(system, ports, table.wake_ups, capacity, supervisor)
-            outside = NodeOutside(router, MemoryNotifications(), ports.new_token)
-            deliveries = SessionDeliveries(router, lambda: f"message-{next(numbers)}")
-            rescuing = tasks.create_task(_rescuing(router, table, capacity, supervisor)) if with_rescuer else None
-            yield Node(system, router, deliveries, changed)
+        built = build_node(setup, table.adapters)
+        built.capacity.subscribe(changed.set)
+        async with asyncio.TaskGroup() as tasks, built.system:
+            rescuing = tasks.create_task(_rescuing(built, table)) if with_rescuer else None
+            yield Node(built.system, built.router, built.deliveries, changed)
             if rescuing is not None:
                 rescuing.cancel()
 
 
-async def _rescuing(router: Router, table: Table, capacity: NodeCapacity, supervisor: SessionSupervisor) -> None:
+async def _rescuing(built: BuiltNode, table: Table) -> None:
     record = NodeRecord(
-        node_id=router.ports.node_id,
+        node_id=built.node_id,
         beat=0,
         address="bench",
         started_at=table.clock.now(),
@@ -161,12 +117,12 @@ async def _rescuing(router: Router, table: Table, capacity: NodeCapacity, superv
         nodes=table.nodes,
         heads=table.heads,
         wake_ups=table.wake_ups,
-        router=router,
-        capacity=capacity,
+        router=built.router,
+        capacity=built.capacity,
         clock=table.clock,
-        may_retry=supervisor.may_retry,
+        may_retry=built.supervisor.may_retry,
         on_fenced=_fenced,
-        log=router.ports.log,
+        log=built.router.ports.log,
     )
     # A benchmark that keeps the loop busy for long is not frozen.
     rescuer = Rescuer(ports, heartbeat_seconds=60, node_timeout_seconds=NEVER_SECONDS)
@@ -176,11 +132,3 @@ async def _rescuing(router: Router, table: Table, capacity: NodeCapacity, superv
 
 def _fenced(reason: str) -> None:
     raise AssertionError(f"the node was fenced: {reason}")
-
-
-def _agents_of(app: Orchestrator, threads: ThreadPoolExecutor) -> Callable[[str], Agent | None]:
-    def agent_named(name: str) -> Agent | None:
-        target = app.agent_named(name)
-        return None if target is None else LocalAgent(target, threads)
-
-    return agent_named

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Final
 
@@ -23,15 +23,24 @@ USAGE_BYTES_MAX: Final = 8_192
 class LocalAgents:
     """The agents of an application as this node runs them; limits hold for the node, over all its sessions."""
 
-    def __init__(self, app: Orchestrator, threads: Executor, clock: Clock) -> None:
+    def __init__(
+        self,
+        app: Orchestrator,
+        threads: Executor,
+        clock: Clock,
+        *,
+        target_named: Callable[[str], AgentTarget | None] | None = None,
+    ) -> None:
+        """`target_named` finds who runs in an agent's name, `None` for nobody: the agent itself unless given."""
         self._app = app
+        self._target_named = app.agent_named if target_named is None else target_named
         self._threads = threads
         self._clock = clock
         self._limited: dict[str, LimitedAgent] = {}
 
     def named(self, name: str) -> Agent | None:
         """Return the agent of that name; `None` where none is declared."""
-        target, limits = self._app.agent_named(name), self._app.agent_limits(name)
+        target, limits = self._target_named(name), self._app.agent_limits(name)
         if target is None:
             return None
         if limits is None:

@@ -1,43 +1,45 @@
-"""A node in memory: the real router, actors and deliveries over tables that outlive it, and a power switch.
+"""A node in memory: the real router, actors and deliveries over tables that outlive it.
 
-To change it: a composition root beside `service.py`, over adapters in memory; nothing is decided here.
+To change it: the composition root beside `service.py`, over adapters in memory. The environment of this package runs on
+it, and so do the engine's own tests and benchmarks; nothing is decided here.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
 import structlog
 
-from actors import ActorSystem, ManualClock
-from orchestrator.agents import Agent
-from orchestrator.agents.local import LocalAgent
-from orchestrator.app import AgentTarget, Orchestrator
+from actors import ActorSystem, Clock
+from orchestrator.app import Orchestrator
+from orchestrator.artifacts import Artifacts
 from orchestrator.artifacts.memory import MemoryArtifacts
 from orchestrator.artifacts.payloads import PayloadStore
 from orchestrator.artifacts.session_files import SessionFiles
+from orchestrator.callbacks import Callbacks
 from orchestrator.callbacks.memory import MemoryCallbacks
 from orchestrator.capacity import NodeCapacity
+from orchestrator.cluster import Heads
 from orchestrator.cluster.memory import MemoryHeads
 from orchestrator.deliveries import SessionDeliveries
-from orchestrator.errors import Stale
+from orchestrator.inbox import Inbox, WakeUps
 from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
+from orchestrator.journal import Journal
 from orchestrator.journal.memory import MemoryJournal
+from orchestrator.notifications import Notifications
 from orchestrator.notifications.memory import MemoryNotifications
 from orchestrator.outside import NodeOutside
 from orchestrator.payloads import BYTES_MAX
-from orchestrator.performer import Performer
+from orchestrator.performer import AgentLookup, Performer
 from orchestrator.router import Router
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
+from orchestrator.tenants import Quotas
 from orchestrator.tenants.memory import MemoryQuotas
-
-T = TypeVar("T")
 
 PASSIVATE_AFTER_SECONDS: Final = 30.0
 FRUITLESS_RESUMES_MAX: Final = 5
@@ -46,32 +48,24 @@ JITTER: Final = 0.5
 """Every pause before a retry is half its bound: the same in every run of a test."""
 
 
-class PowerCut(Stale):
-    """The node has no power: whatever it asks of the tables, they do not hear. Its actors leave silently."""
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """What a node reaches of the world: as it stands there, or behind something that a test can cut."""
 
-    code = "POWER_CUT"
-
-
-class Power:
-    """Whether a node has any."""
-
-    def __init__(self) -> None:
-        self.is_on = True
-
-    def cut(self) -> None:
-        """Let nothing reach the tables any more, and no answer come back."""
-        self.is_on = False
-
-    def check(self) -> None:
-        """Raise `PowerCut` unless it is on."""
-        if not self.is_on:
-            raise PowerCut("the node has no power")
+    journal: Journal
+    heads: Heads
+    inbox: Inbox
+    wake_ups: WakeUps
+    callbacks: Callbacks
+    quotas: Quotas
+    artifacts: Artifacts
+    notifications: Notifications
 
 
 class Tables:
-    """What a node's death leaves behind."""
+    """What a node's death leaves behind, in memory."""
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.journal = MemoryJournal()
         self.heads = MemoryHeads()
         self.inbox = MemoryInbox()
@@ -86,6 +80,40 @@ class Tables:
         """Return a number that was never returned before."""
         return next(self._numbers)
 
+    @property
+    def adapters(self) -> Adapters:
+        """Them all, as they stand."""
+        return Adapters(
+            journal=self.journal,
+            heads=self.heads,
+            inbox=self.inbox,
+            wake_ups=self.wake_ups,
+            callbacks=self.callbacks,
+            quotas=self.quotas,
+            artifacts=self.artifacts,
+            notifications=self.notifications,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What one node is made of, besides what it reaches.
+
+    `agents` finds an agent by its name, `number` returns one that was never returned before, over all nodes of the same
+    tables; `draw` returns a float from [0, 1). Sessions leave memory after resting for `passivate_after` seconds.
+    """
+
+    app: Orchestrator
+    node_id: str
+    clock: Clock
+    threads: Executor
+    agents: AgentLookup
+    number: Callable[[], int]
+    draw: Callable[[], float] = lambda: JITTER
+    inline_bytes_max: int = BYTES_MAX
+    sessions_max: int = SESSIONS_MAX
+    passivate_after: float = PASSIVATE_AFTER_SECONDS
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -96,89 +124,53 @@ class Node:
     system: ActorSystem
     deliveries: SessionDeliveries
     supervisor: SessionSupervisor
-    power: Power
+    capacity: NodeCapacity
 
 
-def build_node(
-    app: Orchestrator,
-    tables: Tables,
-    clock: ManualClock,
-    threads: Executor,
-    agent_named: Callable[[str], AgentTarget | None],
-) -> Node:
+def build_node(setup: Setup, adapters: Adapters) -> Node:
     """Return a node that runs as long as a block of `async with node.system` does."""
-    node_id, power = f"node-{tables.number()}", Power()
-    artifacts = _powered(tables.artifacts, power)
-    payloads = PayloadStore(artifacts, inline_bytes_max=BYTES_MAX)
-    callbacks = _powered(tables.callbacks, power)
+    clock, capacity, supervisor = setup.clock, NodeCapacity(setup.sessions_max), SessionSupervisor(setup.clock)
 
     def new_id() -> str:
-        return f"{node_id}.{tables.number()}"
+        return f"{setup.node_id}.{setup.number()}"
 
-    def lookup(name: str) -> Agent | None:
-        target = agent_named(name)
-        return None if target is None else LocalAgent(target, threads)
+    ports = _ports(setup, adapters, new_id, lambda: outside)
+    system = ActorSystem(clock=clock, on_end=capacity.changed)
+    capacity.watch(system)
+    router = Router(system, ports, adapters.wake_ups, capacity, supervisor)
+    outside = NodeOutside(router, adapters.notifications, ports.new_token)
+    return Node(setup.node_id, router, system, SessionDeliveries(router, new_id), supervisor, capacity)
 
-    ports = SessionPorts(
-        node_id=node_id,
-        app=app,
-        journal=_powered(tables.journal, power),
-        heads=_powered(tables.heads, power),
-        inbox=_powered(tables.inbox, power),
-        callbacks=callbacks,
-        quotas=_powered(tables.quotas, power),
+
+def _ports(
+    setup: Setup, adapters: Adapters, new_id: Callable[[], str], outside: Callable[[], NodeOutside]
+) -> SessionPorts:
+    payloads = PayloadStore(adapters.artifacts, inline_bytes_max=setup.inline_bytes_max)
+    return SessionPorts(
+        node_id=setup.node_id,
+        app=setup.app,
+        journal=adapters.journal,
+        heads=adapters.heads,
+        inbox=adapters.inbox,
+        callbacks=adapters.callbacks,
+        quotas=adapters.quotas,
         payloads=payloads,
-        artifacts=SessionFiles(artifacts, new_id),
+        artifacts=SessionFiles(adapters.artifacts, new_id),
         performer=Performer(
-            agents=lookup,
-            clock=clock,
-            draw=lambda: JITTER,
-            callbacks=callbacks,
+            agents=setup.agents,
+            clock=setup.clock,
+            draw=setup.draw,
+            callbacks=adapters.callbacks,
             payloads=payloads,
-            outside=lambda: outside,
+            outside=outside,
         ),
-        clock=clock,
-        threads=threads,
-        draw=lambda: JITTER,
+        clock=setup.clock,
+        threads=setup.threads,
+        draw=setup.draw,
         new_id=new_id,
-        new_token=lambda: f"token-{tables.number()}",
-        callback_url=lambda callback_id: f"http://{node_id}.test/callbacks/{callback_id}",
+        new_token=lambda: f"token-{setup.number()}",
+        callback_url=lambda callback_id: f"http://{setup.node_id}.test/callbacks/{callback_id}",
         fruitless_resumes_max=FRUITLESS_RESUMES_MAX,
-        passivate_after=PASSIVATE_AFTER_SECONDS,
+        passivate_after=setup.passivate_after,
         log=structlog.get_logger("orchestrator"),
     )
-    system, capacity, supervisor = ActorSystem(clock=clock), NodeCapacity(SESSIONS_MAX), SessionSupervisor(clock)
-    capacity.watch(system)
-    router = Router(system, ports, _powered(tables.wake_ups, power), capacity, supervisor)
-    outside = NodeOutside(router, _powered(tables.notifications, power), ports.new_token)
-    return Node(node_id, router, system, SessionDeliveries(router, new_id), supervisor, power)
-
-
-def _powered(port: T, power: Power) -> T:
-    """Return the port as a node with that power reaches it."""
-    return cast("T", _Powered(port, power))
-
-
-class _Powered:
-    """Any port, behind a switch. One class for all: what a port does is none of its business."""
-
-    def __init__(self, port: object, power: Power) -> None:
-        self._port = port
-        self._power = power
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._port, name)
-
-        async def answered(*args: object, **kwargs: object) -> object:
-            self._power.check()
-            answer: object = await method(*args, **kwargs)
-            self._power.check()
-            return answer
-
-        async def streamed(*args: object, **kwargs: object) -> AsyncIterator[object]:
-            self._power.check()
-            async for each in method(*args, **kwargs):
-                self._power.check()
-                yield each
-
-        return streamed if inspect.isasyncgenfunction(method) else answered

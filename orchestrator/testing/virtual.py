@@ -16,6 +16,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from actors import ManualClock
+from orchestrator.agents.local import LocalAgents
 from orchestrator.app import AgentTarget, Orchestrator
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.artifacts.memory import MemoryArtifacts
@@ -26,7 +27,8 @@ from orchestrator.payloads import to_json
 from orchestrator.session.values import truncate_to_millis
 from orchestrator.standstill import Work, check_loop, look_again, rest, work_under_way
 from orchestrator.testing.errors import TimeStandsStill
-from orchestrator.testing.node import Node, Tables, build_node
+from orchestrator.testing.node import Node, Setup, Tables, build_node
+from orchestrator.testing.power import Power, powered
 from orchestrator.testing.session import Session
 
 STARTS_AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -82,6 +84,7 @@ class Environment:
         self._reader = Reader(app, lambda: str(self._tables.number()))
         self._turn = asyncio.Lock()
         self._seen: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._power = Power()
         self._node = self._new_node()
         self._living: asyncio.Task[None] | None = None
         self._down = asyncio.Event()
@@ -266,7 +269,17 @@ class Environment:
     # --- the node's life -----------------------------------------------------------------------------------------
 
     def _new_node(self) -> Node:
-        return build_node(self._app, self._tables, self._clock, self._threads, self._agent_named)
+        self._power = Power()
+        agents = LocalAgents(self._app, self._threads, self._clock, target_named=self._agent_named)
+        setup = Setup(
+            app=self._app,
+            node_id=f"node-{self._tables.number()}",
+            clock=self._clock,
+            threads=self._threads,
+            agents=agents.named,
+            number=self._tables.number,
+        )
+        return build_node(setup, powered(self._tables.adapters, self._power))
 
     async def _rise(self) -> None:
         loop = asyncio.get_running_loop()
@@ -283,7 +296,7 @@ class Environment:
 
     async def _fall(self) -> None:
         assert self._living is not None, "the node never lived"
-        self._node.power.cut()
+        self._power.cut()
         self._down.set()
         for _ in range(LEAVING_TURNS_MAX):
             await rest()

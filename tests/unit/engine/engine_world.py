@@ -13,22 +13,17 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import structlog
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from actors import ActorSystem, ManualClock, settle
+from actors import ManualClock, settle
 from actors.signals import Signal
 from orchestrator import Orchestrator, SessionContext
 from orchestrator.agents.local import LocalAgents
 from orchestrator.artifacts.memory import MemoryArtifacts
-from orchestrator.artifacts.payloads import PayloadStore
-from orchestrator.artifacts.session_files import SessionFiles
 from orchestrator.callbacks.memory import MemoryCallbacks
-from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import Head, Heads
 from orchestrator.cluster.memory import MemoryHeads
-from orchestrator.deliveries import SessionDeliveries
 from orchestrator.inbox import Inbox, InboxItem
 from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
 from orchestrator.intake import Start
@@ -36,9 +31,7 @@ from orchestrator.journal import Journal
 from orchestrator.journal.codec import operation_of, type_name
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.notifications.memory import MemoryNotifications
-from orchestrator.outside import NodeOutside
-from orchestrator.performer import Performer
-from orchestrator.router import Accepted, Router
+from orchestrator.router import Accepted
 from orchestrator.session.events import (
     Event,
     Recorded,
@@ -50,15 +43,14 @@ from orchestrator.session.events import (
 from orchestrator.session.state import SessionState, replay
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import ErrorRecord, Json, canonical_json
-from orchestrator.session_ports import SessionPorts
-from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.tenants import Quotas
 from orchestrator.tenants.memory import MemoryQuotas
+from orchestrator.testing.node import Adapters, Setup, build_node
+from orchestrator.testing.node import Node as BuiltNode
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 5.0
 """How long a test waits for what must happen; only a failing test waits that long."""
-FRUITLESS_MAX = 5
 PAYLOAD_BYTES_MAX = 10_000
 BUCKET = "bucket"
 
@@ -344,14 +336,12 @@ class LinedQuotas:
 class Node:
     """One node of a world: its router and actors, and a line that can be cut."""
 
-    def __init__(
-        self, node_id: str, router: Router, system: ActorSystem, line: Line, deliveries: SessionDeliveries
-    ) -> None:
-        self.node_id = node_id
-        self.router = router
-        self.system = system
+    def __init__(self, built: BuiltNode, line: Line) -> None:
+        self.node_id = built.node_id
+        self.router = built.router
+        self.system = built.system
+        self.deliveries = built.deliveries
         self.line = line
-        self.deliveries = deliveries
 
     async def start(
         self, payload: Json = None, *, session_id: str = "s", session_type: str = "main", tenant: str = "default"
@@ -397,47 +387,34 @@ class World:
     ) -> AsyncIterator[Node]:
         """Run a node; leaving the block stops it in order, unless it crashed before."""
         line = Line(self.changed)
+        adapters = Adapters(
+            journal=LinedJournal(self.journal, line),
+            heads=LinedHeads(self.heads, line, self.standing),
+            inbox=LinedInbox(self.inbox, line),
+            wake_ups=self.wake_ups,
+            callbacks=self.callbacks,
+            quotas=LinedQuotas(self.quotas, line, self.standing),
+            artifacts=self.artifacts,
+            notifications=self.notifications,
+        )
         with self._capturing(), self._threads() as threads:
-            capacity = NodeCapacity(sessions_max)
-            payloads = PayloadStore(self.artifacts, inline_bytes_max=PAYLOAD_BYTES_MAX)
-            ports = SessionPorts(
-                node_id=node_id,
+            setup = Setup(
                 app=app,
-                journal=LinedJournal(self.journal, line),
-                heads=LinedHeads(self.heads, line, self.standing),
-                inbox=LinedInbox(self.inbox, line),
-                callbacks=self.callbacks,
-                quotas=LinedQuotas(self.quotas, line, self.standing),
-                payloads=payloads,
-                artifacts=SessionFiles(self.artifacts, self._new_id),
-                performer=Performer(
-                    agents=LocalAgents(app, threads, self.clock).named,
-                    clock=self.clock,
-                    draw=lambda: self.jitter,
-                    callbacks=self.callbacks,
-                    payloads=payloads,
-                    outside=lambda: outside,
-                ),
+                node_id=node_id,
                 clock=self.clock,
                 threads=threads,
+                agents=LocalAgents(app, threads, self.clock).named,
+                number=lambda: next(self._numbers),
                 draw=lambda: self.jitter,
-                new_id=lambda: f"{node_id}.{next(self._numbers)}",
-                new_token=lambda: f"token-{next(self._numbers)}",
-                callback_url=lambda callback_id: f"http://{node_id}/callbacks/{callback_id}",
-                fruitless_resumes_max=FRUITLESS_MAX,
+                inline_bytes_max=PAYLOAD_BYTES_MAX,
+                sessions_max=sessions_max,
                 passivate_after=self.passivate_after,
-                log=structlog.get_logger(),
             )
-            system = ActorSystem(clock=self.clock, on_end=self.changed.fire)
-            capacity.watch(system)
-            async with system:
-                router = Router(system, ports, self.wake_ups, capacity, SessionSupervisor(self.clock))
-                await router.slots.refresh()
-                outside = NodeOutside(router, self.notifications, ports.new_token)
-                yield Node(node_id, router, system, line, SessionDeliveries(router, self._new_id))
-
-    def _new_id(self) -> str:
-        return f"id-{next(self._numbers)}"
+            built = build_node(setup, adapters)
+            built.capacity.subscribe(self.changed.fire)
+            async with built.system:
+                await built.router.slots.refresh()
+                yield Node(built, line)
 
     async def run(self, app: Orchestrator, payload: Json = None) -> Event:
         """Start session `s` on a node of its own and return its terminal event; time passes as it is needed."""

@@ -4,13 +4,14 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from engine_world import FRUITLESS_MAX, NOON, Diary, Gate, Node, PowerCut, World, app_of
+from engine_world import NOON, Diary, Gate, Node, PowerCut, World, app_of
 
 from actors import settle
 from orchestrator import Orchestrator, RetryPolicy, SessionContext, StepFailed, current_invocation
 from orchestrator.calls import Semantics
 from orchestrator.session.events import AgentRetrying, SessionCompleted, SessionFailed, StepRetrying
 from orchestrator.session.transitions import SessionStatus
+from orchestrator.testing.node import FRUITLESS_RESUMES_MAX
 
 TEN_SECONDS = timedelta(seconds=10)
 
@@ -489,18 +490,18 @@ async def test_a_session_that_kills_node_after_node_ends(dies: str) -> None:
         await node.start()
         await gate.reached()
         node.crash()
-    for number in range(1, FRUITLESS_MAX + 1):
+    for number in range(1, FRUITLESS_RESUMES_MAX + 1):
         async with world.node(app, f"node-{number}") as node:
             if dies == "before its arrival":
                 node.line.cut_before("append")
             assert await node.claim(dead_owner=f"node-{number - 1}")
             assert not (await world.state()).has_ended
             node.crash()
-    end = await world.resume(app, node_id="node-6", dead_owner=f"node-{FRUITLESS_MAX}")
+    end = await world.resume(app, node_id="node-6", dead_owner=f"node-{FRUITLESS_RESUMES_MAX}")
     assert isinstance(end, SessionFailed)
     assert "CRASH_LOOP" == end.error.code
-    assert str(FRUITLESS_MAX + 1) in end.error.message
-    resumed = FRUITLESS_MAX if dies == "after its arrival" else 0
+    assert str(FRUITLESS_RESUMES_MAX + 1) in end.error.message
+    resumed = FRUITLESS_RESUMES_MAX if dies == "after its arrival" else 0
     assert resumed == (await world.story()).count("SESSION_RESUMED")
 
 
@@ -509,7 +510,7 @@ async def test_any_new_event_ends_a_crash_loop() -> None:
     diary = Diary()
 
     async def handler(ctx: SessionContext) -> int:
-        for number in range(3 * FRUITLESS_MAX):
+        for number in range(3 * FRUITLESS_RESUMES_MAX):
             await ctx.step(f"s{number}", diary.note, f"s{number}")
         return len(diary.entries)
 
@@ -518,7 +519,7 @@ async def test_any_new_event_ends_a_crash_loop() -> None:
         node.line.cut_before("append", calls=2)
         await node.start()
         await settle()
-    for number in range(1, 3 * FRUITLESS_MAX + 2):
+    for number in range(1, 3 * FRUITLESS_RESUMES_MAX + 2):
         async with world.node(app, f"node-{number}") as node:
             node.line.cut_before("append", calls=3)
             await node.claim(dead_owner=f"node-{number - 1}")
@@ -533,7 +534,7 @@ async def test_drains_and_healthy_wakes_are_no_crash_loop() -> None:
     async with world.node(app, "node-0") as node:
         await node.start()
         await gate.reached()
-    for number in range(1, 3 * FRUITLESS_MAX):
+    for number in range(1, 3 * FRUITLESS_RESUMES_MAX):
         async with world.node(app, f"node-{number}") as node:
             assert await node.claim()
     gate.open()
