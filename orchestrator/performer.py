@@ -90,8 +90,7 @@ class Performer:
             case StartChild():
                 return await self.outside().start_child(state, effect)
             case CancelChild():
-                cancel = cancel_of_child(state.session_id, effect.reason)
-                await self.outside().end_child(state.session_id, effect.child_id, cancel)
+                await self.outside().end_child(state.session_id, effect.child_id, cancel_of_child(state))
                 return None
             case Publish():
                 return await self.outside().publish(state, effect)

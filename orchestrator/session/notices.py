@@ -93,7 +93,7 @@ def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...
             parent=state.session_id,
             operation=op.operation_id,
             child_id=op.order.child_id,
-            message=cancel_of_child(state.session_id, "its parent session ended"),
+            message=cancel_of_child(state),
         )
         for op in state.open_operations.values()
         if op.kind is OperationKind.CHILD and isinstance(op.order, e.ChildStarted)
@@ -110,9 +110,10 @@ def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...
     return tuple(told)
 
 
-def cancel_of_child(parent_id: str, reason: str) -> m.CancelAsked:
-    """Return the message by which a parent ends its child; the same one whenever it is sent."""
-    return m.CancelAsked(message_id=f"parent:{parent_id}"[:128], reason=reason)
+def cancel_of_child(parent: SessionState) -> m.CancelAsked:
+    """Return the message by which a parent ends its child; the same one whenever it is sent, at its stop or its end."""
+    reason = "its parent session ended" if parent.stop is None else parent.stop.reason
+    return m.CancelAsked(message_id=f"parent:{parent.session_id}"[:128], reason=reason)
 
 
 def _child_ended(state: SessionState, operation: str) -> m.ChildEnded:

@@ -67,7 +67,6 @@ class CancelChild:
 
     operation: str
     child_id: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +141,8 @@ def _effects(operation: Operation, state: SessionState) -> Iterator[tuple[Effect
     stop = state.stop
     is_interrupted = stop is not None and operation.started_seq < stop.seq
     if isinstance(order, e.ChildStarted):
-        if stop is not None and is_interrupted:
-            yield (name, CANCELLING), CancelChild(name, order.child_id, stop.reason)
+        if is_interrupted:
+            yield (name, CANCELLING), CancelChild(name, order.child_id)
         else:
             yield (name, STARTING), StartChild(name, order)
         return

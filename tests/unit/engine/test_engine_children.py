@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from engine_life import crash_at_every_call, live, look_after
+from engine_life import crash_at_every_call, live, look_after, until_suspended
 from engine_world import Diary, Handler, Node, World, app_of
 from pydantic import BaseModel
 
@@ -398,3 +398,27 @@ async def test_many_children_of_one_session_work() -> None:
         await settle(1_000_000)
         await live(world, node)
         assert Completed(9900) == await world.end()
+
+
+async def test_a_child_hears_of_its_end_though_its_parent_ends_while_telling_it() -> None:
+    """The errand of the stop dies with its actor, between the child's inbox and the call that wakes the child."""
+
+    async def parent(ctx: SessionContext) -> None:
+        await ctx.run_session("child")
+
+    async def child(ctx: SessionContext) -> None:
+        await ctx.wait_for_signal("never")
+
+    world = World()
+    world.passivate_after = 0.1
+    async with world.node(family(parent, child=child)) as node:
+        await node.start()
+        await settle()
+        await until_suspended(world, node, await child_of(world))
+        await node.deliveries.cancel("s", "no more", "c")
+        node.line.hold_on("bump_inbox")
+        await node.line.until_held()
+        await settle()
+        node.line.thaw()
+        await live(world, node, "s", await child_of(world))
+    assert Cancelled("no more") == (await world.recorded(await child_of(world)))[-1].event

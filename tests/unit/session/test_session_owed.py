@@ -30,7 +30,7 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.ending import GRACE, LAST_GRACE
 from orchestrator.session.mail import CARRIED_SIGNALS_BYTES_MAX, mail_to_carry
-from orchestrator.session.notices import EndChild, StartNext, TellParent, notices
+from orchestrator.session.notices import EndChild, StartNext, TellParent, cancel_of_child, notices
 from orchestrator.session.owed import (
     CANCELLING,
     CLOSING,
@@ -123,7 +123,7 @@ def test_a_stop_takes_away_what_was_under_way(waiting: str, stop: tuple[e.Event,
 def test_a_stop_reaches_the_children_that_are_under_way(stop: tuple[e.Event, ...]) -> None:
     """With its reason, until they have ended."""
     effects = owed_beside_handler(after(CHILD, *stop))
-    assert CancelChild("a", "child-1", "no more") == effects.pop(("a", CANCELLING))
+    assert CancelChild("a", "child-1") == effects.pop(("a", CANCELLING))
     assert {GRACE_KEY, LAST_GRACE_KEY} >= effects.keys()
     ended = after(CHILD, *stop, e.ChildFailed("a", ERROR))
     assert {GRACE_KEY, LAST_GRACE_KEY} >= owed_beside_handler(ended).keys()
@@ -230,6 +230,15 @@ def test_a_parent_is_told_how_its_child_ended(
     assert isinstance(notice, TellParent)
     assert ("p", "parent") == (notice.parent, notice.notice_id)
     assert m.ChildEnded(f"child:{session_id}", "child#2", "child-1", result, error) == notice.message  # type: ignore[arg-type]
+
+
+def test_a_child_is_ended_by_the_same_message_at_the_stop_of_its_parent_and_at_its_end() -> None:
+    """Told twice, by an errand that may be cut off and by the outbox: another text would be a conflict."""
+    story = (e.ChildStarted("k", "child", "child-0", None), e.CancelRequested("no more"))
+    stopped = after(*story)
+    (notice,) = notices(after(*story, e.SessionCancelled("no more")))
+    assert isinstance(notice, EndChild)
+    assert m.CancelAsked("parent:s", "no more") == cancel_of_child(stopped) == notice.message
 
 
 @pytest.mark.parametrize("end", ENDS)
