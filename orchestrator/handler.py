@@ -184,10 +184,13 @@ class HandlerRun:
                 return Raised(describe(SessionCancelled("the handler took too long to end")))
             if belongs_to_runtime(error):
                 raise
-            leaving = _leaving(error)
-            return await self._left(leaving) if leaving is not None else self._raised(error)
+            return await self._left(error)
 
-    async def _left(self, leaving: ContinueAsNew) -> Ended:
+    async def _left(self, error: BaseException) -> Ended:
+        leaving = _leaving(error)
+        if leaving is None:
+            return self._raised(error)
+
         def dump(bytes_max: int) -> Json:
             payload = to_json(leaving.payload, "input", bytes_max=bytes_max)
             self._session_type.input_type.load(payload)
@@ -195,9 +198,9 @@ class HandlerRun:
 
         try:
             return Continued(await self._driver.sealed("continued", dump))
-        except Exception as error:
+        except Exception as misfit:
             # The input is user code's: one that does not fit is its failure.
-            return self._raised(error)
+            return self._raised(misfit)
 
     def _raised(self, error: BaseException) -> Raised:
         record = self._driver.described(error)

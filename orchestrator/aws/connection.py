@@ -100,8 +100,8 @@ class Connection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self._heard_at = self._loop.time()
         self._bytes_left -= len(data)
-        if self._answered is None or self._bytes_left < 0:
-            self._fail(aiohttp.ClientPayloadError("more came than was asked for"))
+        if self._bytes_left < 0:
+            self._fail(aiohttp.ClientPayloadError(f"the answer has more than {ANSWER_BYTES_MAX} bytes"))
             return
         try:
             self._parser.feed_data(data)
@@ -116,6 +116,12 @@ class Connection(asyncio.Protocol):
         self._fail(aiohttp.ServerDisconnectedError(str(exc) if exc else None))
 
     # --- httptools.HTTPProtocol ----------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """See `httptools`."""
+        if self._answered is None or self._answered.done():
+            # It came with the end of the answer before; the next exchange would take it for its own.
+            self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See `httptools`."""
@@ -147,5 +153,3 @@ class Connection(asyncio.Protocol):
         self._ends_with_connection = False
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(answer)
-        else:
-            self._fail(aiohttp.ClientPayloadError("more came than was asked for"))

@@ -1,7 +1,7 @@
 """POSTs over kept connections to one place: asyncio's transports and TLS, httptools' parser, and nothing else.
 
 A client for everybody makes a task, timers and some dozens of objects of each request, for cookies, redirects,
-middlewares and uploads that these calls have none of: several times the CPU of the exchange itself (ADR 0012).
+middlewares and uploads that these calls have none of: several times the CPU of the exchange itself (ADR 0013).
 """
 
 from __future__ import annotations
