@@ -14,7 +14,7 @@ from typing import Final, TypeAlias, TypeVar
 from orchestrator.answers import message_of
 from orchestrator.app import SessionType
 from orchestrator.artifacts import ArtifactUnreadable, is_reference
-from orchestrator.callbacks import approval_id_of, callback_id_of, digest_of_operation, expiry_of, issued_with
+from orchestrator.callbacks import callback_id_of, expiry_of, issued_with
 from orchestrator.calls import AgentCall, Approval, ApprovalCall, Callback, ChildCall, SessionArtifacts, StepCall, Undo
 from orchestrator.context import UNDO_RETRY, observe
 from orchestrator.errors import NonDeterminismError, OperationFailed, Unavailable, describe, revive, storable
@@ -23,11 +23,12 @@ from orchestrator.parking import all_wait
 from orchestrator.passages import RESULT_SUFFIX, Interruption
 from orchestrator.payloads import InvalidPayload, copied, result_type_of, to_json
 from orchestrator.replay import Turnstile
+from orchestrator.requests import agent_request, approval_request, child_request
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
-from orchestrator.session.values import ErrorRecord, Json, derive_session_id
+from orchestrator.session.values import ErrorRecord, Json
 from orchestrator.shared_waits import SharedWaits
 from orchestrator.step_runs import StepRuns
 
@@ -216,7 +217,8 @@ class Driver:
         """See `Operations.invoke_agent`."""
         known = await self._reach(operation, OperationKind.AGENT)
         if known is None:
-            known = await self._report(operation, await self._agent_request(operation, call))
+            asked = await agent_request(operation, call, self.sealed, bytes_beside=self._beside)
+            known = await self._report(operation, asked)
         return await self._settled(operation, known)
 
     async def sleep(self, operation: str, seconds: float) -> None:
@@ -256,17 +258,10 @@ class Driver:
         """See `Operations.request_approval`."""
         known = await self._reach(operation, OperationKind.APPROVAL)
         if known is None:
-            names = call.approvers
-            known = await self._report(
-                operation,
-                m.ApprovalAsked(
-                    operation=operation,
-                    callback_id=approval_id_of(self._state.session_id, operation),
-                    subject=await self.sealed(operation, lambda most: to_json(call.subject, "subject", bytes_max=most)),
-                    approvers=None if names is None else to_json([*names], "approvers", bytes_max=self._beside),
-                    timeout=call.timeout,
-                ),
+            asked = await approval_request(
+                self._state.session_id, operation, call, self.sealed, bytes_beside=self._beside
             )
+            known = await self._report(operation, asked)
         answer = await self._arrived(operation, known)
         assert isinstance(answer, dict), f"{operation} was answered with no approval"
         comment = answer.get("comment")
@@ -292,12 +287,7 @@ class Driver:
         """See `Operations.run_session`."""
         known = await self._reach(operation, OperationKind.CHILD)
         if known is None:
-            if call.key is None:
-                child_id = f"{call.session_type}-{digest_of_operation(self._state.session_id, operation)}"
-            else:
-                child_id = derive_session_id(self._state.started.tenant, call.session_type, call.key)
-            payload = await self.sealed(operation, lambda most: to_json(call.input, "input", bytes_max=most))
-            known = await self._report(operation, m.ChildRequested(operation, call.session_type, child_id, payload))
+            known = await self._report(operation, await child_request(self._state, operation, call, self.sealed))
         return await self._arrived(operation, known)
 
     async def progress(self, operation: str, message: str, percent: float | None, data: object) -> None:
@@ -429,21 +419,6 @@ class Driver:
             return await self._arrived(result, await self._reach(result, OperationKind.CALLBACK))
 
         return await self._answers.get(result, answer)
-
-    async def _agent_request(self, operation: str, call: AgentCall) -> m.AgentRequested:
-        kwargs: Json = None
-        if call.kwargs:
-            kwargs = to_json(dict(call.kwargs), "kwargs", bytes_max=self._beside)
-        return m.AgentRequested(
-            operation=operation,
-            agent=call.agent,
-            prompt=await self.sealed(
-                f"{operation}.prompt", lambda most: to_json(call.prompt, "prompt", bytes_max=most)
-            ),
-            kwargs=kwargs if isinstance(kwargs, dict) else None,
-            timeout=call.timeout,
-            retry=call.retry.spec,
-        )
 
     @property
     def _beside(self) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import deque
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
-from orchestrator.session.state import Operation, Stop
+from orchestrator.session.state import Operation, SessionState, Stop
 from orchestrator.session.transitions import OperationKind, Phase
 
 RESULT_SUFFIX: Final = "/result"
@@ -64,3 +65,36 @@ def is_forced_stop(passage: Passage) -> bool:
 def operation_of(passage: Passage) -> str | None:
     """Return the operation's id; `None` for a stop."""
     return passage.operation_id if isinstance(passage, Operation) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a journal holds for a run that begins anew; the run takes from it what it has come past.
+
+    `known` has each operation by its id, `outcomes` what passed, `unasked` what was ordered and is open still: the
+    handler asks for these too before anything new begins. `begun` is what began before its outcome, by when it did:
+    nothing later is handed over before the handler has asked for it.
+    """
+
+    known: dict[str, Operation] = field(default_factory=dict)
+    outcomes: deque[Passage] = field(default_factory=deque)
+    unasked: dict[str, Operation] = field(default_factory=dict)
+    begun: deque[Operation] = field(default_factory=deque)
+
+
+def past_of(state: SessionState) -> Past:
+    """Return what the journal behind that state holds."""
+    if not state.operations and state.stop is None:
+        return Past()
+    known = [each for operation in state.operations.values() for each in passages(operation)]
+    settled = (op for op in known if op.is_settled and op.kind is not OperationKind.PROGRESS)
+    outcomes: list[Passage] = [*settled, *interruptions(state.stop)]
+    is_open = (op for op in sorted(known, key=lambda operation: operation.changed_seq) if not op.is_settled)
+    began = (op for op in known if op.started_seq < op.changed_seq or not op.is_settled)
+    asked_for = (op for op in began if not is_arrival(op))
+    return Past(
+        known={operation.operation_id: operation for operation in known},
+        outcomes=deque(sorted(outcomes, key=lambda passage: passage.changed_seq)),
+        unasked={op.operation_id: op for op in is_open},
+        begun=deque(sorted(asked_for, key=lambda operation: operation.started_seq)),
+    )

@@ -14,24 +14,20 @@ from typing import Final, TypeAlias
 
 from actors import Clock
 from orchestrator.errors import SessionCancelled
-from orchestrator.parking import any_about_to_run
 from orchestrator.passages import (
     Interruption,
     Passage,
-    interruptions,
     is_arrival,
     is_forced_stop,
     must_be_claimed,
     operation_of,
     passages,
+    past_of,
 )
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind
+from orchestrator.settling import Settling
 
-SETTLE_TURNS: Final = 8
-"""Loop turns between two outcomes, at least: nested gathers and task groups pass one on to the handler meanwhile."""
-SETTLES_MAX: Final = 50
-"""So often is that repeated while a task goes on. One that never waits, as it polls, must not hold up the rest."""
 STALL_TURNS: Final = 40
 STALL_SECONDS: Final = 30.0
 """How long a replay waits for branches that may still ask for the journal's next operation: handler code may use
@@ -57,14 +53,10 @@ class Turnstile:
         `on_stall(recorded, asked)` is called when the handler asks for another operation than the journal holds,
         `on_forced()` when the handler is to be ended.
         """
-        self._known: dict[str, Operation] = {}
-        self._replay: deque[Passage] = deque()
-        self._claims_left = 0
-        self._unasked: dict[str, Operation] = {}
-        self._begun: deque[Operation] = deque()
+        past = past_of(state)
+        self._known, self._replay, self._unasked, self._begun = past.known, past.outcomes, past.unasked, past.begun
+        self._claims_left = sum(1 for passage in self._replay if must_be_claimed(passage))
         self._asked: set[str] = set()
-        if state.operations or state.stop is not None:
-            self._load(state)
         self._clock = clock
         self._on_stall = on_stall
         self._on_forced = on_forced
@@ -81,26 +73,8 @@ class Turnstile:
         self._handler: asyncio.Task[object] | None = None
         self._branches: Collection[asyncio.Task[object]] = ()
         self._is_concurrent = False
-        self._is_settling = False
+        self._settling = Settling()
         self._is_over = self._is_forced = self._has_struck = False
-
-    def _load(self, state: SessionState) -> None:
-        known = [each for operation in state.operations.values() for each in passages(operation)]
-        self._known = {operation.operation_id: operation for operation in known}
-        settled = (op for op in known if op.is_settled and op.kind is not OperationKind.PROGRESS)
-        recorded: list[Passage] = [*settled, *interruptions(state.stop)]
-        self._replay = deque(sorted(recorded, key=lambda passage: passage.changed_seq))
-        self._claims_left = sum(1 for passage in self._replay if must_be_claimed(passage))
-        # Ordered before the last activation and not settled: the handler asks for these too before anything new begins.
-        self._unasked = {
-            op.operation_id: op
-            for op in sorted(self._known.values(), key=lambda operation: operation.changed_seq)
-            if not op.is_settled
-        }
-        # What began before its outcome, by when it did: nothing later is handed over before the handler asked for it.
-        began = (op for op in self._known.values() if op.started_seq < op.changed_seq or not op.is_settled)
-        asked_for = (op for op in began if not is_arrival(op))
-        self._begun = deque(sorted(asked_for, key=lambda operation: operation.started_seq))
 
     @property
     def is_replaying(self) -> bool:
@@ -112,8 +86,8 @@ class Turnstile:
 
         As long as the handler alone asks, nothing can overtake; as long as it has no branches, nobody else will ask.
         """
-        self._handler = handler
-        self._branches = branches
+        self._handler, self._branches = handler, branches
+        self._settling.begin(handler, branches)
         if any(is_forced_stop(passage) for passage in self._replay):
             self._clock.call_later(STALL_SECONDS, self._force_at_last)
 
@@ -164,6 +138,7 @@ class Turnstile:
             if not task.cancelling():
                 task.cancel()
         self._on_stall, self._on_forced, self._handler = _unheard_stall, _unheard, None
+        self._settling.close()
 
     def hold(self) -> None:
         """Hand nothing over until `release`: whoever got the last outcome is not done with it."""
@@ -172,13 +147,13 @@ class Turnstile:
     def release(self) -> None:
         """Go on, once for each `hold`."""
         self._holds -= 1
-        if not self._is_settling:
+        if not self._settling.is_on:
             self._hand_over()
 
     def breakable(self, operation_id: str, task: asyncio.Task[object]) -> None:
         """Let a stop break off what runs inside a task of the handler's own."""
         self._breakable[operation_id] = task
-        if self._changes and not self._is_settling:
+        if self._changes and not self._settling.is_on:
             self._hand_over()
 
     def unbreakable(self, operation_id: str) -> bool:
@@ -192,7 +167,7 @@ class Turnstile:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing that is recorded is still on its way to the handler."""
-        if self.is_replaying or self._changes or self._is_settling or self._holds:
+        if self.is_replaying or self._changes or self._settling.is_on or self._holds:
             return False
         # What it was given, it takes up in a turn of the loop that may not have come yet.
         return not any(waiter.done() for waiter in self._awaiting.values())
@@ -226,15 +201,15 @@ class Turnstile:
             or self._holds
             or (self._changes and self._is_interrupted_next())
         ):
-            if self._changes and not self._is_settling:
+            if self._changes and not self._settling.is_on:
                 # They waited for this to be asked for.
-                self._settle(SETTLE_TURNS, self._hand_over)
+                self._settling.call(self._hand_over)
             return self._known.get(operation_id)
         reached: asyncio.Future[Operation | None] = asyncio.get_running_loop().create_future()
         self._reaching[operation_id] = reached
-        if not self._is_settling:
+        if not self._settling.is_on:
             # Branches that began together ask one after the other: none is overtaken because another asked first.
-            self._settle(SETTLE_TURNS if self._replay and self._has_branches else 0, self._hand_over)
+            self._hand_over_soon(settles=bool(self._replay) and self._has_branches)
         try:
             return await reached
         except (asyncio.CancelledError, SessionCancelled):
@@ -255,7 +230,7 @@ class Turnstile:
                 return known
             changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._awaiting[operation_id] = changed
-            if self._changes and self._is_interrupted_next() and not self._is_settling:
+            if self._changes and self._is_interrupted_next() and not self._settling.is_on:
                 self._hand_over()
             try:
                 await changed
@@ -274,16 +249,15 @@ class Turnstile:
 
     def _take(self, passage: Passage) -> None:
         self._changes.append(passage)
-        if not self._is_settling:
-            is_overtaking = self._has_branches and self._is_on_its_way()
-            self._settle(SETTLE_TURNS if is_overtaking else 0, self._hand_over)
+        if not self._settling.is_on:
+            self._hand_over_soon(settles=self._has_branches and self._settling.is_due)
 
     def _is_interrupted_next(self) -> bool:
         return bool(self._changes) and isinstance(self._changes[0], Interruption)
 
     def _hand_over(self) -> None:
         """Hand the next outcome to whoever waits for it."""
-        self._is_settling = False
+        self._settling.is_on = False
         # A loop, because as many may have come meanwhile as no stack holds.
         while not self._holds and self._hand_over_next():
             pass
@@ -329,9 +303,9 @@ class Turnstile:
             if queue and queue[0] is interruption and not self._is_over:
                 queue.popleft()
                 self._strike(interruption)
-            self._settle(SETTLE_TURNS, self._hand_over)
+            self._settling.call(self._hand_over)
 
-        self._settle(SETTLE_TURNS, strike)
+        self._settling.call(strike)
 
     def _strike(self, interruption: Interruption) -> None:
         if interruption.is_forced:
@@ -372,7 +346,7 @@ class Turnstile:
         if self._reaching:
             self._watch_for_stall(self._arrivals, STALL_TURNS)
         else:
-            self._settle(SETTLE_TURNS, self._hand_over)
+            self._settling.call(self._hand_over)
 
     def _hand_over_recorded(self, passage: Passage) -> bool:
         if isinstance(passage, Interruption):
@@ -397,39 +371,25 @@ class Turnstile:
                 self._pop_recorded()
             self._hand_over()
 
-        self._settle(SETTLE_TURNS, let_pass)
+        self._settling.call(let_pass)
 
     def _goes_on(self) -> bool:
         """Return whether the next outcome may follow at once; if not, it follows when the loop has settled."""
         # With one task asking, nothing can overtake: the next outcome need not wait for the loop to settle.
         if self._is_concurrent:
-            self._settle(SETTLE_TURNS, self._hand_over)
+            self._settling.call(self._hand_over)
             return False
         return bool(self._changes or self._reaching or (self._replay and is_forced_stop(self._replay[0])))
 
-    def _settle(self, turns: int, then: Callable[[], None]) -> None:
-        """Call `then` after so many turns of the loop, and no sooner than the handler's tasks wait; at once for 0."""
-        if turns:
-            self._is_settling = True
-            self._turn(turns, then, SETTLES_MAX)
+    def _hand_over_soon(self, *, settles: bool) -> None:
+        if settles:
+            self._settling.call(self._hand_over)
         else:
-            then()
-
-    def _turn(self, turns: int, then: Callable[[], None], settles: int) -> None:
-        if turns:
-            asyncio.get_running_loop().call_soon(self._turn, turns - 1, then, settles)
-        elif settles and self._is_on_its_way():
-            self._turn(SETTLE_TURNS, then, settles - 1)
-        else:
-            then()
+            self._hand_over()
 
     @property
     def _has_branches(self) -> bool:
         return self._is_concurrent or len(self._branches) > 0
-
-    def _is_on_its_way(self) -> bool:
-        """Return whether some task of the handler's is about to go on, and may yet ask for something."""
-        return any_about_to_run(self._branches) or (self._handler is not None and any_about_to_run((self._handler,)))
 
     def _watch_for_stall(self, arrivals: int, turns: int) -> None:
         """Report a stall when nothing more is asked for and the journal's next outcome stays unclaimed."""

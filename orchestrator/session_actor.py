@@ -408,13 +408,8 @@ class SessionActor:
             self._context.stop()
 
     def _log_end(self) -> None:
-        error = self._state.error
-        self._log.info(
-            "session_ended",
-            status=self._state.status,
-            last_seq=self._state.last_seq,
-            code=error.code if error else None,
-        )
+        code = None if self._state.error is None else self._state.error.code
+        self._log.info("session_ended", status=self._state.status, last_seq=self._state.last_seq, code=code)
 
     async def _found_blocked(self, found: BlockedFound) -> None:
         if decide(self._state, m.TimeLimitReached(), self._now()):

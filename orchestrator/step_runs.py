@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from orchestrator.calls import RetryPolicy, StepCall
 from orchestrator.errors import NonRetryable, NotSerializable, OperationTimedOut, SessionCancelled
@@ -16,13 +16,12 @@ from orchestrator.handler_ports import HandlerPorts
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType
 from orchestrator.replay import Turnstile
+from orchestrator.requests import Seal
 from orchestrator.session import messages as m
-from orchestrator.session.values import ErrorRecord, Json
+from orchestrator.session.values import ErrorRecord
 from orchestrator.user_code import TimeLimit, belongs_to_runtime
 
 T = TypeVar("T")
-Seal: TypeAlias = Callable[[str, Callable[[int], Json]], Awaitable[Json]]
-"""See `Driver.sealed`."""
 
 
 class StepRuns:

@@ -206,7 +206,7 @@ async def test_an_error_that_quotes_a_token_is_recorded_without_it(raised_in: st
     """What a client library says of a call that failed may hold all that was sent: the token is cut out of it."""
     given: Given = []
 
-    def fail(callback: Callback) -> None:
+    async def fail(callback: Callback) -> None:
         given.append(callback)
         raise ConnectionError(f"{'x' * 1_980} curl -d token={callback.token} {callback.url} exited with 7")
 
@@ -217,7 +217,7 @@ async def test_an_error_that_quotes_a_token_is_recorded_without_it(raised_in: st
         if raised_in == "undo":
             ctx.on_failure("undo", fail, callback)
             raise ValueError("no")
-        fail(callback)
+        await fail(callback)
 
     world = World()
     world.jitter = 0.01
