@@ -21,6 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from orchestrator.calls import (
     NO_RETRY,
+    SUBMIT_SUFFIX,
     AgentCall,
     Approval,
     ApprovalCall,
@@ -342,7 +343,7 @@ class SessionContext:
     ) -> Json:
         callback = await self._operations.create_callback(operation, timeout)
         call = StepCall(submit, (callback,), {}, NO_RETRY, None, "at_least_once")
-        await self._operations.step(f"{operation}/submit", call)
+        await self._operations.step(operation + SUBMIT_SUFFIX, call)
         return await callback.result()
 
     async def _mapped(

@@ -14,10 +14,20 @@ from typing import Final, TypeAlias, TypeVar
 from orchestrator.answers import message_of
 from orchestrator.app import SessionType
 from orchestrator.artifacts import ArtifactUnreadable, is_reference
-from orchestrator.callbacks import callback_id_of, expiry_of, issued_with
-from orchestrator.calls import AgentCall, Approval, ApprovalCall, Callback, ChildCall, SessionArtifacts, StepCall, Undo
+from orchestrator.callbacks import callback_id_of
+from orchestrator.calls import (
+    SUBMIT_SUFFIX,
+    AgentCall,
+    Approval,
+    ApprovalCall,
+    Callback,
+    ChildCall,
+    SessionArtifacts,
+    StepCall,
+    Undo,
+)
 from orchestrator.context import UNDO_RETRY, observe
-from orchestrator.errors import NonDeterminismError, OperationFailed, Unavailable, describe, revive, storable
+from orchestrator.errors import NonDeterminismError, OperationFailed, Unavailable, revive, storable
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.parking import all_wait
 from orchestrator.passages import RESULT_SUFFIX, Interruption
@@ -28,9 +38,10 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
-from orchestrator.session.values import ErrorRecord, Json
+from orchestrator.session.values import Json
 from orchestrator.shared_waits import SharedWaits
 from orchestrator.step_runs import StepRuns
+from orchestrator.tokens import CallbackTokens
 
 T = TypeVar("T")
 
@@ -53,7 +64,7 @@ class Driver:
         self._turnstile = Turnstile(state, ports.clock, self._stalled, self._force)
         self._task: asyncio.Task[object] | None = None
         self._branches: Collection[asyncio.Task[object]] = ()
-        self._tokens: list[str] = []
+        self.tokens = CallbackTokens(state.session_id, ports)
         self._undos: list[Undo] = []
         self._signal_waits: dict[str, m.SignalAwaited] = {}
         self._asking: set[str] = set()
@@ -115,10 +126,6 @@ class Driver:
             held.cancel()
         # A cancelled task keeps its error, with all frames that this passed.
         self._task = None
-
-    def described(self, error: BaseException) -> ErrorRecord:
-        """Return what the journal keeps of an exception of user code, without the tokens that its text quotes."""
-        return describe(error, self._tokens)
 
     def unclaimed(self) -> Operation | None:
         """Return the first recorded operation that nobody asked for; `None` when all have been."""
@@ -193,7 +200,7 @@ class Driver:
         known = await self._reach(operation, OperationKind.STEP)
         # Not kept: it refers back here, which would hold the memory of both until the cyclic collector comes by.
         runs = StepRuns(
-            self._state.session_id, self._ports, self._turnstile, self.sealed, self.described, self._show_work
+            self._state.session_id, self._ports, self._turnstile, self.sealed, self.tokens.described, self._show_work
         )
         while known is None or not known.is_settled:
             attempt = 1 if known is None else known.attempt
@@ -237,16 +244,19 @@ class Driver:
         observe(known.changed_at)
         order = known.order
         assert isinstance(order, e.CallbackCreated), f"{operation} is a callback without its order"
-        token = self._ports.new_token()
-        self._tokens.append(token)
+        token = self.tokens.new()
         if self._turnstile.known(operation + RESULT_SUFFIX) is None or not self.is_replaying:
             # Of one that is answered too, where it may yet be handed out: the answer can overtake the record of that.
             # Nothing overtakes it meanwhile: a replay, which issues none, would have another order.
             self._turnstile.hold()
             try:
-                await self._issue(operation, order, token)
+                submitted = self._turnstile.known(operation + SUBMIT_SUFFIX)
+                standing = await self._got(self.tokens.issue(token, operation, order, submitted=submitted))
             finally:
                 self._turnstile.release()
+            if standing is not None and standing.answer is not None:
+                # Whoever had it decided may have died before it was delivered.
+                self._tell(message_of(standing))
         return Callback(
             id=order.callback_id,
             token=token,
@@ -424,14 +434,6 @@ class Driver:
     def _beside(self) -> int:
         """How many bytes may stand beside a payload: together they must stay under what an item holds (I12)."""
         return self._ports.payloads.inline_bytes_max // 2
-
-    async def _issue(self, operation: str, order: e.CallbackCreated, token: str) -> None:
-        """Let the token work. Not journaled: an activation that hands the callback out again issues another one."""
-        issued = issued_with(token, order.callback_id, self._state.session_id, operation, order.times_out_at)
-        standing = await self._got(self._ports.callbacks.issue(issued, expires_at=expiry_of(self._ports.clock.now())))
-        if standing.answer is not None:
-            # Whoever had it decided may have died before it was delivered.
-            self._tell(message_of(standing))
 
     def _stalled(self, recorded: Operation, asked: str) -> None:
         self.refuse(NonDeterminismError(_name(recorded), f"operation {asked!r}"))

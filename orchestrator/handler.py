@@ -203,7 +203,7 @@ class HandlerRun:
             return self._raised(misfit)
 
     def _raised(self, error: BaseException) -> Raised:
-        record = self._driver.described(error)
+        record = self._driver.tokens.described(error)
         # The text stands in the journal; a log must hold no payload.
         self._ports.log.info("handler_raised", type=record.type, code=record.code, frames=frames_of(error))
         return Raised(record)

@@ -15,6 +15,8 @@ from orchestrator.session.values import SESSION_LIFE_MAX, truncate_to_millis
 
 TOKEN_BYTES: Final = 32
 """256 random bits: nobody guesses a callback's token."""
+TOKENS_MAX: Final = 1_000
+"""So many tokens work for one callback: their hashes take 64 KiB of its item (DynamoDB, "Item size": 400 KiB)."""
 _APPROVAL: Final = "approval-"
 
 
@@ -39,6 +41,7 @@ class Callbacks(Protocol):
     async def issue(self, callback: Callback, *, expires_at: datetime) -> Callback:
         """Store the callback, or add its token hashes to the one that stands there; return what stands then.
 
+        One that has `TOKENS_MAX` of them gets no more: a session that wakes for years must not burst an item.
         `expires_at` is when the table may forget it, long after any timeout.
         """
         ...

@@ -12,7 +12,7 @@ from typing import Final
 from actors import Clock
 from orchestrator.aws.items import EXPIRES_AT, PARTITION_KEY, SORT_KEY, Insert, Item, Key, Update
 from orchestrator.aws.table import ConditionUnmet, Table
-from orchestrator.callbacks import Callback
+from orchestrator.callbacks import TOKENS_MAX, Callback
 from orchestrator.session.values import format_instant
 
 CALLBACK: Final = "CALLBACK"
@@ -67,6 +67,8 @@ class DynamoDBCallbacks:
     async def _joined(self, standing: Callback, callback: Callback) -> Callback:
         is_same = (standing.session_id, standing.operation) == (callback.session_id, callback.operation)
         assert is_same, f"callback {callback.callback_id} is of two operations"
+        if len(standing.token_sha256) >= TOKENS_MAX:
+            return standing
         joined = await self.add_tokens(callback.callback_id, callback.token_sha256)
         # One that expired in this very moment is of no use to anybody.
         return standing if joined is None else joined

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from actors import Clock
-from orchestrator.callbacks import Callback
+from orchestrator.callbacks import TOKENS_MAX, Callback
 
 
 class MemoryCallbacks:
@@ -27,6 +27,8 @@ class MemoryCallbacks:
             return callback
         is_same = (standing.session_id, standing.operation) == (callback.session_id, callback.operation)
         assert is_same, f"callback {callback.callback_id} is of two operations"
+        if len(standing.token_sha256) >= TOKENS_MAX:
+            return standing
         return self._put(replace(standing, token_sha256=standing.token_sha256 | callback.token_sha256))
 
     async def get(self, callback_id: str) -> Callback | None:

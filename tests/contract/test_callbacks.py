@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.callbacks import Callback, Callbacks
+from orchestrator.callbacks import TOKENS_MAX, Callback, Callbacks
 from tests.contract.stage import Store
 from tests.contract.waiting import START
 
@@ -81,6 +81,14 @@ async def test_a_callback_issued_again_keeps_its_answer_and_its_timeout(callback
     again = replace(CALLBACK, times_out_at=None, token_sha256=frozenset({"bb"}))
     expected = replace(CALLBACK, answer='"yes"', token_sha256=frozenset({"aa", "bb"}))
     assert expected == await callbacks.issue(again, expires_at=EXPIRES_AT) == await callbacks.get(ID)
+
+
+async def test_a_callback_keeps_no_more_tokens_than_an_item_can_hold(callbacks: Callbacks) -> None:
+    """A session that wakes a hundred thousand times would burst it; those that were handed out first go on working."""
+    first = [f"{n:064x}" for n in range(TOKENS_MAX)]
+    full = await issue(callbacks, *first)
+    assert full == await issue(callbacks, "f" * 64) == await callbacks.get(ID)
+    assert frozenset(first) == full.token_sha256
 
 
 @pytest.mark.usefixtures("isolated")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from engine_life import until_suspended
 from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, until_end
 from engine_world import NOON, Diary, Gate, Handler, Node, PowerCut, World, app_of
 
@@ -227,6 +228,34 @@ async def test_an_error_that_quotes_a_token_is_recorded_without_it(raised_in: st
     assert "curl -d token=" in texts
     assert [] == [callback.token for callback in given if f"token={callback.token}" in texts]
     assert f"token={given[0].token[:5]}" not in texts
+
+
+async def test_what_was_handed_out_needs_no_other_token() -> None:
+    """A session that wakes while it waits issues none for a callback whose own step has handed it out."""
+    given: Given = []
+
+    async def submit(callback: Callback) -> None:
+        given.append(callback)
+
+    async def handler(ctx: SessionContext) -> object:
+        asked = asyncio.ensure_future(ctx.wait_for_callback("cb", submit))
+        for _ in range(3):
+            await ctx.wait_for_signal("nudge")
+        return await asked
+
+    world = World()
+    world.passivate_after = 0.1
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        for _ in range(3):
+            await until_suspended(world, node)
+            await node.deliveries.signal("s", "nudge", None, None)
+            await settle()
+        standing = await world.callbacks.get(given[0].id)
+        assert standing is not None
+        assert 1 == len(given) == len(standing.token_sha256)
+        await node.deliveries.callback(given[0].id, given[0].token, "SUCCESS", 7, None)
+        assert SessionCompleted(7) == await world.end()
 
 
 async def test_tokens_are_compared_by_their_hashes_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
