@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 EXIT_FENCED: Final = 70
 """The exit code of a node that fenced itself (sysexits: internal software error); its supervisor starts a new one."""
 COLLECTOR_THRESHOLDS: Final = (50_000, 5, 2)
-"""Seldom, for sessions leave no cycles; what handlers and agents leave is found after half a million of such objects."""
+"""Seldom, for sessions leave no cycles; what handlers and agents leave is found after half a million objects."""
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")

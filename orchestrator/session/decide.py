@@ -20,6 +20,8 @@ from orchestrator.session.values import ErrorRecord, Json, RetrySpec, next_milli
 EVENTS_WARNED_AT: Final = 5_000
 EVENTS_MAX: Final = 25_000
 """A journal is read whole whenever its session is activated: a session that lives long continues as a new one."""
+CLEAN_UP_EVENTS: Final = 100
+"""So many of these are kept for the handler's clean-up and its undo steps, once it is stopped for the length."""
 
 
 def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
@@ -27,8 +29,14 @@ def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
     if state.has_ended or _is_overtaken_by_stop(state, message):
         return NOTHING
     events = _answer(state, message, now)
-    if events and state.last_seq + len(events) >= EVENTS_MAX and type(events[-1]) not in SESSION_TRANSITIONS:
-        return (e.SessionFailed(error=_journal_too_long()),)
+    if not events or type(events[-1]) in SESSION_TRANSITIONS:
+        return events
+    last_seq = state.last_seq + len(events)
+    if last_seq >= EVENTS_MAX:
+        return (e.SessionFailed(error=ending.journal_too_long(_too_long())),)
+    is_stopped = state.stop is not None or isinstance(events[-1], e.CancelRequested)
+    if last_seq >= EVENTS_MAX - CLEAN_UP_EVENTS and not is_stopped:
+        return (*events, e.CancelRequested(_too_long(), cause="journal"))
     return events
 
 
@@ -186,9 +194,8 @@ def _crash_loop(message: m.CrashLoopDetected) -> ErrorRecord:
     return ErrorRecord("CrashLoop", "CRASH_LOOP", text)
 
 
-def _journal_too_long() -> ErrorRecord:
-    text = (
-        f"the journal has reached {EVENTS_MAX} events: let the handler call ctx.continue_as_new(input) before that"
+def _too_long() -> str:
+    return (
+        f"the journal has reached its {EVENTS_MAX} events: let the handler call ctx.continue_as_new(input) before that"
         f" (it was warned at {EVENTS_WARNED_AT})"
     )
-    return ErrorRecord("JournalTooLong", "JOURNAL_TOO_LONG", text)

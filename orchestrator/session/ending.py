@@ -1,4 +1,4 @@
-"""The part of `decide` for how a session ends: by its handler, by a cancel, by its time limit.
+"""The part of `decide` for how a session ends: by its handler, by a cancel, by its time limit, by its length.
 
 A session that is to end lets its handler know first: the handler cleans up and compensates, within a grace time. Its
 end is recorded when the handler has ended knowing of it, or when it was waited for long enough.
@@ -101,7 +101,14 @@ def _grace_over(stop: Stop) -> Decision:
     return (_stopped(stop),)
 
 
+def journal_too_long(reason: str) -> ErrorRecord:
+    """Return what such a session failed with."""
+    return ErrorRecord("JournalTooLong", "JOURNAL_TOO_LONG", reason)
+
+
 def _stopped(stop: Stop) -> e.SessionCancelled | e.SessionFailed:
     if stop.cause == "time_limit":
         return e.SessionFailed(ErrorRecord("SessionTimedOut", "SESSION_TIMED_OUT", stop.reason))
+    if stop.cause == "journal":
+        return e.SessionFailed(journal_too_long(stop.reason))
     return e.SessionCancelled(stop.reason)

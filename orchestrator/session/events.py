@@ -233,7 +233,10 @@ class ChildFailed:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """The session is to end. `cause`: `request`, `time_limit`, or `grace` when its handler took too long to."""
+    """The session is to end.
+
+    `cause` is `request`, `time_limit`, `journal` when that grew too long, or `grace` when the handler took too long.
+    """
 
     reason: str
     cause: str = "request"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from engine_life import crash_at_every_call, live, look_after
-from engine_world import NOON, Node, World, app_of
+from engine_world import NOON, Diary, Node, World, app_of
 from pydantic import BaseModel
 
 from actors import settle
@@ -223,8 +223,11 @@ async def test_a_long_journal_is_warned_of_once_and_ended_with_a_clear_error(mon
     """5,000 events are too many, and 25,000 the end; here 20 and 60."""
     monkeypatch.setattr("orchestrator.session_actor.EVENTS_WARNED_AT", 20)
     monkeypatch.setattr(decide, "EVENTS_MAX", 60)
+    monkeypatch.setattr(decide, "CLEAN_UP_EVENTS", 10)
+    undone = Diary()
 
     async def handler(ctx: SessionContext) -> object:
+        ctx.on_failure("undo", undone.note, "undone")
         while True:
             await ctx.step("a", noted, 1)
 
@@ -233,13 +236,14 @@ async def test_a_long_journal_is_warned_of_once_and_ended_with_a_clear_error(mon
     assert isinstance(end, SessionFailed)
     assert "JOURNAL_TOO_LONG" == end.error.code
     assert "continue_as_new" in end.error.message
-    assert 60 == len(await world.recorded())
+    assert ["CANCEL_REQUESTED", "STEP_COMPLETED undo", "AGENT_BACKGROUND_TASK_FAILED"] == (await world.story())[50:]
     assert [20] == [line["last_seq"] for line in world.logged("journal_long")]
 
 
 async def test_a_session_that_continues_in_time_lives_as_long_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each generation counts for itself, and may end with its very last event."""
     monkeypatch.setattr(decide, "EVENTS_MAX", 12)
+    monkeypatch.setattr(decide, "CLEAN_UP_EVENTS", 0)
 
     async def handler(ctx: SessionContext, value: int) -> object:
         for number in range(10):

@@ -8,7 +8,7 @@ from session_history import AGENT_PHASES, CANCEL, ERROR, FORCED, NOON, STARTED, 
 
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
-from orchestrator.session.decide import EVENTS_MAX, decide
+from orchestrator.session.decide import CLEAN_UP_EVENTS, EVENTS_MAX, decide
 from orchestrator.session.ending import GRACE, LAST_GRACE, first_generation, grace_over_at, next_generation
 from orchestrator.session.state import SessionState, Stop
 
@@ -16,6 +16,7 @@ NOTHING = ()
 MILLI = timedelta(milliseconds=1)
 LIMITED = replace(STARTED, time_limit=3_600.0)
 LIMIT_AT = NOON + timedelta(hours=1)
+TOO_LONG = e.CancelRequested("too long", cause="journal")
 
 Verdict = m.HandlerReturned | m.HandlerRaised | m.HandlerContinued
 VERDICTS: tuple[Verdict, ...] = (m.HandlerReturned("r"), m.HandlerRaised(ERROR), m.HandlerContinued("next"))
@@ -205,7 +206,7 @@ def long(last_seq: int, *events: e.Event) -> SessionState:
     [
         m.StepSucceeded("b", 1, "r"),
         m.AgentSucceeded("a", 1, "r"),
-        m.TimerRequested("b", 1.0),
+        m.TimerRequested("b", 1.0, knew_of_stop=True),
         m.SignalSent("m1", "go", 1),
         m.CancelAsked("c1", "no more"),
         m.ProgressMade("p", "half"),
@@ -217,11 +218,30 @@ def test_a_journal_ends_with_a_clear_error_before_it_is_too_long(
     message: m.Message, last_seq: int, is_over: bool
 ) -> None:
     """The last event that fits is the end, and says what the handler should have done."""
-    (event,) = decide(long(last_seq, *AGENT_PHASES["started"]), message, NOON)
+    (event,) = decide(long(last_seq, *AGENT_PHASES["started"], TOO_LONG), message, NOON)
     assert is_over == isinstance(event, e.SessionFailed)
     if isinstance(event, e.SessionFailed):
         assert "JOURNAL_TOO_LONG" == event.error.code
         assert "continue_as_new" in event.error.message
+
+
+@pytest.mark.parametrize("message", [m.StepSucceeded("b", 1, "r"), m.SignalSent("m1", "go", 1)])
+def test_a_handler_is_stopped_while_its_journal_has_room_for_the_clean_up(message: m.Message) -> None:
+    """What the message says is recorded, and behind it that the session is to end; once, and it fails for that."""
+    stopped_at = EVENTS_MAX - CLEAN_UP_EVENTS - 1
+    (alone,) = decide(long(stopped_at - 1), message, NOON)
+    assert not isinstance(alone, e.CancelRequested)
+    for last_seq in (stopped_at, stopped_at + 1, EVENTS_MAX - 3):
+        event, stop = decide(long(last_seq), message, NOON)
+        assert isinstance(stop, e.CancelRequested)
+        assert (alone, "journal") == (event, stop.cause)
+        assert "continue_as_new" in stop.reason
+    assert (alone,) == decide(long(stopped_at, CANCEL), message, NOON)
+    cancel = m.CancelAsked("c1", "no more")
+    assert (CANCEL,) == decide(long(stopped_at), cancel, NOON)
+    (end,) = decide(long(stopped_at + 2, TOO_LONG), m.HandlerRaised(ERROR, knew_of_stop=True), NOON)
+    assert isinstance(end, e.SessionFailed)
+    assert ("JOURNAL_TOO_LONG", "too long") == (end.error.code, end.error.message)
 
 
 @pytest.mark.parametrize("verdict", VERDICTS, ids=lambda verdict: type(verdict).__name__)
