@@ -28,8 +28,6 @@ ATTEMPTS_MAX: Final = 1_000_000
 MULTIPLIER_MAX: Final = 1_000.0
 PERSON_LENGTH_MAX: Final = 200
 """The longest name of who answers an approval."""
-SUBMIT_SUFFIX: Final = "/submit"
-"""Behind the id of a callback: the step that hands it out, in `wait_for_callback`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ from structlog.typing import FilteringBoundLogger
 
 from orchestrator.calls import (
     NO_RETRY,
-    SUBMIT_SUFFIX,
     AgentCall,
     Approval,
     ApprovalCall,
@@ -40,6 +39,7 @@ from orchestrator.calls import (
     seconds_of,
 )
 from orchestrator.invocation import check_progress
+from orchestrator.passages import SUBMIT_SUFFIX
 from orchestrator.scopes import Scope, current_scope, inside, parameters_wanted, reaches
 from orchestrator.session.values import SESSION_TYPE_PATTERN, Json, is_valid_agent_name, is_valid_id
 

@@ -7,7 +7,7 @@ session's actor owes, and is only awaited here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, TypeAlias, TypeVar
 
@@ -15,22 +15,12 @@ from orchestrator.answers import message_of
 from orchestrator.app import SessionType
 from orchestrator.artifacts import ArtifactUnreadable, is_reference
 from orchestrator.callbacks import callback_id_of
-from orchestrator.calls import (
-    SUBMIT_SUFFIX,
-    AgentCall,
-    Approval,
-    ApprovalCall,
-    Callback,
-    ChildCall,
-    SessionArtifacts,
-    StepCall,
-    Undo,
-)
+from orchestrator.calls import AgentCall, Approval, ApprovalCall, Callback, ChildCall, SessionArtifacts, StepCall, Undo
 from orchestrator.context import UNDO_RETRY, observe
 from orchestrator.errors import NonDeterminismError, OperationFailed, Unavailable, revive, storable
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.parking import all_wait
-from orchestrator.passages import RESULT_SUFFIX, Interruption
+from orchestrator.passages import RESULT_SUFFIX, SUBMIT_SUFFIX, Interruption
 from orchestrator.payloads import InvalidPayload, copied, result_type_of, to_json
 from orchestrator.replay import Turnstile
 from orchestrator.requests import agent_request, approval_request, child_request
@@ -42,6 +32,7 @@ from orchestrator.session.values import Json
 from orchestrator.shared_waits import SharedWaits
 from orchestrator.step_runs import StepRuns
 from orchestrator.tokens import CallbackTokens
+from orchestrator.user_code import Branches
 
 T = TypeVar("T")
 
@@ -63,7 +54,7 @@ class Driver:
         self._ports = ports
         self._turnstile = Turnstile(state, ports.clock, self._stalled, self._force)
         self._task: asyncio.Task[object] | None = None
-        self._branches: Collection[asyncio.Task[object]] = ()
+        self._branches: Branches = set()
         self.tokens = CallbackTokens(state.session_id, ports)
         self._undos: list[Undo] = []
         self._signal_waits: dict[str, m.SignalAwaited] = {}
@@ -85,7 +76,7 @@ class Driver:
 
     # --- for the run and the actor -------------------------------------------------------------------------------
 
-    def begin(self, task: asyncio.Task[object] | None, branches: Collection[asyncio.Task[object]]) -> None:
+    def begin(self, task: asyncio.Task[object] | None, branches: Branches) -> None:
         """Note the handler's own task and the living tasks that it started."""
         self._task = task
         self._branches = branches

@@ -10,6 +10,9 @@ from orchestrator.session.state import Operation, SessionState, Stop
 from orchestrator.session.transitions import OperationKind, Phase
 
 RESULT_SUFFIX: Final = "/result"
+"""Behind the id of a callback: its answer, which passes in a turn of its own."""
+SUBMIT_SUFFIX: Final = "/submit"
+"""Behind the id of a callback: the step that hands it out, in `wait_for_callback`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from actors import Clock
@@ -27,6 +27,7 @@ from orchestrator.passages import (
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind
 from orchestrator.settling import Settling
+from orchestrator.user_code import Branches
 
 STALL_TURNS: Final = 40
 STALL_SECONDS: Final = 30.0
@@ -71,7 +72,7 @@ class Turnstile:
         self._arrivals = 0
         self._holds = 0
         self._handler: asyncio.Task[object] | None = None
-        self._branches: Collection[asyncio.Task[object]] = ()
+        self._branches: Branches = set()
         self._is_concurrent = False
         self._settling = Settling()
         self._is_over = self._is_forced = self._has_struck = False
@@ -81,7 +82,7 @@ class Turnstile:
         """Whether the handler is still going through what the journal already held."""
         return bool(self._claims_left or self._unasked)
 
-    def begin(self, handler: asyncio.Task[object] | None, branches: Collection[asyncio.Task[object]]) -> None:
+    def begin(self, handler: asyncio.Task[object] | None, branches: Branches) -> None:
         """Note the handler's own task and the living tasks that it started.
 
         As long as the handler alone asks, nothing can overtake; as long as it has no branches, nobody else will ask.
@@ -211,7 +212,7 @@ class Turnstile:
             # Branches that began together ask one after the other: none is overtaken because another asked first.
             self._hand_over_soon(settles=bool(self._replay) and self._has_branches)
         try:
-            return await reached
+            return await self._settling.rest(reached)
         except (asyncio.CancelledError, SessionCancelled):
             # Its branch was cancelled, as it was the first time: whatever outcome is recorded is passed over.
             self._given_up.add(operation_id)
@@ -233,7 +234,7 @@ class Turnstile:
             if self._changes and self._is_interrupted_next() and not self._settling.is_on:
                 self._hand_over()
             try:
-                await changed
+                await self._settling.rest(changed)
             finally:
                 if self._awaiting.get(operation_id) is changed:
                     del self._awaiting[operation_id]
@@ -243,7 +244,7 @@ class Turnstile:
         if operation_id not in self._known:
             reported = self._reporting[operation_id] = asyncio.get_running_loop().create_future()
             try:
-                await reported
+                await self._settling.rest(reported)
             finally:
                 del self._reporting[operation_id]
 

@@ -6,10 +6,13 @@ Counted in turns of the event loop, which are the same for the same code; never 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from orchestrator.parking import any_about_to_run
+from orchestrator.user_code import Branches
+
+T = TypeVar("T")
 
 SETTLE_TURNS: Final = 8
 """Loop turns between two outcomes, at least: nested gathers and task groups pass one on to the handler meanwhile."""
@@ -23,20 +26,37 @@ class Settling:
     def __init__(self) -> None:
         self.is_on = False
         self._handler: asyncio.Task[object] | None = None
-        self._branches: Collection[asyncio.Task[object]] = ()
+        self._branches: Branches = set()
+        self._resting: dict[asyncio.Task[object] | None, asyncio.Future[Any]] = {}
 
-    def begin(self, handler: asyncio.Task[object] | None, branches: Collection[asyncio.Task[object]]) -> None:
+    def begin(self, handler: asyncio.Task[object] | None, branches: Branches) -> None:
         """Note the handler's own task and the living tasks that it started."""
         self._handler, self._branches = handler, branches
 
     def close(self) -> None:
         """Keep hold of no task: the run is over."""
-        self._handler, self._branches = None, ()
+        self._handler, self._branches = None, set()
+
+    async def rest(self, waiter: asyncio.Future[T]) -> T:
+        """Return the result of the future; until then it is known what the task waits for."""
+        task = asyncio.current_task()
+        self._resting[task] = waiter
+        try:
+            return await waiter
+        finally:
+            del self._resting[task]
+            # A task that is cancelled here keeps this frame with its error, and must not be kept by it.
+            del task
 
     @property
     def is_due(self) -> bool:
         """Whether some task is about to go on, and may yet ask for something."""
-        return any_about_to_run(self._branches) or (self._handler is not None and any_about_to_run((self._handler,)))
+        # Asked for each outcome, of a thousand branches maybe: most of them rest here, and are told by their futures.
+        if any(map(asyncio.Future.done, self._resting.values())):
+            return True
+        if any_about_to_run(self._branches.difference(self._resting)):
+            return True
+        return self._handler is not None and self._handler not in self._resting and any_about_to_run((self._handler,))
 
     def call(self, then: Callable[[], None]) -> None:
         """Call `then` after some turns of the loop, and no sooner than the tasks wait."""
