@@ -18,11 +18,13 @@ from orchestrator.payloads import InvalidPayload
 from orchestrator.router import IdempotencyConflict, NotYetThere, Router
 from orchestrator.session import messages as m
 from orchestrator.session.events import SessionStarted
-from orchestrator.session.notices import FreeSlot, StartNext
+from orchestrator.session.notices import FreeSlot, StartNext, child_ended
 from orchestrator.session.owed import Publish, StartChild
 from orchestrator.session.state import SessionState
-from orchestrator.session.values import ErrorRecord
+from orchestrator.session.values import ID_LENGTH_MAX, ErrorRecord
 
+LARGE: Final = 1 << 30
+"""Longer than any inline payload: what was in the bucket goes there again."""
 POLL_SECONDS: Final = 2.0
 POLL_SECONDS_MAX: Final = 60.0
 
@@ -124,9 +126,9 @@ class NodeOutside:
                 effect.operation,
             ):
                 return None
-            if child is not None and child.has_ended:
-                error = child.error
-                return m.ChildEnded(f"child:{child_id}"[:128], effect.operation, child_id, child.result, error)
+            # The journal leads: HEAD may not show yet that this generation continues as the next one.
+            if child is not None and child.has_ended and child.continued_as is None:
+                return child_ended(child, effect.operation)
             await self._ports.clock.sleep(pause)
             pause = min(POLL_SECONDS_MAX, 2 * pause)
 
@@ -138,10 +140,6 @@ class NodeOutside:
         return await read_state(self._ports.journal, head.session_id)
 
 
-LARGE: Final = 1 << 30
-"""Longer than any inline payload: what was in the bucket goes there again."""
-
-
 def _refused(effect: StartChild, code: str, text: str) -> m.ChildEnded:
-    error = ErrorRecord("ChildSessionFailed", code, text)
-    return m.ChildEnded(f"child:{effect.order.child_id}"[:128], effect.operation, effect.order.child_id, error=error)
+    child_id, error = effect.order.child_id, ErrorRecord("ChildSessionFailed", code, text)
+    return m.ChildEnded(f"child:{child_id}"[:ID_LENGTH_MAX], effect.operation, child_id, error=error)

@@ -15,7 +15,7 @@ from orchestrator.session.ending import first_generation
 from orchestrator.session.mail import mail_to_carry
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import OperationKind, SessionStatus
-from orchestrator.session.values import ErrorRecord, JsonObject
+from orchestrator.session.values import ID_LENGTH_MAX, JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +106,24 @@ def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...
     if has_slot:
         told.append(FreeSlot(state.started.tenant, first_generation(state.session_id)))
     if state.started.parent is not None and state.started.parent_operation is not None:
-        told.append(TellParent(state.started.parent, _child_ended(state, state.started.parent_operation)))
+        told.append(TellParent(state.started.parent, child_ended(state, state.started.parent_operation)))
     return tuple(told)
 
 
 def cancel_of_child(parent: SessionState) -> m.CancelAsked:
     """Return the message by which a parent ends its child; the same one whenever it is sent, at its stop or its end."""
     reason = "its parent session ended" if parent.stop is None else parent.stop.reason
-    return m.CancelAsked(message_id=f"parent:{parent.session_id}"[:128], reason=reason)
+    return m.CancelAsked(message_id=f"parent:{parent.session_id}"[:ID_LENGTH_MAX], reason=reason)
 
 
-def _child_ended(state: SessionState, operation: str) -> m.ChildEnded:
-    error = state.error
-    if error is None and state.status is not SessionStatus.COMPLETED:
-        error = ErrorRecord("SessionFailed", "SESSION_FAILED", f"the session ended as {state.status}")
+def child_ended(child: SessionState, operation: str) -> m.ChildEnded:
+    """Return how a child's last generation ended, for the operation by which a parent waits for it."""
     return m.ChildEnded(
-        message_id=f"child:{state.session_id}"[:128],
+        message_id=f"child:{child.session_id}"[:ID_LENGTH_MAX],
         operation=operation,
-        child_id=first_generation(state.session_id),
-        result=state.result,
-        error=error,
+        child_id=first_generation(child.session_id),
+        result=child.result,
+        error=child.error,
     )
 
 

@@ -17,7 +17,8 @@ from typing import Final, TypeAlias
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
 
-ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+ID_LENGTH_MAX: Final = 128
+ID_PATTERN: Final = re.compile(rf"[A-Za-z0-9_.:-]{{1,{ID_LENGTH_MAX}}}")
 SESSION_ID_LENGTH_MAX: Final = 110
 """A given session id leaves room for the suffix of its later generations (`:g2`) within 128 characters."""
 SESSION_TYPE_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")

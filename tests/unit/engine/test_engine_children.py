@@ -9,10 +9,12 @@ from pydantic import BaseModel
 
 from actors import settle
 from orchestrator import ChildSessionFailed, NonRetryable, Orchestrator, SessionCancelled, SessionContext, StepFailed
+from orchestrator.outside import POLL_SECONDS_MAX
 from orchestrator.owned_head import OUTBOX_GRACE
 from orchestrator.session.events import ChildStarted, SessionFailed
 from orchestrator.session.events import SessionCancelled as Cancelled
 from orchestrator.session.events import SessionCompleted as Completed
+from orchestrator.session.transitions import Phase
 
 
 def family(parent: Handler, **children: Handler) -> Orchestrator:
@@ -220,6 +222,35 @@ async def test_two_parents_with_one_key_share_a_child() -> None:
         await live(world, node, "s", "t")
     assert Completed("once") == (await world.recorded("s"))[-1].event == (await world.recorded("t"))[-1].event
     assert ["once"] == diary.entries
+
+
+async def test_a_shared_child_has_not_ended_while_it_continues_as_new() -> None:
+    """Whoever looks between a generation's last event and its HEAD's end waits for the next one, as its parent does."""
+
+    async def parent(ctx: SessionContext) -> object:
+        return await ctx.run_session("child", 1, key="shared")
+
+    async def child(ctx: SessionContext, value: int) -> object:
+        await ctx.sleep(5)
+        if value == 1:
+            ctx.continue_as_new(2)
+        return value
+
+    app, world = family(parent, child=child), World()
+    async with world.node(app) as node, world.node(app, "node-2") as other:
+        await node.start(session_id="s")
+        await settle()
+        await other.start(session_id="t")
+        await settle()
+        node.line.hold_on("end")
+        await world.pass_time(5)
+        assert (await world.state(await child_of(world))).has_ended
+        await world.pass_time(POLL_SECONDS_MAX)
+        assert Phase.STARTED == (await world.state("t")).operations["child"].phase
+        node.line.thaw()
+        await settle()
+        await live(world, node, "s", "t")
+    assert Completed(2) == (await world.recorded("s"))[-1].event == (await world.recorded("t"))[-1].event
 
 
 async def test_a_child_that_two_parents_share_is_ended_by_who_started_it_alone() -> None:
