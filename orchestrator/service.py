@@ -192,7 +192,7 @@ class Node:
 
 
 async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack: AsyncExitStack) -> Node:
-    """Build every room, from the ground up. Raises `Refused` where the table or a queue is not to be had."""
+    """Build every room, from the ground up. Raises `Unavailable` where the table or a queue is not to be had."""
     clock = SystemClock()
     threads = stack.enter_context(step_threads())
     table_patience, queue_patience = patience_for("table", clock), patience_for("queue", clock)
