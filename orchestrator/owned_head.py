@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from orchestrator.cluster import Head, Heads, NotOwner
+from orchestrator.cluster import BLOCKED_ERROR, Head, Heads, NotOwner
 from orchestrator.errors import Stale
 from orchestrator.session.ending import time_limit_at
 from orchestrator.session.state import SessionState
@@ -22,7 +22,6 @@ BLOCKED_DELAY_BASE: Final = timedelta(seconds=30)
 BLOCKED_DELAY_MAX: Final = timedelta(hours=1)
 BLOCKED_TIMES: Final = "blocked_times"
 BLOCKED_SEQ: Final = "blocked_seq"
-BLOCKED_ERROR: Final = "blocked_error"
 OUTBOX_GRACE: Final = timedelta(seconds=30)
 """How long the writer of an end has for telling of it, before another node takes that over (rule 13)."""
 

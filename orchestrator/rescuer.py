@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors import Clock
 from orchestrator.capacity import NodeCapacity
-from orchestrator.cluster import Heads, NodeFenced, NodeRecord, Nodes
+from orchestrator.cluster import DUE_EVERY_SECONDS, Heads, NodeFenced, NodeRecord, Nodes
 from orchestrator.inbox import WakeUps
 from orchestrator.process_identity import is_gone
 from orchestrator.router import Router
@@ -25,7 +25,6 @@ from orchestrator.session.values import truncate_to_millis
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-DUE_EVERY_SECONDS: Final = 1.0
 AUDIT_EVERY_BEATS: Final = 3
 CLAIMS_AT_ONCE_MAX: Final = 32
 BLOCKED_PAGE: Final = 100

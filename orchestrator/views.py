@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import assert_never
 
-from orchestrator.cluster import Head, Heads
+from orchestrator.cluster import BLOCKED_ERROR, Head, Heads
 from orchestrator.cluster.generations import latest_of
 from orchestrator.errors import OrchestratorError
 from orchestrator.inbox import UnknownSession
@@ -92,7 +92,7 @@ def _state_view(head: Head, state: SessionState) -> JsonObject:
     if state.error is not None:
         error = {"type": state.error.type, "code": state.error.code, "message": state.error.message}
     elif status is SessionStatus.BLOCKED:
-        error = {"type": "Blocked", "code": "BLOCKED", "message": str(head.attributes.get("blocked_error", ""))}
+        error = {"type": "Blocked", "code": "BLOCKED", "message": str(head.attributes.get(BLOCKED_ERROR, ""))}
     # As they were asked for: a hash map keeps no order.
     current = sorted((op for op in state.operations.values() if not op.is_settled), key=lambda op: op.started_seq)
     return {

@@ -23,7 +23,7 @@ class Place(NamedTuple):
 PLACES: Final = {
     "serve": Place("running", "Run one node until SIGTERM, then drain it."),
     "dev": Place("running", "Run a node with a local AWS emulator; its state stays in .orchestrator/."),
-    "provision": Place("running", "Create the table, the queues and the bucket where they are missing."),
+    "provision": Place("provisioning", "Create the table, the queues and the bucket where they are missing."),
     "health": Place("health", "Ask a node whether it is well: the probe of the container's health check."),
     "submit": Place("sessions", "Start a session through the queue."),
     "status": Place("sessions", "Show one session."),

@@ -1,4 +1,4 @@
-"""The commands that run a node, and that prepare an account for one."""
+"""The commands that run a node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.app import Orchestrator
 from orchestrator.aws.clients import connect
 from orchestrator.aws.provision import provision
 from orchestrator.cli.loading import load_app
-from orchestrator.cli.output import as_json, print_json, tell
+from orchestrator.cli.output import tell
 from orchestrator.cli.process import leave, log_format, settings_of_process
 from orchestrator.cli.process import run as run_to_end
 from orchestrator.local import EMULATOR_PORT, emulator
@@ -78,23 +78,6 @@ async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
             tell(f"  orchestrator submit {types[0]} --input '{example}' --wait")
 
         await serve(app, settings, stop=stop, on_ready=show)
-
-
-@click.command("provision")
-@as_json
-def provision_command(json_output: bool) -> None:
-    """Create the table, the queues and the bucket where they are missing."""
-    settings = settings_of_process()
-
-    async def run() -> tuple[str, ...]:
-        async with connect() as clients:
-            return await provision(clients, settings)
-
-    created = run_to_end(run())
-    if json_output:
-        print_json({"created": list(created)})
-    else:
-        tell("\n".join(f"created {name}" for name in created) or "everything is there")
 
 
 def _own_names() -> dict[str, str]:

@@ -15,9 +15,8 @@ from orchestrator.cli.client import open_table
 from orchestrator.cli.output import as_json, print_fields, print_json, tell
 from orchestrator.cli.process import run, settings_of_process
 from orchestrator.cli.tables import print_rows
-from orchestrator.cluster import Heads, NotOwner
+from orchestrator.cluster import DUE_EVERY_SECONDS, Heads, NotOwner
 from orchestrator.cluster.dynamodb import DynamoDBHeads
-from orchestrator.rescuer import DUE_EVERY_SECONDS
 from orchestrator.session.values import JsonObject, truncate_to_millis
 from orchestrator.tenants import LIMIT_MAX, Quota, Quotas
 from orchestrator.tenants.dynamodb import DynamoDBQuotas

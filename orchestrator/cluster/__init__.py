@@ -19,6 +19,10 @@ DUE_SHARDS: Final = 4
 STATE_SHARDS: Final = 4
 """Partitions of the sparse indexes: one hot index partition would throttle the whole table (1,000 write units/s,
 DynamoDB Developer Guide, "Designing partition keys")."""
+DUE_EVERY_SECONDS: Final = 1.0
+"""How often every node looks for what is due, what it was left a note of, and which tenants are limited."""
+BLOCKED_ERROR: Final = "blocked_error"
+"""Attribute of a BLOCKED session's HEAD: what it waits for."""
 
 
 class NotOwner(OrchestratorError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.callbacks import callback_id_of
-from orchestrator.cluster import Head
+from orchestrator.cluster import BLOCKED_ERROR, Head
 from orchestrator.inbox import UnknownSession
 from orchestrator.payloads import to_json
 from orchestrator.session.events import ApprovalRequested, CallbackCreated, ChildStarted, Recorded
@@ -185,7 +185,7 @@ class Session:
         if folded.error is not None:
             return folded.error
         if state is SessionStatus.BLOCKED:
-            return ErrorRecord("Blocked", "BLOCKED", str(self._head().attributes.get("blocked_error", "")))
+            return ErrorRecord("Blocked", "BLOCKED", str(self._head().attributes.get(BLOCKED_ERROR, "")))
         return ErrorRecord("Endless", "ENDLESS", f"it did not end within {LIFE_MAX.days} days; it is {state}")
 
     def _waits_for(self) -> str:
