@@ -28,6 +28,8 @@ ATTEMPTS_MAX: Final = 1_000_000
 MULTIPLIER_MAX: Final = 1_000.0
 PERSON_LENGTH_MAX: Final = 200
 """The longest name of who answers an approval."""
+REASON_LENGTH_MAX: Final = 1_000
+"""The longest text that says why: of a cancel, and beside an approval's answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

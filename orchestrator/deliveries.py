@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from orchestrator.answers import TIMED_OUT, error_of, failure, message_of, success
 from orchestrator.artifacts.payloads import payload_key
 from orchestrator.callbacks import Callback, expiry_of, is_approval
-from orchestrator.calls import PERSON_LENGTH_MAX
+from orchestrator.calls import PERSON_LENGTH_MAX, REASON_LENGTH_MAX
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.inbox import SessionEnded
 from orchestrator.journal.folding import read_state
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from orchestrator.router import Router
 
 CallbackStatus: TypeAlias = Literal["SUCCESS", "FAILURE"]
-
-REASON_LENGTH_MAX: Final = 1_000
 
 
 class UnknownCallback(OrchestratorError):
@@ -258,9 +256,11 @@ def _approval(result: Json) -> JsonObject:
     if not isinstance(approved, bool):
         raise Poison("INVALID_MESSAGE", 'result.approved: true or false is needed, as {"approved": …, "by": …}')
     if not isinstance(by, str) or not 1 <= len(by) <= PERSON_LENGTH_MAX:
-        raise Poison("INVALID_MESSAGE", "result.by: the name of who answers is needed (1 to 200 characters)")
+        raise Poison(
+            "INVALID_MESSAGE", f"result.by: the name of who answers is needed (1 to {PERSON_LENGTH_MAX} characters)"
+        )
     if comment is not None and (not isinstance(comment, str) or len(comment) > REASON_LENGTH_MAX):
-        raise Poison("INVALID_MESSAGE", "result.comment: a text of at most 1000 characters, or nothing")
+        raise Poison("INVALID_MESSAGE", f"result.comment: a text of at most {REASON_LENGTH_MAX} characters, or nothing")
     return {"approved": approved, "by": by, "comment": comment}
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.calls import PERSON_LENGTH_MAX
+from orchestrator.calls import PERSON_LENGTH_MAX, REASON_LENGTH_MAX
 from orchestrator.cli.arguments import text_argument
 from orchestrator.cli.client import Client
 from orchestrator.cli.output import as_json, print_json, tell
 from orchestrator.cli.process import with_client
-from orchestrator.deliveries import REASON_LENGTH_MAX
 from orchestrator.session.values import JsonObject
 
 by_option = click.option("--by", required=True, help="Who answers; one of the approvers, where the session names them.")

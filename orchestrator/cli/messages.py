@@ -7,11 +7,11 @@ from typing import Final
 
 import click
 
+from orchestrator.calls import REASON_LENGTH_MAX
 from orchestrator.cli.arguments import STDIN, id_argument, json_argument, secret_argument, text_argument
 from orchestrator.cli.client import Client
 from orchestrator.cli.output import Exit, as_json, fail, print_json, tell
 from orchestrator.cli.process import with_client
-from orchestrator.deliveries import REASON_LENGTH_MAX
 from orchestrator.errors import MESSAGE_LENGTH_MAX
 from orchestrator.session.values import Json, JsonObject
 

@@ -1,18 +1,19 @@
-"""What a request may carry in its body: the models, and the way from bytes to a checked value."""
+"""What a request may carry in its body: the models, and the way from bytes to a JSON value."""
 
 from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.deliveries import CallbackStatus
 from orchestrator.errors import Poison
 from orchestrator.http.problems import Problem
-from orchestrator.intake.formats import NEVER_SUCCEEDS
+from orchestrator.intake.formats import NEVER_SUCCEEDS, Key, Reason
 from orchestrator.payloads import parse_json
 from orchestrator.session.values import Json
 
@@ -26,12 +27,8 @@ LARGE_AT_ONCE_MAX: Final = 4
 IN_A_THREAD_FROM: Final = 262_144
 """Bytes from which parsing would hold up the loop for everybody else."""
 BODY_SECONDS_MAX: Final = 10.0
-NAME_LENGTH_MAX: Final = 256
-TEXT_LENGTH_MAX: Final = 2_000
 
-Model = TypeVar("Model", bound=BaseModel)
-Text = Annotated[str, Field(max_length=TEXT_LENGTH_MAX)]
-Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX)]
+Person = Annotated[str, Field(min_length=1, max_length=PERSON_LENGTH_MAX)]
 
 
 class CancelBody(BaseModel):
@@ -39,7 +36,7 @@ class CancelBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    reason: Text | None = None
+    reason: Reason | None = None
 
 
 class CallbackBody(BaseModel):
@@ -47,7 +44,7 @@ class CallbackBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    token: Name
+    token: Key
     status: CallbackStatus
     # Parsed JSON already.
     result: object = None
@@ -60,8 +57,8 @@ class ApprovalBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     approved: bool
-    by: Name
-    comment: Text | None = None
+    by: Person
+    comment: Reason | None = None
 
 
 async def json_body(request: web.Request, *, empty: Json = None, seconds_max: float = BODY_SECONDS_MAX) -> Json:
@@ -86,10 +83,7 @@ async def json_body(request: web.Request, *, empty: Json = None, seconds_max: fl
 async def object_body(request: web.Request) -> dict[str, Json]:
     """Return the JSON object of the body. Raises `Problem` for anything else, and for an empty body."""
     _check_type(request)
-    value = await json_body(request)
-    if not isinstance(value, dict):
-        raise Poison(NEVER_SUCCEEDS, "the body is not a JSON object")
-    return value
+    return _as_object(await json_body(request))
 
 
 async def answer_body(request: web.Request, large_at_once: asyncio.Semaphore) -> dict[str, Json]:
@@ -99,19 +93,13 @@ async def answer_body(request: web.Request, large_at_once: asyncio.Semaphore) ->
         return await object_body(request)
     async with large_at_once:
         value = await json_body(request.clone(client_max_size=ANSWER_BYTES_MAX), seconds_max=ANSWER_SECONDS_MAX)
+    return _as_object(value)
+
+
+def _as_object(value: Json) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise Poison(NEVER_SUCCEEDS, "the body is not a JSON object")
     return value
-
-
-def checked(model: type[Model], body: Json) -> Model:
-    """Return the body as that model. Raises `Poison` naming the first field that is wrong."""
-    try:
-        return model.model_validate(body)
-    except ValidationError as invalid:
-        first = invalid.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Poison(NEVER_SUCCEEDS, f"{field}: {first['msg']}") from None
 
 
 def _check_type(request: web.Request) -> None:

@@ -10,7 +10,7 @@ from typing import Final, cast
 from pydantic import BaseModel
 
 from orchestrator.app import SessionType
-from orchestrator.http.parameters import Parameter
+from orchestrator.http.parameters import APPROVAL_NAME, Parameter
 from orchestrator.http.problems import PROBLEM_TYPE
 from orchestrator.http.routes import OPEN_CODES, Answer, Body, Route
 from orchestrator.intake.formats import StartBody
@@ -71,7 +71,7 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
     },
     "Accepted": _object(session_id=_ID, status=_ACCEPTED),
     "Delivered": _object(session_id=_ID, message_id=_TEXT, status=_ACCEPTED),
-    "Approved": _object(session_id=_ID, name=_ID, status=_ACCEPTED),
+    "Approved": _object(session_id=_ID, name=APPROVAL_NAME.schema(), status=_ACCEPTED),
     "Answered": _object(callback_id=_ID, status=_ACCEPTED),
     "SessionSummary": _object(**_SUMMARY),
     "Sessions": _object(sessions={"type": "array", "items": _ref("SessionSummary")}, cursor=_or_null(_TEXT)),

@@ -26,7 +26,6 @@ from orchestrator.http.bodies import (
     CallbackBody,
     CancelBody,
     answer_body,
-    checked,
     json_body,
     object_body,
 )
@@ -37,7 +36,7 @@ from orchestrator.http.problems import Handler, Problem, draining, middleware, u
 from orchestrator.http.routes import ROUTES
 from orchestrator.http.streams import EVENT_STREAM, STREAMS_MAX, EventSignal, EventStreams, Polling, StreamPorts
 from orchestrator.inbox import UnknownSession
-from orchestrator.intake.formats import Reader, validated
+from orchestrator.intake.formats import Reader, checked, validated
 from orchestrator.journal import Journal, UnreadableEvent
 from orchestrator.router import Router
 from orchestrator.session.values import Json, JsonObject, compact_json, format_instant, is_valid_id
@@ -66,7 +65,7 @@ class HttpLimits:
 
 @dataclass(frozen=True, slots=True)
 class HttpPorts:
-    """What the endpoints need. Without `deliveries` nothing can be told to a session; without `news` streams poll."""
+    """What the endpoints need. Without `news` streams poll."""
 
     node_id: str
     health: Health
@@ -77,7 +76,7 @@ class HttpPorts:
     clock: Clock
     api_keys: Sequence[SecretStr]
     log: FilteringBoundLogger
-    deliveries: Deliveries | None = None
+    deliveries: Deliveries
     news: EventSignal | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
 
@@ -214,19 +213,19 @@ class Endpoints:
         """Deliver a signal: 202 when it is durable."""
         session_id, name = p.SESSION_ID.required(request), p.SIGNAL_NAME.required(request)
         message_id, data = p.MESSAGE_ID.read(request), await json_body(request)
-        return _delivered(session_id, await self._deliveries().signal(session_id, name, data, message_id))
+        return _delivered(session_id, await self._ports.deliveries.signal(session_id, name, data, message_id))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Ask a session to end: 202 when the wish is durable."""
         session_id, message_id = p.SESSION_ID.required(request), p.MESSAGE_ID.read(request)
         body = checked(CancelBody, await json_body(request, empty={}))
-        return _delivered(session_id, await self._deliveries().cancel(session_id, body.reason, message_id))
+        return _delivered(session_id, await self._ports.deliveries.cancel(session_id, body.reason, message_id))
 
     async def approve(self, request: web.Request) -> web.Response:
         """Answer an approval: 200 when the answer is durable."""
         session_id, name = p.SESSION_ID.required(request), p.APPROVAL_NAME.required(request)
         body = checked(ApprovalBody, await object_body(request))
-        await self._deliveries().approve(session_id, name, body.approved, body.by, body.comment)
+        await self._ports.deliveries.approve(session_id, name, body.approved, body.by, body.comment)
         return _json({"session_id": session_id, "name": name, "status": "ACCEPTED"})
 
     async def callback(self, request: web.Request) -> web.Response:
@@ -234,7 +233,7 @@ class Endpoints:
         callback_id = p.CALLBACK_ID.required(request)
         body = checked(CallbackBody, await answer_body(request, self._large_at_once))
         result, error = cast("Json", body.result), cast("Json", body.error)
-        await self._deliveries().callback(callback_id, body.token, body.status, result, error)
+        await self._ports.deliveries.callback(callback_id, body.token, body.status, result, error)
         return _json({"callback_id": callback_id, "status": "ACCEPTED"})
 
     async def openapi(self, _: web.Request) -> web.Response:
@@ -267,11 +266,6 @@ class Endpoints:
             "draining": report.is_draining,
             "since": format_instant(report.since),
         }
-
-    def _deliveries(self) -> Deliveries:
-        if self._ports.deliveries is None:
-            raise unserved("NOT_AVAILABLE", "this node delivers no messages")
-        return self._ports.deliveries
 
     async def _close_streams(self, _: web.Application) -> None:
         self.streams.close()

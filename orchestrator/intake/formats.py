@@ -12,6 +12,7 @@ from urllib.parse import unquote_plus
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.app import Orchestrator, S3Object, S3Trigger
+from orchestrator.calls import REASON_LENGTH_MAX
 from orchestrator.errors import Poison
 from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signal, Start
 from orchestrator.payloads import InvalidPayload, parse_json, size_of
@@ -31,9 +32,8 @@ ENVELOPES_DEEP_MAX: Final = 3
 """SNS around EventBridge around S3 is as deep as AWS nests them."""
 NEVER_SUCCEEDS: Final = "INVALID_MESSAGE"
 
-REASON_LENGTH_MAX: Final = 1_000
-
 Key = Annotated[str, Field(min_length=1, max_length=KEY_LENGTH_MAX)]
+Reason = Annotated[str, Field(max_length=REASON_LENGTH_MAX)]
 # pydantic's own engine for these: there, `$` is the very end, and no newline may follow.
 Id = Annotated[str, Field(pattern=f"^{ID_PATTERN.pattern}$")]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -71,7 +71,7 @@ class CancelBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     session_id: Id
-    reason: Annotated[str, Field(max_length=REASON_LENGTH_MAX)] | None = None
+    reason: Reason | None = None
     message_id: Id | None = None
 
 
@@ -169,15 +169,15 @@ class Reader:
             case "start":
                 return self.start(validated(body), trace)
             case "signal":
-                signal = _checked(SignalBody, body)
+                signal = checked(SignalBody, body)
                 return Signal(
                     signal.session_id, signal.name, cast("Json", signal.data), signal.message_id or message_id
                 )
             case "cancel":
-                cancel = _checked(CancelBody, body)
+                cancel = checked(CancelBody, body)
                 return Cancel(cancel.session_id, cancel.reason, cancel.message_id or message_id)
             case "callback":
-                answer = _checked(CallbackBody, body)
+                answer = checked(CallbackBody, body)
                 return CallbackAnswer(
                     callback_id=answer.callback_id,
                     token=answer.token,
@@ -211,10 +211,11 @@ class Reader:
 
 def validated(body: dict[str, Json]) -> StartBody:
     """Return the body of a start message. Raises `Poison` naming the first field that is wrong."""
-    return _checked(StartBody, body)
+    return checked(StartBody, body)
 
 
-def _checked(model: type[ModelT], body: dict[str, Json]) -> ModelT:
+def checked(model: type[ModelT], body: Json) -> ModelT:
+    """Return the body as that model. Raises `Poison` naming the first field that is wrong."""
     try:
         return model.model_validate(body)
     except ValidationError as invalid:

@@ -193,9 +193,8 @@ async def stage(
     heads: MemoryHeads | None = None,
     limits: HttpLimits | None = None,
     news: EventSignal | None = None,
-    delivers: bool = True,
 ) -> AsyncIterator[Stage]:
-    """Run a node's endpoints; with `delivers=False`, without deliveries."""
+    """Run a node's endpoints."""
     clock = clock or ManualClock(NOON)
     numbers, bell, heads = count(1), Bell(), heads or MemoryHeads()
     deliveries = MemoryDeliveries(lambda: f"random-{next(numbers)}")
@@ -204,9 +203,8 @@ async def stage(
         health = _health(clock, system)
         health.is_ready = True
         ports = replace(
-            _ports(_session_ports(clock, heads, threads, numbers), system, health),
+            _ports(_session_ports(clock, heads, threads, numbers), system, health, deliveries),
             api_keys=[SecretStr(key) for key in keys],
-            deliveries=deliveries if delivers else None,
             news=news or bell,
             limits=limits or HttpLimits(),
         )
@@ -269,7 +267,7 @@ def _nobody_outside() -> NodeOutside:
     raise AssertionError("no session of these tests reaches another")
 
 
-def _ports(session: SessionPorts, system: ActorSystem, health: Health) -> HttpPorts:
+def _ports(session: SessionPorts, system: ActorSystem, health: Health, deliveries: MemoryDeliveries) -> HttpPorts:
     capacity = NodeCapacity(1_000)
     capacity.watch(system)
     return HttpPorts(
@@ -282,4 +280,5 @@ def _ports(session: SessionPorts, system: ActorSystem, health: Health) -> HttpPo
         clock=session.clock,
         api_keys=(),
         log=session.log,
+        deliveries=deliveries,
     )

@@ -1,6 +1,8 @@
 """What can be told to a session over HTTP: it arrives as it was meant, and each refusal has its status and code."""
 
 import json
+import re
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -68,6 +70,8 @@ async def test_an_approval_is_named_by_its_operation_wherever_the_handler_asks(n
         answer = await node.ask("POST", path, json=APPROVAL)
         assert (200, {"session_id": "s", "name": name, "status": "ACCEPTED"}) == answer
         assert '[true,"ann",null]' == node.deliveries.approvals["s", name].answer
+        _, found = await node.ask("GET", "/openapi.json")
+        assert re.search(schema_of(found, "Approved", "name")["pattern"], name), "the document announces the answer"
 
 
 async def test_callbacks_and_approvals_are_answered() -> None:
@@ -81,6 +85,11 @@ async def test_callbacks_and_approvals_are_answered() -> None:
             assert (200, {"session_id": "s", "name": "publish", "status": "ACCEPTED"}) == answer
         assert '["SUCCESS",{"n":1},null]' == node.deliveries.callbacks["c"].answer
         assert '[true,"ann",null]' == node.deliveries.approvals["s", "publish"].answer
+
+
+def schema_of(document: Any, name: str, field: str) -> Any:
+    """Return what the OpenAPI document says of a field of that schema."""
+    return document["components"]["schemas"][name]["properties"][field]
 
 
 REFUSALS: dict[str, tuple[str, Json, int, str]] = {
@@ -102,12 +111,24 @@ REFUSALS: dict[str, tuple[str, Json, int, str]] = {
     "an approval's name that is none": ("/sessions/s/approvals/%C3%A9", APPROVAL, 422, "INVALID_MESSAGE"),
     "a callback's id that is none": (f"/callbacks/{'c' * 129}", ANSWER, 422, "INVALID_MESSAGE"),
     "a reason that is no text": ("/sessions/s/cancel", {"reason": 1}, 422, "INVALID_MESSAGE"),
-    "a reason without end": ("/sessions/s/cancel", {"reason": "x" * 2_001}, 422, "INVALID_MESSAGE"),
+    "a reason without end": ("/sessions/s/cancel", {"reason": "x" * 1_001}, 422, "INVALID_MESSAGE"),
     "a cancel that is no object": ("/sessions/s/cancel", [], 422, "INVALID_MESSAGE"),
     "a callback without token": ("/callbacks/c", {"status": "SUCCESS"}, 422, "INVALID_MESSAGE"),
     "a callback with another status": ("/callbacks/c", {"token": "t", "status": "DONE"}, 422, "INVALID_MESSAGE"),
     "a callback without body": ("/callbacks/c", [], 422, "INVALID_MESSAGE"),
     "an approval by nobody": ("/sessions/s/approvals/publish", {"approved": True, "by": ""}, 422, "INVALID_MESSAGE"),
+    "an approval by a name without end": (
+        "/sessions/s/approvals/publish",
+        {"approved": True, "by": "x" * 201},
+        422,
+        "INVALID_MESSAGE",
+    ),
+    "an approval with a comment without end": (
+        "/sessions/s/approvals/publish",
+        {"approved": True, "by": "ann", "comment": "x" * 1_001},
+        422,
+        "INVALID_MESSAGE",
+    ),
     "an approval that is no yes or no": (
         "/sessions/s/approvals/publish",
         {"approved": "yes", "by": "ann"},
@@ -149,18 +170,6 @@ async def test_a_message_that_can_never_succeed_is_refused_with_its_reason() -> 
     async with stage() as node:
         node.deliveries.signal = refuse  # type: ignore[method-assign]
         assert (422, "PAYLOAD_TOO_LARGE") == await node.code("POST", "/sessions/s/signals/nudge")
-
-
-async def test_a_node_without_deliveries_says_so() -> None:
-    """503, for every message."""
-    async with stage(delivers=False) as node:
-        for path, body in (
-            ("/sessions/s/signals/a", None),
-            ("/sessions/s/cancel", {}),
-            ("/callbacks/c", ANSWER),
-            ("/sessions/s/approvals/publish", APPROVAL),
-        ):
-            assert (503, "NOT_AVAILABLE") == await node.code("POST", path, data=json.dumps(body).encode(), **JSON)
 
 
 async def test_the_answer_to_a_callback_may_be_larger_than_other_bodies() -> None:
