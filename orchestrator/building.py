@@ -9,12 +9,11 @@ import hashlib
 import random
 import secrets
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -45,8 +44,6 @@ from orchestrator.tenants.dynamodb import DynamoDBQuotas
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-STEP_THREADS_MAX: Final = 64
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
@@ -134,16 +131,6 @@ async def sqs_intake(settings: Settings, clients: Clients, capacity: NodeCapacit
     )
     capacity.subscribe(intake.room_changed)
     return intake
-
-
-@contextmanager
-def step_threads() -> Iterator[ThreadPoolExecutor]:
-    """Yield the threads of sync steps and agents; one that never returns is left behind, not waited for."""
-    threads = ThreadPoolExecutor(STEP_THREADS_MAX, thread_name_prefix="step")
-    try:
-        yield threads
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _body_store(bucket: Bucket) -> StoreBody:

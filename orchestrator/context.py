@@ -41,7 +41,7 @@ from orchestrator.calls import (
 from orchestrator.invocation import check_progress
 from orchestrator.passages import SUBMIT_SUFFIX
 from orchestrator.scopes import Scope, current_scope, inside, parameters_wanted, reaches
-from orchestrator.session.values import SESSION_TYPE_PATTERN, Json, is_valid_agent_name, is_valid_id
+from orchestrator.session.values import ID_SAYS, SESSION_TYPE_PATTERN, Json, is_valid_agent_name, is_valid_id
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - an item
@@ -302,7 +302,7 @@ class SessionContext:
         True for sessions that started after the change shipped, false for those before, on every replay alike.
         """
         if not is_valid_id(change_id):
-            raise ValueError(f"change_id: {change_id!r:.150} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)")
+            raise ValueError(f"change_id: {change_id!r:.150} is not {ID_SAYS}")
         return self._operations.patched(change_id)
 
     @cached_property

@@ -21,7 +21,7 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import ID_PATTERN, Json, JsonObject, canonical_json
+from orchestrator.session.values import ID_PATTERN, ID_SAYS, Json, JsonObject, canonical_json
 
 if TYPE_CHECKING:
     # The command line checks by the same rules, and runs no sessions.
@@ -245,7 +245,7 @@ def approvals_waited_for(state: SessionState) -> dict[str, e.ApprovalRequested]:
 
 def _checked(field: str, value: str) -> str:
     if ID_PATTERN.fullmatch(value) is None:
-        raise Poison("INVALID_MESSAGE", f"{field}: {value!r:.150} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)")
+        raise Poison("INVALID_MESSAGE", f"{field}: {value!r:.150} is not {ID_SAYS}")
     return value
 
 

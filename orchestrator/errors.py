@@ -20,6 +20,7 @@ OrchestratorError
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import timedelta
 from typing import ClassVar, Final
 
 from orchestrator.session.values import ErrorRecord
@@ -82,7 +83,7 @@ class ApprovalTimedOut(OperationTimedOut):
 
 
 class CallbackFailed(OperationFailed):
-    """Whoever was to answer reported a failure, or answered with something of another type."""
+    """Whoever was to answer reported a failure."""
 
     code = "CALLBACK_FAILED"
 
@@ -193,6 +194,12 @@ def describe(error: BaseException, secrets: Collection[str] = ()) -> ErrorRecord
         code=storable(str(code), CODE_LENGTH_MAX),
         message=storable(text, MESSAGE_LENGTH_MAX),
     )
+
+
+def timed_out(seconds: float) -> ErrorRecord:
+    """Return what a journal keeps of an attempt that was cut off after so many seconds."""
+    within = timedelta(seconds=seconds)
+    return ErrorRecord(OperationTimedOut.__name__, OperationTimedOut.code, f"no result within {within}")
 
 
 def storable(text: str, length_max: int = MESSAGE_LENGTH_MAX) -> str:

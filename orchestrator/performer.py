@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, assert_never
 
 from actors import Clock
@@ -17,7 +17,7 @@ from orchestrator.answers import TIMED_OUT, message_of
 from orchestrator.artifacts import ArtifactTooLarge
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
 from orchestrator.callbacks import Callbacks
-from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, OperationTimedOut, describe
+from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, describe, timed_out
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
@@ -155,7 +155,7 @@ class Performer:
             if belongs_to_runtime(error):
                 raise
             if limit.has_expired(error):
-                return self._failed(effect, _timed_out(effect), is_retryable=True)
+                return self._failed(effect, timed_out(effect.order.timeout or 0), is_retryable=True)
             return self._failed(effect, describe(error), is_retryable=True)
         key = payload_key(session_id, f"{effect.operation}.{effect.attempt}")
         try:
@@ -173,8 +173,3 @@ class Performer:
 
     def _failed(self, effect: RunAgent, error: ErrorRecord, *, is_retryable: bool) -> m.AgentAttemptFailed:
         return m.AgentAttemptFailed(effect.operation, effect.attempt, error, is_retryable, self.draw())
-
-
-def _timed_out(effect: RunAgent) -> ErrorRecord:
-    within = timedelta(seconds=effect.order.timeout or 0)
-    return ErrorRecord(OperationTimedOut.__name__, OperationTimedOut.code, f"no result within {within}")

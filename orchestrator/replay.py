@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from actors import Clock
 from orchestrator.errors import SessionCancelled
@@ -28,6 +28,8 @@ from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind
 from orchestrator.settling import Settling
 from orchestrator.user_code import Branches
+
+T = TypeVar("T")
 
 STALL_TURNS: Final = 40
 STALL_SECONDS: Final = 30.0
@@ -435,6 +437,6 @@ def _unheard() -> None:
     """Nobody wants to know any more."""
 
 
-def _resolve(waiter: Waiter | None, known: Operation | None) -> None:
+def _resolve(waiter: asyncio.Future[T] | None, outcome: T) -> None:
     if waiter is not None and not waiter.done():
-        waiter.set_result(known)  # type: ignore[arg-type]
+        waiter.set_result(outcome)

@@ -25,7 +25,7 @@ from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.table import Table
-from orchestrator.building import PublicAddress, patience_for, session_ports, sqs_intake, step_threads
+from orchestrator.building import PublicAddress, patience_for, session_ports, sqs_intake
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
 from orchestrator.cluster.dynamodb import DynamoDBNodes
@@ -45,7 +45,7 @@ from orchestrator.router import Router
 from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
-from orchestrator.user_code import contain_exits
+from orchestrator.user_code import contain_exits, step_threads
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -55,6 +55,7 @@ EXIT_FENCED: Final = 70
 COLLECTOR_THRESHOLDS: Final = (50_000, 5, 2)
 """Seldom, for sessions leave no cycles; what handlers and agents leave is found after half a million objects."""
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
+STEP_THREADS_MAX: Final = 64
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
@@ -194,7 +195,7 @@ class Node:
 async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack: AsyncExitStack) -> Node:
     """Build every room, from the ground up. Raises `Unavailable` where the table or a queue is not to be had."""
     clock = SystemClock()
-    threads = stack.enter_context(step_threads())
+    threads = stack.enter_context(step_threads(STEP_THREADS_MAX))
     table_patience, queue_patience = patience_for("table", clock), patience_for("queue", clock)
     table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
     await table.check()

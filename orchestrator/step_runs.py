@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 from orchestrator.calls import RetryPolicy, StepCall
-from orchestrator.errors import NonRetryable, NotSerializable, OperationTimedOut, SessionCancelled
+from orchestrator.errors import NonRetryable, NotSerializable, SessionCancelled, timed_out
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType
@@ -82,7 +82,7 @@ class StepRuns:
             if belongs_to_runtime(error):
                 raise
             if limit.has_expired(error):
-                return failed(_timed_out(call.timeout), is_retryable=True)
+                return failed(timed_out(call.timeout or 0), is_retryable=True)
             return failed(self._described(error), is_retryable=True)
 
     async def _breakably(self, operation: str, work: Awaitable[T]) -> T:
@@ -108,9 +108,3 @@ class _BrokenOff(Exception):
 
 def _cancelled() -> SessionCancelled:
     return SessionCancelled("the session is to end")
-
-
-def _timed_out(seconds: float | None) -> ErrorRecord:
-    """Return what the journal keeps of an attempt that was cut off at its timeout."""
-    within = timedelta(seconds=seconds or 0)
-    return ErrorRecord("OperationTimedOut", OperationTimedOut.code, f"no result within {within}")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import TracebackType
@@ -154,6 +155,16 @@ async def call(
         bound = partial(copy_context().run, _in_thread, fn, args, kwargs)
         result = await asyncio.get_running_loop().run_in_executor(threads, bound)
     return await result if inspect.isawaitable(result) else result
+
+
+@contextmanager
+def step_threads(threads_max: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield the threads of sync steps and agents; one that never returns is left behind, not waited for."""
+    threads = ThreadPoolExecutor(threads_max, thread_name_prefix="step")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_thread(fn: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> object:

@@ -8,7 +8,7 @@ from typing import Final
 
 from orchestrator.cli.output import Exit, fail
 from orchestrator.payloads import parse_json
-from orchestrator.session.values import Json, is_valid_id
+from orchestrator.session.values import ID_SAYS, Json, is_valid_id
 
 STDIN: Final = "-"
 
@@ -37,7 +37,7 @@ def secret_argument(text: str, option: str) -> str:
 def id_argument(text: str, option: str) -> str:
     """Return the text, which is an id."""
     if not is_valid_id(text):
-        fail(f"{option}: {text!r:.150} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)", Exit.USAGE)
+        fail(f"{option}: {text!r:.150} is not {ID_SAYS}", Exit.USAGE)
     return text
 
 

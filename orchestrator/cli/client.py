@@ -46,8 +46,6 @@ POLL_SECONDS_FIRST: Final = 0.1
 POLL_SECONDS_MAX: Final = 2.0
 ANSWER_SECONDS_MAX: Final = 15.0
 PAGE: Final = 200
-
-
 REFUSAL_LOOKS_AFTER: Final = 0.3
 """Seconds between two looks at the session from which on the dead letters are looked at, too."""
 

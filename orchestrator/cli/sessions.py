@@ -16,6 +16,7 @@ from orchestrator.cli.process import with_client
 from orchestrator.cli.tables import print_rows
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import (
+    DELAY_SECONDS_MAX,
     SESSION_TYPE_PATTERN,
     TENANT_DEFAULT,
     Json,
@@ -24,7 +25,6 @@ from orchestrator.session.values import (
 )
 
 WAIT_SECONDS_DEFAULT: Final = 3_600.0
-SESSION_SECONDS_MAX: Final = 400 * 86_400.0
 
 
 @click.command("submit")
@@ -35,7 +35,7 @@ SESSION_SECONDS_MAX: Final = 400 * 86_400.0
 @click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, max=SESSION_SECONDS_MAX),
+    type=click.FloatRange(min=0, max=DELAY_SECONDS_MAX),
     default=WAIT_SECONDS_DEFAULT,
     show_default=True,
     help="Seconds to wait at most.",

@@ -19,7 +19,7 @@ from orchestrator.http.problems import Problem
 from orchestrator.intake.formats import KEY_LENGTH_MAX, NEVER_SUCCEEDS
 from orchestrator.scopes import OPERATION_ID_LENGTH_MAX
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import JsonObject
+from orchestrator.session.values import ID_SAYS, JsonObject
 
 Place: TypeAlias = Literal["path", "query", "header"]
 Choices = TypeVar("Choices", bound=StrEnum)
@@ -161,10 +161,9 @@ def _found(request: web.Request, place: Place) -> Mapping[str, str]:
 
 # Of dots alone it would mean another place in the URL.
 _ID: Final = r"(?!\.+$)[A-Za-z0-9_.:\-]{1,128}"
-_ID_SAYS: Final = "an id (1 to 128 of A-Z a-z 0-9 _ . : -)"
 
-SESSION_ID: Final = Text("id", "path", "The session's id.", _ID, _ID_SAYS)
-SIGNAL_NAME: Final = Text("name", "path", "The signal's name, as the handler waits for it.", _ID, _ID_SAYS)
+SESSION_ID: Final = Text("id", "path", "The session's id.", _ID, ID_SAYS)
+SIGNAL_NAME: Final = Text("name", "path", "The signal's name, as the handler waits for it.", _ID, ID_SAYS)
 APPROVAL_NAME: Final = Text(
     "name",
     "path",
@@ -172,13 +171,13 @@ APPROVAL_NAME: Final = Text(
     rf"(?!\.+$)[A-Za-z0-9_.:\-#/]{{1,{OPERATION_ID_LENGTH_MAX}}}",
     f"an operation id (1 to {OPERATION_ID_LENGTH_MAX} of A-Z a-z 0-9 _ . : - # /)",
 )
-CALLBACK_ID: Final = Text("callback_id", "path", "The callback's id.", _ID, _ID_SAYS)
+CALLBACK_ID: Final = Text("callback_id", "path", "The callback's id.", _ID, ID_SAYS)
 MESSAGE_ID: Final = Text(
     "Idempotency-Key",
     "header",
     "The message's id: the same one again delivers nothing new. Random where it is not given.",
     _ID,
-    _ID_SAYS,
+    ID_SAYS,
 )
 # Narrower than a key on the queue: what clients and proxies carry in a header as it is.
 START_KEY: Final = Text(
@@ -192,7 +191,7 @@ STATE: Final = Choice("state", "query", "Sessions in this state.", SessionStatus
 SESSION_TYPE: Final = Text(
     "type", "query", "Sessions of this type.", r"[A-Za-z0-9_.\-]{1,64}", "a session type (1 to 64 of A-Z a-z 0-9 _ . -)"
 )
-TENANT: Final = Text("tenant", "query", "Sessions of this tenant.", r"[A-Za-z0-9_.:\-]{1,128}", _ID_SAYS)
+TENANT: Final = Text("tenant", "query", "Sessions of this tenant.", r"[A-Za-z0-9_.:\-]{1,128}", ID_SAYS)
 CURSOR: Final = Text(
     "cursor", "query", "The `cursor` of the page before, as it came.", r"[A-Za-z0-9_=\-]{1,1024}", "a listing's cursor"
 )

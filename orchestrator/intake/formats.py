@@ -18,6 +18,7 @@ from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signa
 from orchestrator.payloads import InvalidPayload, parse_json, size_of
 from orchestrator.session.values import (
     ID_PATTERN,
+    ID_SAYS,
     TENANT_DEFAULT,
     Json,
     derive_session_id,
@@ -121,7 +122,7 @@ class Reader:
             )
         tenant = TENANT_DEFAULT if body.tenant is None else body.tenant
         if ID_PATTERN.fullmatch(tenant) is None:
-            raise Poison(NEVER_SUCCEEDS, f"tenant: {tenant!r:.150} is not an id (1 to 128 of A-Z a-z 0-9 _ . : -)")
+            raise Poison(NEVER_SUCCEEDS, f"tenant: {tenant!r:.150} is not {ID_SAYS}")
         try:
             declared.input_type.load(payload)
         except InvalidPayload as error:

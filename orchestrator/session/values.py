@@ -19,6 +19,8 @@ JsonObject: TypeAlias = dict[str, Json]
 
 ID_LENGTH_MAX: Final = 128
 ID_PATTERN: Final = re.compile(rf"[A-Za-z0-9_.:-]{{1,{ID_LENGTH_MAX}}}")
+ID_SAYS: Final = f"an id (1 to {ID_LENGTH_MAX} of A-Z a-z 0-9 _ . : -)"
+"""The pattern in words, for whoever is told that something is none."""
 SESSION_ID_LENGTH_MAX: Final = 110
 """A given session id leaves room for the suffix of its later generations (`:g2`) within 128 characters."""
 SESSION_TYPE_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")

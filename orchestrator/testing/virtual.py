@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -30,6 +30,7 @@ from orchestrator.testing.errors import TimeStandsStill
 from orchestrator.testing.node import Node, Setup, Tables, build_node
 from orchestrator.testing.power import Power, powered
 from orchestrator.testing.session import Session
+from orchestrator.user_code import step_threads
 
 STARTS_AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 THREADS_MAX: Final = 8
@@ -56,7 +57,7 @@ async def environment(
     """
     check_loop()
     clock = ManualClock(starts_at)
-    with _threads() as threads:
+    with step_threads(THREADS_MAX) as threads:
         made = Environment(app, clock, threads, _replaced(app, agents or {}))
         await made._rise()
         try:
@@ -316,13 +317,3 @@ def _replaced(app: Orchestrator, agents: Mapping[str, object]) -> Callable[[str]
             raise ValueError(f"agents: the application declares no agent {name!r} that this could stand in for")
         doubles.agent(name)(agent)
     return lambda name: doubles.agent_named(name) or app.agent_named(name)
-
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Yield the threads of sync steps and agents; one that never returns is left behind, not waited for."""
-    threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="step")
-    try:
-        yield threads
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)

@@ -8,7 +8,6 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -47,11 +46,13 @@ from orchestrator.tenants import Quotas
 from orchestrator.tenants.memory import MemoryQuotas
 from orchestrator.testing.node import Adapters, Setup, build_node
 from orchestrator.testing.node import Node as BuiltNode
+from orchestrator.user_code import step_threads
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 5.0
 """How long a test waits for what must happen; only a failing test waits that long."""
 PAYLOAD_BYTES_MAX = 10_000
+THREADS_MAX = 2
 BUCKET = "bucket"
 
 T = TypeVar("T")
@@ -397,7 +398,7 @@ class World:
             artifacts=self.artifacts,
             notifications=self.notifications,
         )
-        with self._capturing(), self._threads() as threads:
+        with self._capturing(), step_threads(THREADS_MAX) as threads:
             setup = Setup(
                 app=app,
                 node_id=node_id,
@@ -540,14 +541,6 @@ class World:
         with capture_logs() as lines:
             self._captures.append(lines)
             yield
-
-    @contextmanager
-    def _threads(self) -> Iterator[Executor]:
-        threads = ThreadPoolExecutor(2, thread_name_prefix="step")
-        try:
-            yield threads
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def app_of(handler: Handler, **agents: object) -> Orchestrator:
