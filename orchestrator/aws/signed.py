@@ -1,4 +1,4 @@
-"""Signed requests without the SDK's pipeline, for the calls that a busy node makes all the time: batches, queries, receipts.
+"""Signed requests without the SDK's pipeline, for the calls that a busy node makes all the time.
 
 An SDK call costs the client twenty times the CPU of the bytes it sends (see `docs/performance.md`). Credentials and the
 endpoint still come from the SDK; errors leave as its `ClientError`, so that nobody behind this door sees a difference.
