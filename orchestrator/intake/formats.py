@@ -1,4 +1,4 @@
-"""Bodies → messages: our own format, S3 notifications, and SNS or EventBridge around either. Bad input is `Poison`.
+"""Bodies → messages: our own format, S3 notifications, and SNS around either. Bad input is `Poison`.
 
 The parser of every outside format is here, and each error names the field and what would be right.
 """
@@ -30,7 +30,7 @@ KEY_LENGTH_MAX: Final = 1_024
 TASK_TOKEN_LENGTH_MAX: Final = 2_048
 """Step Functions, "Task token"."""
 ENVELOPES_DEEP_MAX: Final = 3
-"""SNS around EventBridge around S3 is as deep as AWS nests them."""
+"""One SNS topic may feed another; AWS nests no deeper by itself."""
 NEVER_SUCCEEDS: Final = "INVALID_MESSAGE"
 
 Key = Annotated[str, Field(min_length=1, max_length=KEY_LENGTH_MAX)]
