@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from engine_world import PATIENCE_SECONDS, Node, PowerCut, World
+from engine_line import PATIENCE_SECONDS, PowerCut
+from engine_world import Node, World
 
 from actors import settle
 from orchestrator import Orchestrator

@@ -33,6 +33,11 @@ def told(*acts: Plot) -> Plot:
     return plot
 
 
+async def cancel(_: World, node: Node) -> None:
+    """Ask the session to end, always under the same message id."""
+    await node.deliveries.cancel("s", "enough", "cancel-1")
+
+
 async def pass_seconds(world: World, node: Node, seconds: int, session_id: str = "s") -> None:
     """Let time pass, second by second; the node takes up what is due, as its rescuer would."""
     for _ in range(seconds):

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from engine_world import NOON, Diary, Gate, PowerCut, World, app_of
+from engine_line import PowerCut
+from engine_world import NOON, Diary, Gate, World, app_of
 
 from actors import settle
 from orchestrator import SessionContext

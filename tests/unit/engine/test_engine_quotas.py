@@ -6,7 +6,8 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from engine_world import PATIENCE_SECONDS, Diary, Node, PowerCut, World, app_of
+from engine_line import PATIENCE_SECONDS, PowerCut
+from engine_world import Diary, Node, World, app_of
 
 from actors import settle
 from orchestrator import Orchestrator, SessionContext

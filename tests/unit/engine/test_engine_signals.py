@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
+from engine_line import PowerCut
 from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, until_end
-from engine_world import Diary, Node, PowerCut, World, app_of
+from engine_world import Diary, Node, World, app_of
 
 from actors import settle
 from orchestrator import OperationTimedOut, SessionContext
