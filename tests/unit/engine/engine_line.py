@@ -1,24 +1,18 @@
 """A node's line to the tables: what a test can hold, lose or cut of what the engine asks of them.
 
-To change it: an adapter at the end of a line carries each call through it, and decides nothing.
+To change it: one wrapper for every adapter, which carries calls through the line and decides nothing.
 """
 
 import asyncio
+import inspect
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar, cast
 
 from actors.signals import Signal
-from orchestrator.cluster import Head, Heads
-from orchestrator.inbox import Inbox, InboxItem
-from orchestrator.journal import Journal
-from orchestrator.session.events import (
-    Recorded,
-)
-from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import Json
-from orchestrator.tenants import Quotas
+from orchestrator.cluster import Head
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0
 """How long a test waits for what must happen; only a failing test waits that long."""
@@ -121,179 +115,70 @@ class Line:
             raise PowerCut
 
 
-class LinedJournal:
-    """A `Journal` at the end of a line."""
+JOURNAL_WRITES = frozenset({"append"})
+HEAD_WRITES = frozenset({"create", "claim", "settle_takeovers", "end", "release", "settle_outbox", "bump_inbox"})
+INBOX_WRITES = frozenset({"put", "delete"})
+QUOTA_WRITES = frozenset({"admit", "enqueue", "promote", "dismiss", "free"})
 
-    def __init__(self, journal: Journal, line: Line) -> None:
-        self._journal = journal
+
+class _Lined:
+    """Any adapter, at the end of a line. What it is not told to carry passes by: no engine test cuts that."""
+
+    def __init__(
+        self,
+        adapter: object,
+        line: Line,
+        writes: frozenset[str],
+        reads: frozenset[str],
+        prefix: str,
+        standing: dict[str, Head] | None,
+    ) -> None:
+        self._adapter = adapter
         self._line = line
-
-    async def append(self, session_id: str, events: Sequence[Recorded], *, started_at: datetime) -> None:
-        """See `Journal.append`."""
-        await self._line.out("append")
-        await self._journal.append(session_id, events, started_at=started_at)
-        await self._line.back("append")
-
-    async def read(self, session_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
-        """See `Journal.read`."""
-        await self._line.out("read")
-        async for recorded in self._journal.read(session_id, after=after):
-            yield recorded
-
-
-class LinedHeads:
-    """`Heads` at the end of a line: what the engine itself calls; listings are the rescuer's."""
-
-    def __init__(self, heads: Heads, line: Line, standing: dict[str, Head]) -> None:
-        self._heads = heads
-        self._line = line
+        self._writes = writes
+        self._reads = reads
+        self._prefix = prefix
         self._standing = standing
 
-    async def create(self, head: Head) -> Head:
-        """See `Heads.create`."""
-        return await self._carried("create", self._heads.create(head))
-
-    async def get(self, session_id: str) -> Head | None:
-        """See `Heads.get`."""
-        await self._line.out("get")
-        return await self._heads.get(session_id)
-
-    async def claim(self, head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_owner: bool) -> Head:
-        """See `Heads.claim`."""
-        write = self._heads.claim(head, node_id=node_id, nonce=nonce, at=at, from_dead_owner=from_dead_owner)
-        return await self._carried("claim", write)
-
-    async def settle_takeovers(self, head: Head) -> Head:
-        """See `Heads.settle_takeovers`."""
-        return await self._carried("settle_takeovers", self._heads.settle_takeovers(head))
-
-    async def end(
-        self,
-        head: Head,
-        status: SessionStatus,
-        *,
-        last_seq: int,
-        at: datetime,
-        outbox: tuple[str, ...] = (),
-        wake_at: datetime | None = None,
-        continued_as: str | None = None,
-    ) -> Head:
-        """See `Heads.end`."""
-        write = self._heads.end(
-            head, status, last_seq=last_seq, at=at, outbox=outbox, wake_at=wake_at, continued_as=continued_as
-        )
-        return await self._carried("end", write)
-
-    async def release(
-        self,
-        head: Head,
-        status: SessionStatus,
-        *,
-        last_seq: int,
-        at: datetime,
-        wake_at: datetime | None,
-        attributes: Mapping[str, Json] | None = None,
-    ) -> Head:
-        """See `Heads.release`."""
-        write = self._heads.release(head, status, last_seq=last_seq, at=at, wake_at=wake_at, attributes=attributes)
-        return await self._carried("release", write)
-
-    async def settle_outbox(self, head: Head, outbox: tuple[str, ...]) -> Head:
-        """See `Heads.settle_outbox`."""
-        return await self._carried("settle_outbox", self._heads.settle_outbox(head, outbox))
-
-    async def bump_inbox(self, session_id: str) -> Head | None:
-        """See `Heads.bump_inbox`."""
-        await self._line.out("bump_inbox")
-        bumped = await self._heads.bump_inbox(session_id)
-        await self._line.back("bump_inbox")
-        return bumped
-
     def __getattr__(self, name: str) -> Any:
-        """Pass the listings through: no engine test cuts them."""
-        return getattr(self._heads, name)
+        method, called = getattr(self._adapter, name), f"{self._prefix}{name}"
 
-    async def _carried(self, name: str, write: Coroutine[Any, Any, Head]) -> Head:
-        try:
-            await self._line.out(name)
-        except BaseException:
-            write.close()
-            raise
-        head = await write
-        self._standing[head.session_id] = head
-        await self._line.back(name)
-        return head
+        async def written(*args: object, **kwargs: object) -> object:
+            await self._line.out(called)
+            answer: object = await method(*args, **kwargs)
+            if self._standing is not None and isinstance(answer, Head):
+                self._standing[answer.session_id] = answer
+            await self._line.back(called)
+            return answer
 
+        async def asked(*args: object, **kwargs: object) -> object:
+            await self._line.out(called)
+            answer: object = await method(*args, **kwargs)
+            return answer
 
-class LinedInbox:
-    """An `Inbox` at the end of a line."""
+        async def streamed(*args: object, **kwargs: object) -> AsyncIterator[object]:
+            await self._line.out(called)
+            async for each in method(*args, **kwargs):
+                yield each
 
-    def __init__(self, inbox: Inbox, line: Line) -> None:
-        self._inbox = inbox
-        self._line = line
-
-    async def put(self, session_id: str, item: InboxItem) -> None:
-        """See `Inbox.put`."""
-        await self._line.out("inbox_put")
-        await self._inbox.put(session_id, item)
-        await self._line.back("inbox_put")
-
-    async def read(self, session_id: str) -> tuple[InboxItem, ...]:
-        """See `Inbox.read`."""
-        await self._line.out("inbox_read")
-        return await self._inbox.read(session_id)
-
-    async def delete(self, session_id: str, message_ids: Sequence[str]) -> None:
-        """See `Inbox.delete`."""
-        await self._line.out("inbox_delete")
-        await self._inbox.delete(session_id, message_ids)
-        await self._line.back("inbox_delete")
+        if name in self._writes:
+            return written
+        if name not in self._reads:
+            return method
+        return streamed if inspect.isasyncgenfunction(method) else asked
 
 
-class LinedQuotas:
-    """`Quotas` at the end of a line: what changes HEADs and slots."""
+def at_the_end_of(
+    line: Line,
+    adapter: T,
+    *,
+    writes: frozenset[str],
+    reads: frozenset[str] = frozenset(),
+    prefix: str = "",
+    standing: dict[str, Head] | None = None,
+) -> T:
+    """Return the adapter as a node reaches it: its writes go out and their answers come back, its reads go out.
 
-    def __init__(self, quotas: Quotas, line: Line, standing: dict[str, Head]) -> None:
-        self._quotas = quotas
-        self._line = line
-        self._standing = standing
-
-    async def admit(self, head: Head) -> Head | None:
-        """See `Quotas.admit`."""
-        return await self._carried("admit", self._quotas.admit(head))
-
-    async def enqueue(self, head: Head) -> Head | None:
-        """See `Quotas.enqueue`."""
-        return await self._carried("enqueue", self._quotas.enqueue(head))
-
-    async def promote(self, head: Head, *, node_id: str | None, nonce: str, at: datetime) -> Head | None:
-        """See `Quotas.promote`."""
-        return await self._carried("promote", self._quotas.promote(head, node_id=node_id, nonce=nonce, at=at))
-
-    async def dismiss(self, head: Head, *, node_id: str | None, nonce: str, at: datetime) -> Head:
-        """See `Quotas.dismiss`."""
-        dismissed = await self._carried("dismiss", self._quotas.dismiss(head, node_id=node_id, nonce=nonce, at=at))
-        assert dismissed is not None
-        return dismissed
-
-    async def free(self, tenant: str, session_id: str) -> None:
-        """See `Quotas.free`."""
-        await self._line.out("free")
-        await self._quotas.free(tenant, session_id)
-        await self._line.back("free")
-
-    def __getattr__(self, name: str) -> Any:
-        """Pass on what only reads."""
-        return getattr(self._quotas, name)
-
-    async def _carried(self, name: str, write: Coroutine[Any, Any, Head | None]) -> Head | None:
-        try:
-            await self._line.out(name)
-        except BaseException:
-            write.close()
-            raise
-        head = await write
-        if head is not None:
-            self._standing[head.session_id] = head
-        await self._line.back(name)
-        return head
+    Calls go by their names behind the prefix; `standing` gets each HEAD that a write returns.
+    """
+    return cast("T", _Lined(adapter, line, writes, reads, prefix, standing))

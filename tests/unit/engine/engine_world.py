@@ -11,7 +11,15 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from engine_line import PATIENCE_SECONDS, Line, LinedHeads, LinedInbox, LinedJournal, LinedQuotas
+from engine_line import (
+    HEAD_WRITES,
+    INBOX_WRITES,
+    JOURNAL_WRITES,
+    PATIENCE_SECONDS,
+    QUOTA_WRITES,
+    Line,
+    at_the_end_of,
+)
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -109,12 +117,12 @@ class World:
         """Run a node; leaving the block stops it in order, unless it crashed before."""
         line = Line(self.changed)
         adapters = Adapters(
-            journal=LinedJournal(self.journal, line),
-            heads=LinedHeads(self.heads, line, self.standing),
-            inbox=LinedInbox(self.inbox, line),
+            journal=at_the_end_of(line, self.journal, writes=JOURNAL_WRITES, reads=frozenset({"read"})),
+            heads=at_the_end_of(line, self.heads, writes=HEAD_WRITES, reads=frozenset({"get"}), standing=self.standing),
+            inbox=at_the_end_of(line, self.inbox, writes=INBOX_WRITES, reads=frozenset({"read"}), prefix="inbox_"),
             wake_ups=self.wake_ups,
             callbacks=self.callbacks,
-            quotas=LinedQuotas(self.quotas, line, self.standing),
+            quotas=at_the_end_of(line, self.quotas, writes=QUOTA_WRITES, standing=self.standing),
             artifacts=self.artifacts,
             notifications=self.notifications,
         )
