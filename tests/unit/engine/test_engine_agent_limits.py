@@ -11,6 +11,7 @@ from actors import ManualClock, settle
 from orchestrator import Orchestrator, RegistrationError, RetryPolicy, SessionContext
 from orchestrator.agents.limits import TokenBucket
 from orchestrator.app import Rate
+from orchestrator.session.events import SessionCompleted
 from orchestrator.session.transitions import ENDED
 
 
@@ -132,6 +133,8 @@ async def test_two_agents_do_not_share_their_places() -> None:
         await world.until(lambda: "b" in world.standing and world.standing["b"].status in ENDED)
         await desk.answer("desk")
         await world.until(lambda: world.standing["a"].status in ENDED)
+    ends = [(await world.recorded(session_id))[-1].event for session_id in ("a", "b")]
+    assert [SessionCompleted("desk"), SessionCompleted("passed")] == ends
 
 
 async def test_the_rate_lets_a_burst_pass_and_then_one_at_a_time() -> None:

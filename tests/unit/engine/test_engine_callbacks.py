@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from engine_answers import Given, answers, waiting_handler
 from engine_line import PowerCut
-from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, until_end
+from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, told_live, until_end
 from engine_world import NOON, Diary, Node, World, app_of
 
 from actors import settle
@@ -348,7 +348,9 @@ async def test_two_who_wait_for_one_answer_both_get_it() -> None:
         await ctx.wait_for_signal("end")
         return [*both, await callback.result()]
 
-    await same_end_whatever_happens(app_of(handler), told(answers(given, 3), answers(given, 3), end_signal))
+    app, plot = app_of(handler), told(answers(given, 3), answers(given, 3), end_signal)
+    assert SessionCompleted([3, 3, 3]) == (await (await told_live(app, plot)).recorded())[-1].event
+    await same_end_whatever_happens(app, plot)
 
 
 async def test_a_callback_that_is_slow_to_be_issued_is_not_overtaken() -> None:

@@ -5,14 +5,14 @@ import threading
 from collections.abc import Awaitable
 
 import pytest
-from engine_trials import cancel, same_end_whatever_happens, told, until_end
+from engine_trials import cancel, same_end_whatever_happens, told, told_live, until_end
 from engine_world import Diary, Gate, Handler, World, app_of
 
 from actors import settle
 from orchestrator import SessionContext, StepFailed
 from orchestrator.errors import SessionCancelled as Cancelled
 from orchestrator.inbox import SessionEnded, UnknownSession
-from orchestrator.session.events import SessionCancelled
+from orchestrator.session.events import SessionCancelled, SessionCompleted
 
 
 async def test_a_step_that_swallows_its_cancellation_leaves_no_trace_of_it() -> None:
@@ -180,7 +180,9 @@ async def test_a_failing_branch_does_not_overtake_what_its_siblings_had_begun() 
             return failed.operation
         return "?"
 
-    await same_end_whatever_happens(app_of(handler, slow=slow), told())
+    app = app_of(handler, slow=slow)
+    assert SessionCompleted("bad") == (await (await told_live(app, told())).recorded())[-1].event
+    await same_end_whatever_happens(app, told())
 
 
 async def test_an_async_step_is_broken_off_and_a_sync_one_is_left() -> None:
