@@ -1,4 +1,4 @@
-"""How many sessions this node holds against how many it may, and one thing at a time for each session."""
+"""How many sessions this node holds against how many it may, and one thing at a time for each session or tenant."""
 
 from __future__ import annotations
 
@@ -72,26 +72,26 @@ class Place:
 
 
 class Guards:
-    """One lock a session id, for as long as somebody holds or wants it (rule 2)."""
+    """One lock a key (a session's id, a tenant), for as long as somebody holds or wants it (rule 2)."""
 
     def __init__(self) -> None:
         self._guards: dict[str, Guard] = {}
 
-    def holding(self, session_id: str) -> Guard:
-        """Let one `async with` block at a time run for a session."""
-        guard = self._guards.get(session_id)
+    def holding(self, key: str) -> Guard:
+        """Let one `async with` block at a time run for that key."""
+        guard = self._guards.get(key)
         if guard is None:
-            guard = self._guards[session_id] = Guard(session_id, self._guards)
+            guard = self._guards[key] = Guard(key, self._guards)
         return guard
 
 
 class Guard:
-    """The lock of one session id, among those of the others."""
+    """The lock of one key, among those of the others."""
 
-    __slots__ = ("_guards", "_lock", "_session_id", "_users")
+    __slots__ = ("_guards", "_key", "_lock", "_users")
 
-    def __init__(self, session_id: str, guards: dict[str, Guard]) -> None:
-        self._session_id = session_id
+    def __init__(self, key: str, guards: dict[str, Guard]) -> None:
+        self._key = key
         self._guards = guards
         self._lock = asyncio.Lock()
         self._users = 0
@@ -111,4 +111,4 @@ class Guard:
     def _forget(self) -> None:
         self._users -= 1
         if not self._users:
-            del self._guards[self._session_id]
+            del self._guards[self._key]

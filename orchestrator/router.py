@@ -107,10 +107,7 @@ class Router:
             UnknownSession: nobody was accepted under that id. SessionEnded: it takes no message any more.
             MessageConflict: the message's id was used for another.
         """
-        head = await self.ports.heads.get(session_id)
-        if head is None:
-            raise UnknownSession(session_id)
-        head = await latest_of(self.ports.heads, head)
+        head = await self._latest_begun(session_id)
         if head.status in ENDED and head.status is not SessionStatus.CONTINUED:
             raise SessionEnded(session_id)
         if head.owner != self.ports.node_id or not await self._told_directly(head.session_id, message):
@@ -118,10 +115,7 @@ class Router:
 
     async def latest(self, session_id: str) -> Head:
         """Return HEAD of the session's latest generation. Raises `UnknownSession` and `NotYetThere`."""
-        head = await self.ports.heads.get(session_id)
-        if head is None:
-            raise UnknownSession(session_id)
-        head = await latest_of(self.ports.heads, head)
+        head = await self._latest_begun(session_id)
         if head.status is SessionStatus.CONTINUED:
             raise NotYetThere(f"{head.continued_as} is about to begin")
         return head
@@ -294,6 +288,13 @@ class Router:
         declared = self.ports.app.session_type(event.session_type)
         patches: list[Json] = [] if declared is None else [*sorted(declared.patches)]
         return replace(event, patches=patches or None)
+
+    async def _latest_begun(self, session_id: str) -> Head:
+        """Return HEAD of the latest generation that has begun, ended or not. Raises `UnknownSession`."""
+        head = await self.ports.heads.get(session_id)
+        if head is None:
+            raise UnknownSession(session_id)
+        return await latest_of(self.ports.heads, head)
 
     async def _following(self, head: Head) -> Head | None:
         """Return HEAD of the generation behind that one; `None` where none is, or it has not begun yet."""
