@@ -122,7 +122,9 @@ class Router:
 
     async def wake(self, session_id: str) -> None:
         """See to the inbox of a session that this node owns, or owned when the note was written."""
-        ref = self._system.get(session_id)
+        # One that is being brought to life has HEAD as it was before its inbox moved on: it must hear of that.
+        async with self._guards.holding(session_id):
+            ref = self._system.get(session_id)
         if ref is None:
             await self.claim(session_id)
             return

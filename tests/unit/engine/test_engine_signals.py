@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from engine_line import PowerCut
 from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, until_end
-from engine_world import Diary, Node, World, app_of
+from engine_world import Diary, Gate, Node, World, app_of
 
 from actors import settle
 from orchestrator import OperationTimedOut, SessionContext
 from orchestrator.errors import Poison
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
-from orchestrator.session.events import SessionCompleted
+from orchestrator.session.events import SessionCancelled, SessionCompleted
 from orchestrator.session.transitions import SessionStatus
 
 
@@ -323,6 +323,35 @@ async def test_a_signal_that_comes_while_its_session_leaves_memory_is_not_lost(s
                 await each.router.wake(session_id)
         assert SessionCompleted(7) == await world.end()
     assert 1 == await received(world)
+
+
+@pytest.mark.parametrize("begins", ["create", "claim"])
+@pytest.mark.parametrize("sender", ["owner", "other"])
+async def test_a_cancel_that_comes_while_its_session_is_brought_to_life_is_heard(begins: str, sender: str) -> None:
+    """HEAD is written, and its writer has not heard so yet; what it has in hand then is as it was before the cancel."""
+    gate = Gate()
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.invoke_agent("slow", "prompt")
+
+    app = app_of(handler, slow=gate.passing)
+    world = World()
+    async with world.node(app) as owner, world.node(app, "node-2") as other:
+        if begins == "claim":
+            await owner.start()
+            await settle()
+            await owner.system.stop("s")
+        owner.line.hold_answer(begins)
+        beginning = asyncio.ensure_future(owner.start() if begins == "create" else owner.claim())
+        await owner.line.until_held()
+        node = owner if sender == "owner" else other
+        sending = asyncio.ensure_future(node.deliveries.cancel("s", "enough", "1"))
+        await settle()
+        waking = [asyncio.ensure_future(owner.router.wake(each)) async for each in world.wake_ups.take("node-1")]
+        await settle()
+        owner.line.thaw()
+        await asyncio.gather(beginning, sending, *waking)
+        assert SessionCancelled("enough") == await world.end()
 
 
 async def test_a_session_does_not_leave_memory_between_asking_for_a_signal_and_getting_it() -> None:
