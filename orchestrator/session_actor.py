@@ -401,8 +401,9 @@ class SessionActor:
             self._log_end()
         self._is_released = True
         self._disarm()
-        if told or self._head.current.outbox:
-            # In the background: a child and its parent that end at once must not wait for each other.
+        if told or self._head.current.owner is not None:
+            # In the background: a child and its parent that end at once must not wait for each other. One that was
+            # claimed to be told of, and was told of meanwhile, is still to be given up.
             self._in_flight.tell(told, self._head)
         else:
             self._context.stop()

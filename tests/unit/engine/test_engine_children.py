@@ -160,6 +160,29 @@ async def test_a_child_that_dies_between_its_heads_end_and_its_outbox_tells_its_
     assert 1 == sum("CHILD_COMPLETED" in line for line in await world.story())
 
 
+async def test_an_end_that_is_told_while_another_node_takes_the_telling_over_leaves_nobody_its_owner() -> None:
+    """What is owned by a node is looked at by its audits, for as long as the node lives and a day longer."""
+    world = World()
+    app = family(outcome_of, child=doubled)
+    async with world.node(app) as node, world.node(app, "node-2") as other:
+        await node.start()
+        await settle()
+        child = await child_of(world)
+        node.line.hold_on("settle_outbox")
+        await world.pass_time(1)
+        await node.line.until_held()
+        other.line.hold_on("claim")
+        taking_over = asyncio.ensure_future(other.claim(child, only_unowned=True))
+        await other.line.until_held()
+        node.line.thaw()
+        await world.end()
+        other.line.thaw()
+        assert await taking_over
+        await settle()
+        head = await world.head(child)
+        assert ((), None, 2) == (head.outbox, head.owner, head.epoch)
+
+
 async def test_a_child_may_end_on_another_node_than_its_parents() -> None:
     """Each is where it is; the message finds the parent by its HEAD and inbox."""
     app, world = family(outcome_of, child=patient), World()
