@@ -23,6 +23,7 @@ from orchestrator.inbox.codec import encode_message
 from orchestrator.intake import Start
 from orchestrator.journal import JournalConflict, UnreadableEvent
 from orchestrator.journal.folding import read_state
+from orchestrator.owned_head import OwnedHead, Rest
 from orchestrator.session import decide
 from orchestrator.session import messages as m
 from orchestrator.session.ending import first_generation
@@ -386,11 +387,9 @@ class Router:
                 # The one that lives here lost its claim: HEAD says so. It is replaced.
                 await self._system.stop(head.session_id)
             except SystemDraining:
-                await self.ports.heads.release(
-                    head,
-                    SessionStatus.RUNNING,
-                    last_seq=head.last_seq,
-                    at=head.updated_at,
-                    wake_at=truncate_to_millis(self.ports.clock.now()),
-                )
+                # Whoever has it by now needs nobody to give it up.
+                with suppress(Stale):
+                    now = truncate_to_millis(self.ports.clock.now())
+                    owned = OwnedHead(self.ports.heads, head, self.ports.node_id)
+                    await owned.release(Rest(head.status, wake_at=now), last_seq=head.last_seq, at=head.updated_at)
                 return

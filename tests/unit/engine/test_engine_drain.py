@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from engine_world import NOON, Gate, Node, World, app_of, gated_app
 
 from actors import settle
@@ -106,6 +107,45 @@ async def test_a_start_that_meets_a_drain_half_way_is_accepted_and_left_to_anoth
     head = await world.head()
     assert (None, SessionStatus.RUNNING, NOON) == (head.owner, head.status, head.wake_at)
     assert SessionCompleted(result="passed") == await world.resume(app, dead_owner=None)
+
+
+@pytest.mark.parametrize("meanwhile", ["a message comes in", "another node takes it"])
+async def test_a_start_that_meets_a_drain_is_accepted_whatever_happens_to_its_head(meanwhile: str) -> None:
+    """The sender is answered that it is accepted; HEAD is given up unless somebody else has it by then."""
+    app, gate = gated_app()
+    gate.open()
+    world = World()
+    async with world.node(app) as node, world.node(app, "node-2") as other:
+        node.line.hold_answer("create")
+        starting = asyncio.ensure_future(node.start())
+        await node.line.until_held()
+        await node.system.drain(0)
+        if meanwhile == "a message comes in":
+            await other.deliveries.signal("s", "go", 1, "1")
+        else:
+            assert await other.claim(dead_owner="node-1")
+        node.line.thaw()
+        assert (await starting).is_new
+        await other.claim(only_unowned=True)
+        assert SessionCompleted(result="passed") == await world.end()
+
+
+async def test_an_end_that_is_claimed_by_a_node_that_drains_stays_an_end() -> None:
+    """Whoever asks meanwhile is told how it ended, and what is still to be told of it is left to another node."""
+
+    async def handler(ctx: SessionContext) -> None:
+        ctx.continue_as_new(None)
+
+    app, world = app_of(handler), World()
+    async with world.node(app) as node:
+        node.line.cut_before("settle_outbox")
+        await node.start()
+        await settle()
+    async with world.node(app, "node-2") as node:
+        await node.system.drain(0)
+        assert await node.claim()
+    head = await world.head()
+    assert (None, SessionStatus.CONTINUED, NOON, ("next",)) == (head.owner, head.status, head.wake_at, head.outbox)
 
 
 async def test_a_start_on_a_full_node_is_accepted_and_left_to_another() -> None:
