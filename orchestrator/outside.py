@@ -61,8 +61,9 @@ class NodeOutside:
             )
         except (InvalidPayload, IdempotencyConflict, Poison) as error:
             return _refused(effect, error.code, str(error))
-        if accepted.is_new:
+        if accepted.is_begun:
             return None
+        # The journal may be of another session that asked for the same child: even one that nobody accepted before us.
         return await self._end_of_shared(state, effect)
 
     async def end_child(self, parent: str, child_id: str, message: m.CancelAsked) -> None:

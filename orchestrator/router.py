@@ -59,10 +59,14 @@ class NotYetThere(OrchestratorError):
 @quick
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The session is durable. `is_new` is false where it was accepted before."""
+    """The session is durable. `is_new` is false where it was accepted before.
+
+    `is_begun` is true where this very request began its journal, and not one that was broken off, or came first.
+    """
 
     session_id: str
     is_new: bool
+    is_begun: bool = False
 
 
 class Router:
@@ -98,7 +102,7 @@ class Router:
         """Accept a session that begins with this event; see `start`. `has_slot`: of the generation before."""
         async with self._guards.holding(session_id):
             if await self._inserted_first(session_id, event, has_slot=has_slot):
-                return Accepted(session_id, is_new=True)
+                return Accepted(session_id, is_new=True, is_begun=True)
             return await self._accepted_before(session_id, event, has_slot=has_slot)
 
     async def deliver(self, session_id: str, message: m.Delivered, *, has_new_id: bool = False) -> None:

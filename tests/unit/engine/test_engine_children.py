@@ -247,6 +247,31 @@ async def test_two_parents_with_one_key_share_a_child() -> None:
     assert ["once"] == diary.entries
 
 
+async def test_a_parent_hears_of_a_child_whose_creation_another_had_begun_and_not_finished() -> None:
+    """The child's journal names who began it, and it tells nobody else of its end."""
+
+    async def parent(ctx: SessionContext) -> object:
+        return await ctx.run_session("child", 1, key="shared")
+
+    async def child(ctx: SessionContext, value: int) -> object:
+        await ctx.sleep(5)
+        return "done"
+
+    app, world = family(parent, child=child), World()
+    async with world.node(app) as node:
+        # The second one is the child's: its first event is written, and nobody has accepted it.
+        node.line.cut_before("create", calls=2)
+        await node.start(session_id="s")
+        await settle()
+    assert await world.heads.get(await child_of(world, "s")) is None
+    async with world.node(app, "node-2") as node:
+        await node.start(session_id="t")
+        await settle()
+        await live(world, node, "t")
+        await live(world, node, "s", dead=("node-1",))
+    assert Completed("done") == (await world.recorded("t"))[-1].event == (await world.recorded("s"))[-1].event
+
+
 async def test_a_shared_child_has_not_ended_while_it_continues_as_new() -> None:
     """Whoever looks between a generation's last event and its HEAD's end waits for the next one, as its parent does."""
 
