@@ -20,9 +20,9 @@ from orchestrator.session.values import Json, JsonObject, canonical_json
 
 CARRIED_IDS_MAX: Final = 1_000
 """Message ids that go along into the next generation: the latest ones; a redelivery later than that is unheard of."""
-CARRIED_IDS_BYTES_MAX: Final = 100_000
+CARRIED_IDS_BYTES_MAX: Final = 80_000
 CARRIED_SIGNALS_BYTES_MAX: Final = 60_000
-"""What goes along stands in one item with the next generation's input (I12)."""
+"""What goes along stands in one item with the next generation's input, of up to 250,000 bytes (I12)."""
 
 
 Waiting: TypeAlias = "HashTrieMap[str, tuple[SignalReceived, ...]]"
@@ -94,7 +94,9 @@ def mail_to_carry(mail: Mail) -> tuple[JsonObject | None, tuple[SignalReceived, 
 
     Those are told to it once more, in their order; so it must not know them yet.
     """
-    waiting = [signal for queue in mail.waiting.values() for signal in queue]
+    # A hash map's order differs between processes, and who takes over from a node that died here must leave the very
+    # same ones.
+    waiting = [signal for name in sorted(mail.waiting) for signal in mail.waiting[name]]
     fields: list[JsonObject] = [{"name": s.name, "message_id": s.message_id, "data": s.data} for s in waiting]
     fitting = _fitting(fields, CARRIED_SIGNALS_BYTES_MAX)
     left = tuple(waiting[fitting:])

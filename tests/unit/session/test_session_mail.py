@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from annotated_types import Le
 
+from orchestrator.journal.codec import encode
 from orchestrator.session import messages as m
-from orchestrator.session.events import CancelRequested, SignalReceived
+from orchestrator.session.events import CancelRequested, SessionStarted, SignalReceived
 from orchestrator.session.mail import (
     CARRIED_IDS_BYTES_MAX,
     CARRIED_IDS_MAX,
@@ -16,7 +18,12 @@ from orchestrator.session.mail import (
     mail_to_carry,
 )
 from orchestrator.session.values import Json, JsonObject, canonical_json
+from orchestrator.settings import Settings
 
+ITEM_BYTES_MAX = 400 * 1024
+"""DynamoDB, "Item size"."""
+BESIDE_BYTES = 10 * 1024
+"""A task token, the changes that the code knows, the item's other attributes."""
 LARGE = "x" * (CARRIED_SIGNALS_BYTES_MAX // 4)
 """The data of a signal of which three fit beside a next generation's input, and four do not."""
 
@@ -150,3 +157,33 @@ def test_what_is_carried_has_a_size_that_it_does_not_exceed() -> None:
     assert ids[-len(known) :] == list(known)
     assert len(canonical_json(known)) <= CARRIED_IDS_BYTES_MAX
     assert len(canonical_json(read)) <= CARRIED_IDS_BYTES_MAX + CARRIED_SIGNALS_BYTES_MAX
+
+
+def test_what_is_carried_of_signals_is_the_same_on_every_node() -> None:
+    """Name by name: who begins a next generation may die before the rest is told, and another node goes on."""
+    names = [f"name-{n}" for n in range(10)]
+    mail = NO_MAIL
+    for turn in (1, 2):
+        for name in reversed(names):
+            # In each process the names stand in another order in the map.
+            data = "x" * (CARRIED_SIGNALS_BYTES_MAX // 12)
+            mail = mail.with_signal(SignalReceived(name, f"{name}.{turn}", data))
+    carried, left = mail_to_carry(mail)
+    assert carried is not None
+    signals = carried["signals"]
+    assert isinstance(signals, list)
+    went = [str(signal["message_id"]) for signal in signals if isinstance(signal, dict)]
+    assert [f"{name}.{turn}" for name in names for turn in (1, 2)] == [*went, *(s.message_id for s in left)]
+
+
+def test_the_start_of_a_next_generation_fits_into_an_item_whatever_the_inline_limit() -> None:
+    """The input at the highest limit that can be set, all that may be carried, and what else stands there (I12)."""
+    limits = (each.le for each in Settings.model_fields["inline_limit_bytes"].metadata if isinstance(each, Le))
+    mail, payload = NO_MAIL, "x" * int(str(next(limits)))
+    for n in range(600):
+        mail = mail.with_signal(SignalReceived("go", f"{n:0128d}", "x" * 100))
+    for n in range(600, CARRIED_IDS_MAX):
+        mail = mail.with_known(f"{n:0128d}", "0" * 32)
+    carried, _ = mail_to_carry(mail)
+    started = SessionStarted("t" * 64, "n" * 128, payload, "0" * 64, "t" * 55, carried=carried)
+    assert len(encode(started)) <= ITEM_BYTES_MAX - BESIDE_BYTES
