@@ -8,7 +8,6 @@ from typing import Final
 
 from orchestrator.answers import message_of
 from orchestrator.callbacks import expiry_of, issued_with
-from orchestrator.errors import Poison
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
 from orchestrator.inbox.codec import decode_message
 from orchestrator.intake import Start
@@ -59,7 +58,7 @@ class NodeOutside:
                     parent_operation=effect.operation,
                 )
             )
-        except (InvalidPayload, IdempotencyConflict, Poison) as error:
+        except (InvalidPayload, IdempotencyConflict) as error:
             return _refused(effect, error.code, str(error))
         if accepted.is_begun:
             return None
