@@ -10,6 +10,8 @@ FILE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 # With a class of one letter in each, so that this file is none of what it looks for.
 TRACES = re.compile(r"/[h]ome/[a-z]|/[r]oot/|[T]ODO|[F]IXME")
+NAMED_FILE = re.compile(r"`((?:actors|bench|docs|examples|orchestrator|tests)/[\w./-]+\.(?:py|md))`")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 OTHER_WORDS = re.compile(r"\bworkflow|\bexecutor_id|\bjob\b", re.IGNORECASE)
 
 
@@ -48,6 +50,32 @@ def test_the_product_speaks_of_sessions_only() -> None:
     """Other words for a session are other systems'."""
     found = [f"{path.name}: {match.group()}" for path in _product() for match in OTHER_WORDS.finditer(path.read_text())]
     assert [] == found
+
+
+def test_what_the_documents_point_at_is_there() -> None:
+    """Files of the tree that they name, and the targets of their links."""
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # What one name stands for under another is looked at where it is.
+    pages = [ROOT / name for name in tracked.split() if not (ROOT / name).is_symlink()]
+    missing = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages
+        for name, base in (
+            *((found, ROOT) for found in NAMED_FILE.findall(page.read_text())),
+            *((found, page.parent) for found in LINK.findall(page.read_text())),
+        )
+        if not (base / name).exists()
+    ]
+    assert [] == missing
+
+
+def test_every_rule_that_a_comment_cites_is_listed() -> None:
+    """Whoever meets "rule 5" finds in `docs/architecture.md` what it says."""
+    listed = set(re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE))
+    code = [*_product(), *(ROOT / "tests").rglob("*.py")]
+    cited = {number for path in code for number in re.findall(r"\b[Rr]ules? (\d+)", path.read_text())}
+    assert set() == cited - listed
+    assert cited, "some are cited"
 
 
 def _product() -> list[Path]:
