@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from orchestrator.answers import TIMED_OUT, error_of, failure, message_of, success
+from orchestrator.artifacts import is_reference
 from orchestrator.artifacts.payloads import payload_key
 from orchestrator.callbacks import Callback, expiry_of, is_approval
 from orchestrator.calls import PERSON_LENGTH_MAX, REASON_LENGTH_MAX
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.inbox import SessionEnded
 from orchestrator.journal.folding import read_state
+from orchestrator.payloads import size_of
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState
@@ -131,6 +133,9 @@ class SessionDeliveries:
     async def signal(self, session_id: str, name: str, data: Json, message_id: str | None) -> str:
         """See `Deliveries.signal`."""
         signal = m.SignalSent(self._message_id(message_id), _checked("name", name), data)
+        if is_reference(data) or 2 * size_of(data) > self._ports.payloads.inline_bytes_max:
+            # It may go to the bucket, and must not for a session that takes no message (rule 1).
+            await self._router.open_head(session_id)
         key = payload_key(session_id, f"signal.{signal.message_id}")
         sealed = m.SignalSent(signal.message_id, name, await self._ports.payloads.seal(key, data))
         await self._router.deliver(session_id, sealed, has_new_id=message_id is None)

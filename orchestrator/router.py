@@ -112,11 +112,20 @@ class Router:
             UnknownSession: nobody was accepted under that id. SessionEnded: it takes no message any more.
             MessageConflict: the message's id was used for another.
         """
+        head = await self.open_head(session_id)
+        if head.owner != self.ports.node_id or not await self._told_directly(head.session_id, message):
+            await self._leave_in_inbox(head, message, has_new_id=has_new_id)
+
+    async def open_head(self, session_id: str) -> Head:
+        """Return HEAD of the latest generation of a session that takes messages.
+
+        Raises:
+            UnknownSession, SessionEnded: it takes none; see `deliver`.
+        """
         head = await self._latest_begun(session_id)
         if head.status in ENDED and head.status is not SessionStatus.CONTINUED:
             raise SessionEnded(session_id)
-        if head.owner != self.ports.node_id or not await self._told_directly(head.session_id, message):
-            await self._leave_in_inbox(head, message, has_new_id=has_new_id)
+        return head
 
     async def latest(self, session_id: str) -> Head:
         """Return HEAD of the session's latest generation. Raises `UnknownSession` and `NotYetThere`."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from engine_line import PowerCut
 from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, until_end
-from engine_world import Diary, Gate, Node, World, app_of
+from engine_world import PAYLOAD_BYTES_MAX, Diary, Gate, Node, World, app_of
 
 from actors import settle
 from orchestrator import OperationTimedOut, SessionContext
@@ -75,6 +75,22 @@ async def served_or_late(ctx: SessionContext) -> list[object]:
         first = "late"
     await ctx.wait_for_signal("end")
     return [first]
+
+
+async def test_a_large_signal_that_nobody_takes_leaves_nothing_in_the_bucket() -> None:
+    """Neither for a session that was never accepted (rule 1) nor for one that has ended."""
+
+    async def handler(ctx: SessionContext) -> str:
+        return "done"
+
+    world, large = World(), "x" * (PAYLOAD_BYTES_MAX + 1)
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        await world.end()
+        for session_id, refusal in (("nobody", UnknownSession), ("s", SessionEnded)):
+            with pytest.raises(refusal):
+                await node.deliveries.signal(session_id, "go", large, None)
+    assert {} == world.artifacts.objects
 
 
 @pytest.mark.parametrize("is_served", [True, False])
