@@ -33,17 +33,18 @@ class TellParent:
 
 @dataclass(frozen=True, slots=True)
 class EndChild:
-    """A child session that nobody waits for any more is to end."""
+    """A child session that nobody waits for any more is to end; `seq` is that of the event which ordered it."""
 
     parent: str
-    operation: str
+    seq: int
     child_id: str
     message: m.CancelAsked
 
     @property
     def notice_id(self) -> str:
         """What stands in the outbox."""
-        return f"child:{self.operation}"
+        # A parent may leave thousands of children, and the outbox stands in one item (I12): no name is short enough.
+        return f"child:{self.seq}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...
     told: list[Notice] = [
         EndChild(
             parent=state.session_id,
-            operation=op.operation_id,
+            seq=op.started_seq,
             child_id=op.order.child_id,
             message=cancel_of_child(state),
         )

@@ -312,8 +312,8 @@ class Session(RuleBasedStateMachine):
         assert self.state.has_ended or not told
         assert len(told) == len({notice.notice_id for notice in told})
         if self.state.has_ended:
-            children = {op.operation_id for op in self.state.open_operations.values() if op.kind is OperationKind.CHILD}
-            assert children == {notice.operation for notice in told if isinstance(notice, EndChild)}
+            children = {op.started_seq for op in self.state.open_operations.values() if op.kind is OperationKind.CHILD}
+            assert children == {notice.seq for notice in told if isinstance(notice, EndChild)}
 
     @invariant()
     def sums_and_counts_are_those_of_the_journal(self) -> None:

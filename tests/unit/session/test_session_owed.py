@@ -26,8 +26,11 @@ from session_history import (
     after,
 )
 
+from orchestrator.cluster.head_items import outbox_text
+from orchestrator.scopes import NAME_LENGTH_MAX
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
+from orchestrator.session.decide import EVENTS_MAX
 from orchestrator.session.ending import GRACE, LAST_GRACE
 from orchestrator.session.mail import CARRIED_SIGNALS_BYTES_MAX, mail_to_carry
 from orchestrator.session.notices import EndChild, StartNext, TellParent, cancel_of_child, notices
@@ -52,9 +55,13 @@ from orchestrator.session.owed import (
     next_instant,
     owed,
 )
-from orchestrator.session.state import SessionState
+from orchestrator.session.state import SessionState, evolve
 from orchestrator.session.values import ErrorRecord
 
+ITEM_BYTES_MAX = 400 * 1024
+"""DynamoDB, "Item size"."""
+BESIDE_BYTES = 16 * 1024
+"""HEAD's other attributes."""
 LIMITED = replace(STARTED, time_limit=3_600.0)
 CHILD_OF = replace(STARTED, parent="p", parent_operation="child#2")
 SECOND = NOON + timedelta(seconds=1)
@@ -247,11 +254,23 @@ def test_an_end_ends_the_children_that_nobody_waits_for_any_more(end: e.Event) -
     children = [e.ChildStarted(f"k{n}", "child", f"child-{n}", None) for n in range(3)]
     told = notices(after(*children, TIMER, e.ChildCompleted("k1", None), end, started=CHILD_OF))
     ended = [notice for notice in told if isinstance(notice, EndChild)]
-    assert {"child-0": "child:k0", "child-2": "child:k2"} == {n.child_id: n.notice_id for n in ended}
+    assert {"child-0": "child:2", "child-2": "child:4"} == {n.child_id: n.notice_id for n in ended}
     assert {m.CancelAsked("parent:s", "its parent session ended")} == {notice.message for notice in ended}
     others = [notice for notice in told if not isinstance(notice, EndChild)]
     assert [StartNext if isinstance(end, e.SessionContinued) else TellParent] == [type(notice) for notice in others]
     assert len(told) == len({notice.notice_id for notice in told})
+
+
+def test_what_an_end_has_to_tell_fits_into_head_however_many_children_are_open() -> None:
+    """As many as a journal can hold, under names as long as they may be (I12)."""
+    state = after()
+    for seq in range(state.last_seq + 1, EVENTS_MAX):
+        order = e.ChildStarted(f"{'n' * (NAME_LENGTH_MAX - 6)}#{seq}", "child", f"child-{seq}", None)
+        state = evolve(state, e.Recorded(seq, order, NOON, 1, "n", f"e{seq}"))
+    end = e.Recorded(EVENTS_MAX, e.SessionCancelled("no more"), NOON, 1, "n", "end")
+    outbox = outbox_text(tuple(notice.notice_id for notice in notices(evolve(state, end), has_slot=True)))
+    assert outbox is not None
+    assert len(outbox) <= ITEM_BYTES_MAX - BESIDE_BYTES
 
 
 def test_a_session_that_continues_leaves_all_that_its_next_generation_needs() -> None:
