@@ -21,7 +21,7 @@ from orchestrator.journal.folding import read_state
 from orchestrator.payloads import size_of
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
-from orchestrator.session.state import Operation, SessionState
+from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ID_PATTERN, ID_SAYS, Json, JsonObject, canonical_json
 
@@ -33,12 +33,19 @@ CallbackStatus: TypeAlias = Literal["SUCCESS", "FAILURE"]
 
 
 class UnknownCallback(OrchestratorError):
-    """No session promised such a callback, or asked for such an approval."""
+    """No session promised such a callback (`UnknownApproval`: or asked for such an approval)."""
 
     code = "UNKNOWN_CALLBACK"
 
     def __init__(self, callback_id: str) -> None:
         super().__init__(f"no callback {callback_id!r:.150} was created")
+
+
+class UnknownApproval(UnknownCallback):
+    """The session asked for no such approval."""
+
+    def __init__(self, session_id: str, name: str) -> None:
+        OrchestratorError.__init__(self, f"session {session_id!r:.150} asked for no approval {name!r:.150}")
 
 
 class WrongToken(OrchestratorError):
@@ -115,7 +122,7 @@ class Deliveries(Protocol):
 
         Raises:
             UnknownSession: it was never accepted.
-            UnknownCallback: it asked for no such approval.
+            UnknownApproval: it asked for no such one.
             NotAnApprover: the approval is for others.
             CallbackAnswered, CallbackExpired, SessionEnded: as for a callback.
         """
@@ -166,7 +173,7 @@ class SessionDeliveries:
         head = await self._router.latest(session_id)
         order = await self._order(head.session_id, name)
         if order is None:
-            raise UnknownCallback(name)
+            raise UnknownApproval(session_id, name)
         check_approver(order, by)
         # Whoever may call this needs no token: its item may not have been written yet.
         issued = Callback(order.callback_id, head.session_id, name, frozenset({_nobody()}), order.times_out_at)
@@ -204,10 +211,9 @@ class SessionDeliveries:
         return head is not None and head.status is SessionStatus.CONTINUED
 
     async def _was_heard(self, callback: Callback) -> bool:
-        """Return whether the session had the answer before it ended: then its repetition is answered as the first."""
+        """Return whether the session had the answer before it ended; see `was_heard`."""
         state = await read_state(self._ports.journal, callback.session_id)
-        operation: Operation | None = None if state is None else state.operations.get(callback.operation)
-        return operation is not None and operation.is_settled
+        return state is not None and was_heard(state, callback)
 
     async def _approved(self, callback: Callback, result: Json) -> JsonObject:
         """Return the answer of a person with a token: who may give it stands in the journal, not in the token."""
@@ -234,6 +240,12 @@ def check_token(callback: Callback, token: str) -> None:
     known = [hmac.compare_digest(given, issued) for issued in callback.token_sha256]
     if not any(known):
         raise WrongToken(callback.callback_id)
+
+
+def was_heard(state: SessionState, callback: Callback) -> bool:
+    """Return whether the session had the answer before it ended: then its repetition is answered as the first."""
+    operation = state.operations.get(callback.operation)
+    return operation is not None and operation.is_settled
 
 
 def check_approver(asked: e.ApprovalRequested, by: str) -> None:

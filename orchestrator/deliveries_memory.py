@@ -11,6 +11,7 @@ from orchestrator.deliveries import (
     CallbackExpired,
     CallbackStatus,
     NotAnApprover,
+    UnknownApproval,
     UnknownCallback,
     WrongToken,
 )
@@ -68,7 +69,7 @@ class MemoryDeliveries:
             raise UnknownSession(session_id)
         promise = self.approvals.get((session_id, name))
         if promise is None:
-            raise UnknownCallback(f"{session_id}/{name}")
+            raise UnknownApproval(session_id, name)
         if promise.approvers is not None and by not in promise.approvers:
             raise NotAnApprover(by)
         self._answer(f"{session_id}/{name}", promise, [approved, by, comment])

@@ -93,8 +93,9 @@ def _state_view(head: Head, state: SessionState) -> JsonObject:
         error = {"type": state.error.type, "code": state.error.code, "message": state.error.message}
     elif status is SessionStatus.BLOCKED:
         error = {"type": "Blocked", "code": "BLOCKED", "message": str(head.attributes.get(BLOCKED_ERROR, ""))}
-    # As they were asked for: a hash map keeps no order.
-    current = sorted((op for op in state.operations.values() if not op.is_settled), key=lambda op: op.started_seq)
+    # As they were asked for: a hash map keeps no order. What an end left open waits for nothing any more.
+    still_open = () if state.has_ended else (op for op in state.operations.values() if not op.is_settled)
+    current = sorted(still_open, key=lambda op: op.started_seq)
     return {
         "state": status.value,
         "updated_at": format_instant(state.updated_at),

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
@@ -54,7 +55,7 @@ async def connect() -> AsyncIterator[Clients]:
     """Yield clients made from the environment (region, endpoint and credentials are the SDK's own settings).
 
     Raises:
-        SettingsError: no region is set.
+        SettingsError: no region is set, or an endpoint that is no address.
         Unavailable: no credentials can be found.
     """
     session = get_session()
@@ -71,6 +72,8 @@ async def connect() -> AsyncIterator[Clients]:
     )
     async with AsyncExitStack() as stack:
         try:
+            for service in ("dynamodb", "sqs", "s3"):
+                _check_endpoint(_endpoint_of(session, service))
             credentials = await session.get_credentials()
             if credentials is None:
                 raise Unavailable("no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give the task a role")
@@ -105,11 +108,30 @@ async def _signed(
         yield SignedClient(exchange, credentials, url=url, region=meta.region_name, service=service, target=target)
 
 
+def _endpoint_of(session: AioSession, service: str) -> str | None:
+    """Return the address that the environment or the profile sets for a service; `None` where it is AWS's own."""
+    provider = ConfiguredEndpointProvider(
+        full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name=service
+    )
+    url: str | None = provider.provide()
+    return url
+
+
+def _check_endpoint(url: str | None) -> None:
+    """Return if requests can be sent there: the SDK raises a `ValueError` that names no setting, if any."""
+    try:
+        parts = None if url is None else urlsplit(url)
+        # To ask for the port is to parse it.
+        is_address = parts is None or (parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise SettingsError(f"AWS_ENDPOINT_URL: {url!r:.150} is not an http address")
+
+
 def _s3_config(session: AioSession) -> AioConfig:
     """Return what S3 wants besides: URLs signed by version 4, and the bucket in the path where an endpoint is set."""
-    endpoint_url = ConfiguredEndpointProvider(
-        full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
-    ).provide()
+    endpoint_url = _endpoint_of(session, "s3")
     return AioConfig(
         signature_version="s3v4",
         # The name of an emulator's host does not resolve with a bucket's name in front.

@@ -31,12 +31,14 @@ from orchestrator.deliveries import (
     approvals_waited_for,
     check_approver,
     check_token,
+    was_heard,
 )
 from orchestrator.errors import OrchestratorError
 from orchestrator.inbox import SessionEnded, UnknownSession
 from orchestrator.journal import Journal
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.journal.folding import read_state
+from orchestrator.session import events as e
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import JsonObject, compact_json, is_valid_id
 from orchestrator.settings import Settings
@@ -109,13 +111,16 @@ class Client:
         """Return if an answer with this token can succeed, as far as the table tells now.
 
         Raises:
-            UnknownCallback, WrongToken, CallbackExpired: it cannot.
+            UnknownCallback, WrongToken, CallbackExpired: it cannot. SessionEnded: nobody waits for it any more.
         """
         callback = await self.callbacks.get(callback_id) if is_valid_id(callback_id) else None
         if callback is None:
             raise UnknownCallback(callback_id)
         check_token(callback, token)
         self._check_time(callback)
+        state = await read_state(self.journal, callback.session_id)
+        if state is not None and state.has_ended and not was_heard(state, callback):
+            raise SessionEnded(callback.session_id)
 
     async def token_for_approval(self, session_id: str, name: str, by: str) -> tuple[str, str]:
         """Return the callback id of an approval that the session waits for, and a token issued for `by` to answer it.
@@ -160,17 +165,24 @@ class Client:
         _check(session_id)
         return await session_view(self.heads, self.journal, session_id)
 
-    async def wait_for_end(self, session_id: str, message_id: str, *, seconds_max: float) -> JsonObject | None:
+    async def wait_for_end(
+        self, session_id: str, message_id: str, payload_sha256: str, *, seconds_max: float
+    ) -> JsonObject | None:
         """Return the session once its last generation has ended, its result fetched; `None` if not within that time.
 
         Raises:
-            SubmissionRefused: the message that asked for it was dead-lettered.
+            SubmissionRefused: the message that asked for it was dead-lettered, or will be: another payload has the id.
         """
-        pause = POLL_SECONDS_FIRST
+        pause, is_ours = POLL_SECONDS_FIRST, False
         deadline = self.patience.clock.monotonic() + seconds_max
         while self.patience.clock.monotonic() < deadline:
             try:
-                if _has_ended(await latest_head(self.heads, session_id)):
+                head = await latest_head(self.heads, session_id)
+                if not is_ours:
+                    # Before the first one's end is taken for this one's: it may have ended long ago.
+                    await self._check_payload(session_id, payload_sha256)
+                    is_ours = True
+                if _has_ended(head):
                     view = await self.view(session_id)
                     return {**view, "result": await self.payloads.open(view.get("result"))}
             except UnknownSession:
@@ -179,6 +191,15 @@ class Client:
             await self.patience.clock.sleep(pause)
             pause = min(pause * 1.5, POLL_SECONDS_MAX)
         return None
+
+    async def _check_payload(self, session_id: str, payload_sha256: str) -> None:
+        async for recorded in self.journal.read(session_id):
+            first = recorded.event
+            if isinstance(first, e.SessionStarted) and first.payload_sha256 != payload_sha256:
+                raise SubmissionRefused(
+                    f"IDEMPOTENCY_CONFLICT: session {session_id} was accepted with another payload; use another key"
+                )
+            return
 
     async def events(self, session_id: str, show: Callable[[JsonObject], None], *, follow: bool) -> None:
         """Show the session's events; with `follow`, until the last one of its last generation.

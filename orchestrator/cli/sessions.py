@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import uuid
 from typing import Final
@@ -22,6 +23,7 @@ from orchestrator.session.values import (
     Json,
     JsonObject,
     derive_session_id,
+    payload_digest,
 )
 
 WAIT_SECONDS_DEFAULT: Final = 3_600.0
@@ -52,6 +54,9 @@ def submit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Start a session through the queue."""
     value = json_argument(input_text, "--input")
+    if math.isnan(timeout):
+        # It lies in every range, and no time is over before it.
+        fail("--timeout: 'nan' is no number of seconds", Exit.USAGE)
     if SESSION_TYPE_PATTERN.fullmatch(session_type) is None:
         fail(f"TYPE: {session_type!r:.100} is no session type (1 to 64 of A-Z a-z 0-9 _ . -)", Exit.USAGE)
     if tenant is not None:
@@ -74,7 +79,8 @@ def submit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
             return None
         if not json_output:
             tell(f"{session_id} submitted; waiting", dim=True)
-        return await client.wait_for_end(session_id, message_id, seconds_max=timeout)
+        digest = payload_digest(session_type, tenant or TENANT_DEFAULT, value)
+        return await client.wait_for_end(session_id, message_id, digest, seconds_max=timeout)
 
     ended = with_client(run)
     if ended is None and not wait:

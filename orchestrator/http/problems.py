@@ -34,6 +34,7 @@ STATUSES: Final[Mapping[type[OrchestratorError], HTTPStatus]] = {
     MessageConflict: HTTPStatus.CONFLICT,
     SessionEnded: HTTPStatus.CONFLICT,
     deliveries.UnknownCallback: HTTPStatus.NOT_FOUND,
+    deliveries.UnknownApproval: HTTPStatus.NOT_FOUND,
     deliveries.WrongToken: HTTPStatus.FORBIDDEN,
     deliveries.NotAnApprover: HTTPStatus.FORBIDDEN,
     deliveries.CallbackAnswered: HTTPStatus.CONFLICT,

@@ -133,6 +133,17 @@ async def test_the_commands_start_and_show_sessions(deployment: Deployment) -> N
     assert (1, "", True) == (code, out, "INVALID_INPUT: input.item: Field required" in err), err
 
 
+async def test_waiting_for_a_start_whose_key_is_taken_tells_of_the_conflict(deployment: Deployment) -> None:
+    """The first one's result is none of this payload's: exit 1 with the code, whether the first has ended or not."""
+    worker = await deployment.start()
+    for session_type, first in (("echo", '"tea"'), ("takes-signals", "1")):
+        code, out, err = await deployment.cli("submit", session_type, "--input", first, "--key", "taken", "--json")
+        assert 0 == code, err
+        await worker.logged("session_accepted", session_id=json.loads(out)["session_id"])
+        code, out, err = await deployment.cli("submit", session_type, "--input", "2", "--key", "taken", "--wait")
+        assert (1, "", True) == (code, out, "IDEMPOTENCY_CONFLICT" in err), err
+
+
 async def test_a_live_journal_is_replayed_against_the_code_of_today(deployment: Deployment, tmp_path: Path) -> None:
     """`replay` says that it matches, or the first difference; nothing runs, and a recording replays in a test."""
     worker = await deployment.start()
@@ -192,6 +203,9 @@ async def test_commands_that_cannot_succeed_say_why_in_one_line(deployment: Depl
         (("status", "x"), {"ORCHESTRATOR_TABLE": "missing"}, 4, "missing"),
         (("serve", "tests.integration.sample_app:app"), {"ORCHESTRATOR_QUEUE": "missing"}, 4, "provision"),
         (("health", "--url", "http://127.0.0.1:9"), {}, 4, "127.0.0.1:9"),
+        (("list",), {"AWS_ENDPOINT_URL": "nonsense"}, 2, "AWS_ENDPOINT_URL: 'nonsense'"),
+        (("list",), {"AWS_ENDPOINT_URL": "http://a:many"}, 2, "AWS_ENDPOINT_URL"),
+        (("submit", "echo", "--wait", "--timeout", "nan"), {}, 2, "--timeout"),
         (("list",), {"ORCHESTRATOR_PORT": "many"}, 2, "ORCHESTRATOR_PORT"),
         (("list",), {"ORCHESTRATOR_NODE_TIMEOUT_SECONDS": "6"}, 2, "ORCHESTRATOR_NODE_TIMEOUT_SECONDS"),
     ]

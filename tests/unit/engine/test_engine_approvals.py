@@ -157,7 +157,7 @@ async def test_answers_that_fit_nothing_are_refused() -> None:
         with pytest.raises(UnknownSession):
             await node.deliveries.approve("nobody", "publish", True, "ann", None)
         for name in ("draft", "other"):
-            with pytest.raises(UnknownCallback):
+            with pytest.raises(UnknownCallback, match=f"asked for no approval '{name}'"):
                 await approved(name=name)(world, node)
         for bad in (approved(""), approved("x" * 201), approved(comment="x" * 1_001)):
             with pytest.raises(Poison):
