@@ -81,14 +81,21 @@ def replay(
         except UnreadableEvent as error:
             raise UnreadableRecording(str(error)) from None
 
+    if _is_in_a_loop():
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(_run, run()).result()
+    else:
+        # A loop of its own, which ends with whatever the handler left behind.
+        _run(run())
+
+
+def _is_in_a_loop() -> bool:
+    # Asked apart from the replay: raised while this error is handled, a difference would be shown as its consequence.
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # A loop of its own, which ends with whatever the handler left behind.
-        _run(run())
-    else:
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(_run, run()).result()
+        return False
+    return True
 
 
 def _run(work: Coroutine[object, object, None]) -> None:

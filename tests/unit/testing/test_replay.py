@@ -178,6 +178,14 @@ async def test_the_first_difference_is_told(handler: Handler, difference: str) -
     assert [] == RAN
 
 
+def test_a_difference_is_all_that_a_failed_test_shows() -> None:
+    """Outside a loop too, where a test of an own CI runs: no other error stands before it in the traceback."""
+    events = asyncio.run(recorded(abc))
+    with pytest.raises(testing.ReplayFailed) as failed:
+        testing.replay(events, app_of(renamed))
+    assert failed.value.__context__ is None
+
+
 @pytest.mark.parametrize("handler", [added_last, removed_last, raises, continues])
 async def test_an_open_session_is_compared_as_far_as_its_journal_goes(handler: Handler) -> None:
     """What a handler asks for beyond that is new, and allowed."""
