@@ -22,7 +22,10 @@ comment_option = click.option("--comment", default=None, help="Why; it stands in
 @comment_option
 @as_json
 def approve_command(session_id: str, name: str, by: str, comment: str | None, json_output: bool) -> None:
-    """Say yes to what a session asks for; `orchestrator status ID` shows what that is."""
+    """Say yes to what a session asks for.
+
+    `orchestrator status ID` shows what that is.
+    """
     _answer(session_id, name, True, by, comment, json_output=json_output)
 
 

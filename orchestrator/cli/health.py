@@ -25,7 +25,7 @@ PORT_DEFAULT: Final = 8080
 @click.option("--url", default=None, help="Base address of the node (default: this host, ORCHESTRATOR_PORT).")
 @as_json
 def health_command(url: str | None, json_output: bool) -> None:
-    """Ask a node whether it is well: the probe of the container's health check."""
+    """Ask a node whether it is well; a container's probe."""
     address = (url or f"http://127.0.0.1:{_own_port()}").rstrip("/")
     if not address.startswith(("http://", "https://")):
         fail(f"--url: {address!r} is not an http address", Exit.USAGE)

@@ -22,25 +22,21 @@ class Place(NamedTuple):
 
 PLACES: Final = {
     "serve": Place("running", "Run one node until SIGTERM, then drain it."),
-    "dev": Place("running", "Run a node with a local AWS emulator; its state stays in .orchestrator/."),
-    "provision": Place("provisioning", "Create the table, the queues and the bucket where they are missing."),
-    "health": Place("health", "Ask a node whether it is well: the probe of the container's health check."),
+    "dev": Place("running", "Run a node with a local AWS emulator, in .orchestrator/."),
+    "provision": Place("provisioning", "Create the table, queues and bucket where they are missing."),
+    "health": Place("health", "Ask a node whether it is well; a container's probe."),
     "submit": Place("sessions", "Start a session through the queue."),
     "status": Place("sessions", "Show one session."),
     "events": Place("sessions", "Show a session's journal, one event a line."),
     "list": Place("sessions", "List sessions, the latest change first."),
     "signal": Place("messages", "Send a session a signal."),
     "callback": Place("messages", "Answer a callback."),
-    "cancel": Place("messages", "Ask a session to end: its handler may clean up, its undo steps run."),
-    "approve": Place("approvals", "Say yes to what a session asks for; `orchestrator status ID` shows what that is."),
+    "cancel": Place("messages", "Ask a session to end."),
+    "approve": Place("approvals", "Say yes to what a session asks for."),
     "reject": Place("approvals", "Say no to what a session asks for."),
-    "replay": Place(
-        "replaying", "Play a session's journal against the handler of today, and tell the first difference."
-    ),
+    "replay": Place("replaying", "Play a session's journal against today's handler."),
     "tenants": Place("tenants", "Limit how many sessions of a tenant run at once."),
-    "completion": Place(
-        "completion", "Print a shell's completion script, as for: source <(orchestrator completion bash)."
-    ),
+    "completion": Place("completion", "Print a shell's completion script."),
 }
 
 

@@ -42,7 +42,10 @@ def signal_command(session_id: str, name: str, data_text: str, message_id: str |
 @click.option("--reason", default=None, help="Why; it stands in the journal.")
 @as_json
 def cancel_command(session_id: str, reason: str | None, json_output: bool) -> None:
-    """Ask a session to end: its handler may clean up, its undo steps run."""
+    """Ask a session to end.
+
+    Its handler may clean up, and its undo steps run.
+    """
     if reason is not None:
         text_argument(reason, "--reason", length_max=REASON_LENGTH_MAX)
     message: JsonObject = {

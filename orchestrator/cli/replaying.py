@@ -23,9 +23,10 @@ from orchestrator.session.values import JsonObject
 @click.argument("target", metavar="MODULE:APP")
 @as_json
 def replay_command(session_id: str, target: str, json_output: bool) -> None:
-    """Play a session's journal against the handler of today, and tell the first difference.
+    """Play a session's journal against today's handler.
 
-    Nothing is run and nothing is written: no step, no agent. Exit code 1: they do not match.
+    Nothing is run and nothing is written: no step, no agent. Exit code 1: they do not match, and the first
+    difference is told.
     """
     id_argument(session_id, "ID")
     app = load_app(target)

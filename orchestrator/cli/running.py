@@ -46,7 +46,7 @@ def serve_command(target: str) -> None:
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--emulator-port", type=int, default=None, help=f"Port of the AWS emulator (default {EMULATOR_PORT}).")
 def dev_command(target: str, emulator_port: int | None) -> None:
-    """Run a node with a local AWS emulator; its state stays in .orchestrator/."""
+    """Run a node with a local AWS emulator, in .orchestrator/."""
     settings = settings_of_process()
     configure_logging(log_format(settings))
     app = load_app(target)

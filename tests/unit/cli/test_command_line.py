@@ -13,6 +13,8 @@ from orchestrator.settings import Settings
 
 HEAVY = {"aiobotocore", "aiohttp", "botocore", "opentelemetry", "pydantic", "rich", "structlog", "uvloop"}
 HELP_LENGTH = 500
+COLUMNS = 78
+"""What click fills of a terminal that is 80 wide."""
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -21,6 +23,13 @@ def test_a_command_is_listed_as_it_calls_itself(name: str) -> None:
     listed, command = commands.commands[name], imported(name)
     assert name == listed.name == command.name
     assert command.get_short_help_str(HELP_LENGTH) == listed.get_short_help_str(HELP_LENGTH)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_command_tells_all_it_does_in_a_line_of_a_terminal(name: str) -> None:
+    """What `orchestrator --help` lists beside the longest name, is a whole sentence."""
+    beside = max(map(len, PLACES))
+    assert PLACES[name].help == commands.commands[name].get_short_help_str(COLUMNS - 6 - beside)
 
 
 @pytest.mark.parametrize(
