@@ -40,7 +40,7 @@ from orchestrator.calls import (
 )
 from orchestrator.invocation import check_progress
 from orchestrator.passages import SUBMIT_SUFFIX
-from orchestrator.scopes import Scope, current_scope, inside, parameters_wanted, reaches
+from orchestrator.scopes import NAME_LENGTH_MAX, Scope, current_scope, inside, parameters_wanted, reaches
 from orchestrator.session.values import ID_SAYS, SESSION_TYPE_PATTERN, Json, is_valid_agent_name, is_valid_id
 
 T = TypeVar("T")
@@ -48,6 +48,9 @@ I = TypeVar("I")  # noqa: E741 - an item
 
 UNDO_RETRY = RetryPolicy(max_attempts=5)
 """An undo step is tried more than once by itself: nobody is there any more to try it again."""
+
+FILE_PREFIX = "artifact:"
+FILE_NAME_LENGTH_MAX = NAME_LENGTH_MAX - len(FILE_PREFIX)
 
 _observed_at: ContextVar[datetime | None] = ContextVar("orchestrator_observed_at", default=None)
 
@@ -379,12 +382,15 @@ class ContextArtifacts:
 
     def put(self, name: str, data: Content) -> Operation[Json]:
         """Store `data` under `name` and return its reference, once. Raises `ValueError` for no name."""
+        if not is_valid_id(name) or len(name) > FILE_NAME_LENGTH_MAX or not name.strip("."):
+            says = f"1 to {FILE_NAME_LENGTH_MAX} of A-Z a-z 0-9 _ . : -"
+            raise ValueError(f"name: {name!r:.150} is no name of a file ({says})")
         artifacts, session_id = self._context._operations.artifacts, self._context.session_id
 
         async def store() -> Json:
             return await artifacts.put(session_id, name, data)
 
-        return self._context.step(f"artifact:{name}", store)
+        return self._context.step(f"{FILE_PREFIX}{name}", store)
 
     async def get(self, reference: Json) -> bytes:
         """Return the content.
@@ -394,9 +400,10 @@ class ContextArtifacts:
         """
         return await self._context._operations.artifacts.get(reference)
 
-    async def presigned_url(self, reference: Json, *, expires: timedelta) -> str:
-        """Return an address that anybody may read it at until then (at most 7 days); a new one at each call."""
-        return await self._context._operations.artifacts.presigned_url(reference, expires=expires)
+    async def presigned_url(self, reference: Json, *, expires: Duration) -> str:
+        """Return an address that anybody may read it at for that long (1 second to 7 days); a new one at each call."""
+        lasts = timedelta(seconds=seconds_of(expires, "expires"))
+        return await self._context._operations.artifacts.presigned_url(reference, expires=lasts)
 
 
 def _first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:

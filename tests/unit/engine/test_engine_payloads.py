@@ -310,6 +310,37 @@ async def test_a_handlers_own_files_are_put_once_and_read_back() -> None:
         assert len(files) == 2 or len(kept) < 2, "what is recorded is not put again"
 
 
+@pytest.mark.parametrize("name", ["", "..", "Über uns.pdf", "a/b.pdf", "x" * 92])
+async def test_a_name_that_no_file_can_have_is_refused_where_it_stands(name: str) -> None:
+    """At the call, and the error speaks of the file's name, not of the operation that is made of it."""
+
+    async def handler(ctx: SessionContext) -> object:
+        try:
+            await ctx.artifacts.put(name, "x")
+        except ValueError as error:
+            return [str(error).startswith(f"name: {name[:5]!r}"[:-1]), "1 to 91 of" in str(error)]
+        return await ctx.artifacts.put("x" * 91, "x")
+
+    assert SessionCompleted([True, True]) == await World().run(app_of(handler))
+
+
+async def test_a_link_lasts_for_seconds_or_a_timedelta() -> None:
+    """As every duration; one that is out of bounds is named."""
+
+    async def handler(ctx: SessionContext) -> object:
+        report = await ctx.artifacts.put("report.txt", "x")
+        found: list[str] = []
+        for expires in (timedelta(hours=1), 3_600, 3_600.0, 0, -1, float("nan"), timedelta(days=8)):
+            try:
+                found.append((await ctx.artifacts.presigned_url(report, expires=expires)).partition("?")[2])
+            except ValueError as error:
+                found.append(str(error).partition(":")[0])
+        return found
+
+    expected: list[Json] = [*(["expires=3600"] * 3), *(["expires"] * 4)]
+    assert SessionCompleted(expected) == await World().run(app_of(handler))
+
+
 async def test_a_file_that_is_gone_is_an_error_that_the_handler_can_catch() -> None:
     """It is the handler's own reference: it may know what to do."""
 
