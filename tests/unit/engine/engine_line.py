@@ -38,6 +38,16 @@ class Line:
         self._cut_at = 0
         self._reached = asyncio.Event()
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether nothing passes any more."""
+        return self._is_cut
+
+    @property
+    def is_held(self) -> bool:
+        """Whether some calls or answers are kept on their way."""
+        return self._held is not None
+
     def cut(self) -> None:
         """Let nothing pass any more, in neither direction."""
         self._is_cut = True
@@ -80,7 +90,7 @@ class Line:
 
     def thaw(self) -> None:
         """Let pass what was held."""
-        held, self._held = self._held, None
+        held, self._held, self._held_answer = self._held, None, ""
         if held is not None:
             held.set()
 

@@ -110,6 +110,10 @@ class World:
         self.jitter = 0.5
         self._numbers = itertools.count(1)
 
+    def number(self) -> int:
+        """Return a number that was never returned before."""
+        return next(self._numbers)
+
     @asynccontextmanager
     async def node(
         self, app: Orchestrator, node_id: str = "node-1", *, sessions_max: int = 1_000
@@ -133,7 +137,7 @@ class World:
                 clock=self.clock,
                 threads=threads,
                 agents=LocalAgents(app, threads, self.clock).named,
-                number=lambda: next(self._numbers),
+                number=self.number,
                 draw=lambda: self.jitter,
                 inline_bytes_max=PAYLOAD_BYTES_MAX,
                 sessions_max=sessions_max,
