@@ -156,11 +156,8 @@ class Driver:
         if not is_reference(value):
             # The handler may change what it is given; what the state holds must stay as the journal has it.
             return copied(value)
-        self._turnstile.hold()
-        try:
+        with self._turnstile.held():
             return await self._got(self._ports.payloads.open(value))
-        finally:
-            self._turnstile.release()
 
     def refuse(self, obstacle: Obstacle) -> None:
         """Block the session: told to the actor, not raised, because the handler's own `except` must not hide it."""
@@ -239,12 +236,9 @@ class Driver:
         if self._turnstile.known(operation + RESULT_SUFFIX) is None or not self.is_replaying:
             # Of one that is answered too, where it may yet be handed out: the answer can overtake the record of that.
             # Nothing overtakes it meanwhile: a replay, which issues none, would have another order.
-            self._turnstile.hold()
-            try:
+            with self._turnstile.held():
                 submitted = self._turnstile.known(operation + SUBMIT_SUFFIX)
                 standing = await self._got(self.tokens.issue(token, operation, order, submitted=submitted))
-            finally:
-                self._turnstile.release()
             if standing is not None and standing.answer is not None:
                 # Whoever had it decided may have died before it was delivered.
                 self._tell(message_of(standing))
@@ -295,11 +289,14 @@ class Driver:
         """See `Operations.progress`."""
         # Nothing hangs on people's events: one that is not recorded is not worth holding up a replay for.
         if self._turnstile.known(operation) is None and not self.is_replaying:
-            payload = await self.sealed(operation, lambda most: to_json(data, "data", bytes_max=most))
+            # Nor does anything overtake it while it is recorded: a replay passes it by at once.
+            with self._turnstile.held():
+                payload = await self.sealed(operation, lambda most: to_json(data, "data", bytes_max=most))
+                if not self._is_over:
+                    self._ports.tell(m.ProgressMade(operation, storable(message), percent, payload))
+                    await self._turnstile.reported(operation)
             if self._is_over:
                 await self._hold()
-            self._ports.tell(m.ProgressMade(operation, storable(message), percent, payload))
-            await self._turnstile.reported(operation)
 
     def patched(self, change_id: str) -> bool:
         """See `Operations.patched`."""

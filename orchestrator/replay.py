@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeAlias, TypeVar
 
 from actors import Clock
@@ -143,15 +144,17 @@ class Turnstile:
         self._on_stall, self._on_forced, self._handler = _unheard_stall, _unheard, None
         self._settling.close()
 
-    def hold(self) -> None:
-        """Hand nothing over until `release`: whoever got the last outcome is not done with it."""
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hand nothing over during the block: whoever got the last outcome is not done with it."""
         self._holds += 1
-
-    def release(self) -> None:
-        """Go on, once for each `hold`."""
-        self._holds -= 1
-        if not self._settling.is_on:
-            self._hand_over()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._settling.is_on:
+                # Whoever held it goes on first, and those who wait for that.
+                self._hand_over_soon(settles=self._has_branches)
 
     def breakable(self, operation_id: str, task: asyncio.Task[object]) -> None:
         """Let a stop break off what runs inside a task of the handler's own."""

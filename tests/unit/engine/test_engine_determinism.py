@@ -65,6 +65,34 @@ async def test_two_sessions_have_other_ids_and_other_chance() -> None:
     assert ends[0] != ends[1]
 
 
+async def test_a_branch_that_reports_progress_wins_and_loses_the_same_races_on_a_replay() -> None:
+    """Live, recording it takes a moment; what the others had done in that moment, a replay would not come to."""
+    diary = Diary()
+
+    async def reporting(ctx: SessionContext) -> None:
+        await diary.step(ctx, "begin")
+        for _ in range(3):
+            await ctx.progress("going on")
+
+    async def working(ctx: SessionContext) -> None:
+        for number in range(10):
+            await diary.step(ctx, f"step-{number}")
+
+    async def handler(ctx: SessionContext) -> str:
+        branches = [asyncio.ensure_future(branch(ctx)) for branch in (reporting, working)]
+        _, late = await asyncio.wait(branches, return_when=asyncio.FIRST_COMPLETED)
+        for each in late:
+            each.cancel()
+        await asyncio.wait(branches)
+        await ctx.sleep(10)
+        return "done"
+
+    app, whole = app_of(handler), World()
+    assert SessionCompleted("done") == await whole.run(app)
+    async for world in ends_alike_after_every_event(app, whole):
+        assert [] == world.errors_logged()
+
+
 async def test_progress_is_recorded_once_and_silent_on_replay() -> None:
     """A replayed handler reports again, and nobody hears it twice."""
 
