@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from orchestrator.answers import TIMED_OUT, error_of, failure, message_of, success
-from orchestrator.artifacts import is_reference
 from orchestrator.artifacts.payloads import payload_key
 from orchestrator.callbacks import Callback, expiry_of, is_approval
 from orchestrator.calls import PERSON_LENGTH_MAX, REASON_LENGTH_MAX
@@ -140,7 +139,7 @@ class SessionDeliveries:
     async def signal(self, session_id: str, name: str, data: Json, message_id: str | None) -> str:
         """See `Deliveries.signal`."""
         signal = m.SignalSent(self._message_id(message_id), _checked("name", name), data)
-        if is_reference(data) or 2 * size_of(data) > self._ports.payloads.inline_bytes_max:
+        if 2 * size_of(data) > self._ports.payloads.inline_bytes_max:
             # It may go to the bucket, and must not for a session that takes no message (rule 1).
             await self._router.open_head(session_id)
         key = payload_key(session_id, f"signal.{signal.message_id}")

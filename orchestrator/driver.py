@@ -13,7 +13,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from orchestrator.answers import message_of
 from orchestrator.app import SessionType
-from orchestrator.artifacts import ArtifactUnreadable, is_reference
+from orchestrator.artifacts import ArtifactUnreadable, disclosed, is_reference
 from orchestrator.callbacks import callback_id_of
 from orchestrator.calls import AgentCall, Approval, ApprovalCall, Callback, ChildCall, SessionArtifacts, StepCall, Undo
 from orchestrator.context import UNDO_RETRY, observe
@@ -155,7 +155,7 @@ class Driver:
         """Return the payload that a journal holds. Nothing overtakes it while it is fetched."""
         if not is_reference(value):
             # The handler may change what it is given; what the state holds must stay as the journal has it.
-            return copied(value)
+            return copied(disclosed(value))
         with self._turnstile.held():
             return await self._got(self._ports.payloads.open(value))
 
@@ -408,7 +408,7 @@ class Driver:
         if known.phase is Phase.FAILED:
             assert known.error is not None, f"{known.operation_id} failed without an error"
             raise revive(known.operation_id.removesuffix(RESULT_SUFFIX), known.kind, known.error)
-        return await self.opened(known.result) if is_reference(known.result) else copied(known.result)
+        return await self.opened(known.result) if is_reference(known.result) else copied(disclosed(known.result))
 
     async def _callback_result(self, operation: str) -> Json:
         result = operation + RESULT_SUFFIX

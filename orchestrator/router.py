@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from actors import ActorContext, ActorStopped, ActorSystem, DuplicateActor, Reply, Supervisor, SystemDraining
-from orchestrator.artifacts import is_reference
+from orchestrator.artifacts import enclosed
 from orchestrator.artifacts.payloads import payload_key
 from orchestrator.capacity import Guards, NodeCapacity
 from orchestrator.cluster import Head, NotOwner
@@ -281,9 +281,9 @@ class Router:
     async def _start_event(self, request: Start) -> SessionStarted:
         session_type = self.ports.app.session_type(request.session_type)
         patches: list[Json] = [] if session_type is None else [*sorted(session_type.patches)]
-        payload = request.input
-        if request.input_bytes > self.ports.payloads.inline_bytes_max or is_reference(payload):
-            payload = await self.ports.payloads.seal(payload_key(request.session_id, "1"), payload)
+        payload = enclosed(request.input)
+        if request.input_bytes > self.ports.payloads.inline_bytes_max:
+            payload = await self.ports.payloads.seal(payload_key(request.session_id, "1"), request.input)
         asked = decide.start(
             request.session_type, request.tenant, request.input, trace=request.trace, task_token=request.task_token
         )

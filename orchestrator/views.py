@@ -5,9 +5,11 @@ A view reads the journal, which is the truth; HEAD says only whether the session
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import assert_never
 
+from orchestrator.artifacts import disclosed
 from orchestrator.cluster import BLOCKED_ERROR, Head, Heads
 from orchestrator.cluster.generations import latest_of
 from orchestrator.errors import OrchestratorError
@@ -18,11 +20,15 @@ from orchestrator.journal.folding import read_state
 from orchestrator.session import events as e
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import JsonObject, format_instant
+from orchestrator.session.values import Json, JsonObject, format_instant
 
 
-async def session_view(heads: Heads, journal: Journal, session_id: str) -> JsonObject:
+async def session_view(
+    heads: Heads, journal: Journal, session_id: str, *, opened: Callable[[Json], Awaitable[Json]] | None = None
+) -> JsonObject:
     """Return one session with its current operations, result, error and usage: those of its latest generation.
+
+    A result that stands in the bucket is shown as its reference, or as `opened` reads it (see `PayloadStore.open`).
 
     Raises:
         UnknownSession: it was never accepted.
@@ -35,7 +41,9 @@ async def session_view(heads: Heads, journal: Journal, session_id: str) -> JsonO
         # The one case in which somebody surely looks: HEAD, and why there is no more.
         view["error"] = error_view(error)
     else:
-        view |= {} if state is None else _state_view(head, state)
+        if state is not None:
+            result = disclosed(state.result) if opened is None else await opened(state.result)
+            view |= {**_state_view(head, state), "result": result}
     if head.session_id != session_id:
         # Whoever asks for a session by the id it was started under knows it by no other.
         view |= {"session_id": session_id, "continued_as": head.session_id}
@@ -100,7 +108,6 @@ def _state_view(head: Head, state: SessionState) -> JsonObject:
         "state": status.value,
         "updated_at": format_instant(state.updated_at),
         "current_operations": [_operation_view(op) for op in current],
-        "result": state.result,
         "error": error,
         "usage": state.usage,
         "continued_as": state.continued_as,
@@ -144,7 +151,8 @@ def _wait_view(operation: Operation) -> tuple[JsonObject | None, datetime | None
         case e.CallbackCreated(callback_id=callback_id, times_out_at=until):
             return {"callback_id": callback_id}, until
         case e.ApprovalRequested(callback_id=callback_id, times_out_at=until) as asked:
-            return {"callback_id": callback_id, "subject": asked.subject, "approvers": asked.approvers}, until
+            subject = disclosed(asked.subject)
+            return {"callback_id": callback_id, "subject": subject, "approvers": asked.approvers}, until
         case e.ChildStarted(session_type=session_type, child_id=child_id):
             return {"session_id": child_id, "session_type": session_type, "link": f"/sessions/{child_id}"}, None
         case e.AgentStarted() | None:

@@ -27,6 +27,7 @@ EXPIRES_MAX: Final = timedelta(days=7)
 Content: TypeAlias = bytes | AsyncIterable[bytes] | Path
 
 _KEYS: Final = frozenset({"artifact", "bytes", "sha256"})
+_INLINE: Final = "inline"
 _ADDRESS: Final = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -164,6 +165,25 @@ def is_reference(value: Json) -> bool:
         and not isinstance(value["bytes"], bool)
         and isinstance(value["sha256"], str)
     )
+
+
+def is_enclosed(value: Json) -> bool:
+    """Return whether a value has the form of an enclosed one: `{"inline": …}` around what could be mistaken."""
+    return isinstance(value, dict) and len(value) == 1 and _INLINE in value and _is_ambiguous(value[_INLINE])
+
+
+def enclosed(value: Json) -> Json:
+    """Return the value as a journal holds it: enclosed where it could be mistaken for a reference, or for enclosed."""
+    return {_INLINE: value} if _is_ambiguous(value) else value
+
+
+def disclosed(value: Json) -> Json:
+    """Return the value that a journal holds, which is no reference; `enclosed` undone."""
+    return value[_INLINE] if isinstance(value, dict) and is_enclosed(value) else value
+
+
+def _is_ambiguous(value: Json) -> bool:
+    return is_reference(value) or is_enclosed(value)
 
 
 def check_key(key: str) -> None:

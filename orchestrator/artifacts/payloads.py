@@ -1,7 +1,7 @@
 """Which values of a journal stand in it, and which live in the bucket with a reference in their place.
 
-A reference found in a journal is always ours: a value that only looks like one is stored as an artifact, however small,
-so that nobody can make us read an object by sending us its name.
+A reference found in a journal is always ours: a value that only looks like one is enclosed, so that nobody can make us
+read an object by sending us its name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from orchestrator.artifacts import (
     ArtifactForeign,
     ArtifactRef,
     Artifacts,
+    disclosed,
+    enclosed,
     is_reference,
 )
 from orchestrator.payloads import PayloadTooLarge, parse_json
@@ -53,7 +55,7 @@ class PayloadStore:
         self.inline_bytes_max = inline_bytes_max
 
     async def seal(self, key: str, value: Json) -> Json:
-        """Return what the journal is to hold: the value itself, or the reference to where it was stored.
+        """Return what the journal is to hold: the value, `enclosed` where it must be, or the reference to its artifact.
 
         `key` comes from `payload_key`. Safe to repeat. Where another value stands under the key (an earlier attempt's,
         or that of a node which lost the session meanwhile), this one goes beside it, under a key with its hash.
@@ -62,8 +64,8 @@ class PayloadStore:
             ArtifactTooLarge: its JSON is longer than an artifact can be.
         """
         raw = compact_json(value).encode()
-        if len(raw) <= self.inline_bytes_max and not is_reference(value):
-            return value
+        if len(raw) <= self.inline_bytes_max:
+            return enclosed(value)
         try:
             ref = await self._put(key, raw)
         except ArtifactConflict:
@@ -74,12 +76,9 @@ class PayloadStore:
     async def seal_dump(self, session_id: str, name: str, dump: Callable[[int], Json]) -> Json:
         """Return what `dump(bytes_max)` returns, as `seal` does; most values fit: not measured twice, and in no key."""
         try:
-            value = dump(self.inline_bytes_max)
-            if not is_reference(value):
-                return value
+            return enclosed(dump(self.inline_bytes_max))
         except PayloadTooLarge:
-            value = dump(ARTIFACT_BYTES_MAX)
-        return await self.seal(payload_key(session_id, name), value)
+            return await self.seal(payload_key(session_id, name), dump(ARTIFACT_BYTES_MAX))
 
     async def open(self, value: Json) -> Json:
         """Return the value that a journal holds: read from the bucket where it is a reference, else as it is.
@@ -88,7 +87,7 @@ class PayloadStore:
             ArtifactMissing, ArtifactAltered, ArtifactForeign: see there.
         """
         if not is_reference(value):
-            return value
+            return disclosed(value)
         try:
             ref = ArtifactRef.from_json(value)
         except ValueError as malformed:

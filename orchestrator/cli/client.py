@@ -183,8 +183,7 @@ class Client:
                     await self._check_payload(session_id, payload_sha256)
                     is_ours = True
                 if _has_ended(head):
-                    view = await self.view(session_id)
-                    return {**view, "result": await self.payloads.open(view.get("result"))}
+                    return await session_view(self.heads, self.journal, session_id, opened=self.payloads.open)
             except UnknownSession:
                 if pause > REFUSAL_LOOKS_AFTER:
                     await self.check_refusal(message_id)

@@ -14,6 +14,7 @@ from orchestrator.artifacts import (
     ArtifactMissing,
     ArtifactRef,
     ArtifactTooLarge,
+    is_enclosed,
     is_reference,
 )
 from orchestrator.artifacts.coding import INLINE_BYTES, Decoder, Encoder
@@ -58,13 +59,29 @@ async def test_a_large_value_goes_to_the_bucket(payloads: PayloadStore, artifact
         assert (value, "application/json") == (json.loads(gzip.decompress(stored.body)), stored.content_type)
 
 
-async def test_what_looks_like_a_reference_is_stored(payloads: PayloadStore, artifacts: MemoryArtifacts) -> None:
+@pytest.mark.parametrize("value", [LOOKALIKE, {"inline": LOOKALIKE}, {"inline": {"inline": LOOKALIKE}}])
+async def test_what_looks_like_a_reference_is_enclosed(
+    payloads: PayloadStore, artifacts: MemoryArtifacts, value: Json
+) -> None:
     """So a reference in a journal is always ours: its sender gets back the value that he sent, and no object."""
-    sealed = await payloads.seal(KEY, LOOKALIKE)
-    assert INLINE_MAX > len(compact_json(LOOKALIKE))
-    assert LOOKALIKE != sealed
-    assert LOOKALIKE == await payloads.open(sealed)
-    assert [KEY] == list(artifacts.objects)
+    sealed = await payloads.seal(KEY, value)
+    assert {"inline": value} == sealed == await payloads.seal_dump("session-1", "a", lambda _: value)
+    assert value == await payloads.open(sealed)
+    assert {} == artifacts.objects
+
+
+@pytest.mark.parametrize(
+    "value", [{"inline": 1}, {"inline": LOOKALIKE, "more": 1}, {"inline": [LOOKALIKE]}, [LOOKALIKE]]
+)
+async def test_what_nobody_could_mistake_stays_as_it_is(payloads: PayloadStore, value: Json) -> None:
+    """An object of a user's own may well have such a key."""
+    assert value == await payloads.seal(KEY, value) == await payloads.open(value)
+
+
+async def test_a_large_value_that_looks_enclosed_comes_back_whole(payloads: PayloadStore) -> None:
+    """What comes out of the bucket is the value, whatever it looks like."""
+    value: Json = {"inline": {"artifact": "x" * INLINE_MAX, "bytes": 1, "sha256": ""}}
+    assert value == await payloads.open(await payloads.seal(KEY, value))
 
 
 async def test_a_reference_is_opened_once(payloads: PayloadStore) -> None:
@@ -92,7 +109,9 @@ async def test_a_reference_is_opened_once(payloads: PayloadStore) -> None:
 async def test_a_reference_has_three_keys_of_their_types(value: Json, expected: bool) -> None:
     """What does not have that form is a value, and stands in the journal as it is."""
     assert expected is is_reference(value)
-    assert expected is is_reference(await PayloadStore(MemoryArtifacts(), inline_bytes_max=1_000).seal(KEY, value))
+    sealed = await PayloadStore(MemoryArtifacts(), inline_bytes_max=1_000).seal(KEY, value)
+    assert expected is is_enclosed(sealed)
+    assert not is_reference(sealed)
 
 
 @pytest.mark.parametrize(

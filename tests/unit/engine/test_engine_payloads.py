@@ -348,7 +348,6 @@ async def test_a_file_that_is_gone_is_an_error_that_the_handler_can_catch() -> N
         report = await ctx.artifacts.put("report.txt", "x")
         world.artifacts.objects.clear()
         try:
-            # A small result that looks like a reference is in the bucket too, and was read already.
             return (await ctx.artifacts.get(report)).decode()
         except ArtifactMissing as error:
             return error.code

@@ -362,6 +362,24 @@ async def test_payloads_in_the_bucket_are_read_from_it_and_nothing_is_written() 
             testing.replay(session.events(), app_of(large))
 
 
+async def test_a_session_that_stored_a_file_is_replayed_without_the_bucket() -> None:
+    """What `put` returned stands in the journal: only a payload, or a file that is read again, is out of reach."""
+
+    async def files(ctx: SessionContext) -> object:
+        report = await ctx.artifacts.put("report.txt", "all is well")
+        await ctx.step("of", double, "twice")
+        return report
+
+    def double(text: str) -> str:
+        return 2 * text
+
+    async with testing.environment(app_of(files)) as env:
+        session = await env.start("main", session_id="filed")
+        result = await session.result()
+        assert "report.txt" in str(result)
+        testing.replay(session.events(), app_of(files))
+
+
 async def test_journals_are_files_named_after_their_sessions(tmp_path: Path) -> None:
     """A session records itself; a folder of such files is a list of cases."""
 
