@@ -9,7 +9,6 @@ from typing import Final
 from orchestrator.answers import message_of
 from orchestrator.callbacks import expiry_of, issued_with
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
-from orchestrator.inbox.codec import decode_message
 from orchestrator.intake import Start
 from orchestrator.journal.folding import read_state
 from orchestrator.notifications import ApprovalNotice, Notifications
@@ -75,12 +74,7 @@ class NodeOutside:
     async def start_next(self, notice: StartNext) -> None:
         """See `Outside.start_next`."""
         await self._router.begin(notice.session_id, self._router.renewed(notice.started), has_slot=notice.has_slot)
-        for signal in notice.signals:
-            await self.deliver(notice.session_id, m.SignalSent(signal.message_id, signal.name, signal.data))
-        before = notice.previous
-        for item in await self._ports.inbox.read(before):
-            await self.deliver(notice.session_id, decode_message(item))
-            await self._ports.inbox.delete(before, [item.message_id])
+        await self._router.hand_over(notice)
 
     async def deliver(self, session_id: str, message: m.Delivered) -> None:
         """See `Outside.deliver`."""

@@ -19,16 +19,17 @@ from orchestrator.cluster import Head, NotOwner
 from orchestrator.cluster.generations import latest_of
 from orchestrator.errors import OrchestratorError, Stale
 from orchestrator.inbox import InboxItem, MessageConflict, SessionEnded, UnknownSession, WakeUps
-from orchestrator.inbox.codec import encode_message
+from orchestrator.inbox.codec import decode_message, encode_message
 from orchestrator.intake import Start
 from orchestrator.journal import JournalConflict, UnreadableEvent
 from orchestrator.journal.folding import read_state
 from orchestrator.owned_head import OwnedHead, Rest
 from orchestrator.session import decide
 from orchestrator.session import messages as m
-from orchestrator.session.ending import first_generation
+from orchestrator.session.ending import first_generation, previous_generation
 from orchestrator.session.events import Recorded, SessionStarted
 from orchestrator.session.frozen import quick, replace
+from orchestrator.session.notices import NEXT, StartNext, notices
 from orchestrator.session.state import SessionState, begin
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import Json, truncate_to_millis
@@ -113,8 +114,17 @@ class Router:
             MessageConflict: the message's id was used for another.
         """
         head = await self.open_head(session_id)
-        if head.owner != self.ports.node_id or not await self._told_directly(head.session_id, message):
-            await self._leave_in_inbox(head, message, has_new_id=has_new_id)
+        await self._catch_up(head.session_id)
+        await self._tell(head, message, has_new_id=has_new_id)
+
+    async def hand_over(self, notice: StartNext) -> None:
+        """Tell the next generation what the one before was told and did not take, in order. Safe to repeat."""
+        await self._catch_up(notice.previous)
+        for signal in notice.signals:
+            await self._pass_on(notice.session_id, m.SignalSent(signal.message_id, signal.name, signal.data))
+        for item in await self.ports.inbox.read(notice.previous):
+            await self._pass_on(notice.session_id, decode_message(item))
+            await self.ports.inbox.delete(notice.previous, [item.message_id])
 
     async def open_head(self, session_id: str) -> Head:
         """Return HEAD of the latest generation of a session that takes messages.
@@ -315,6 +325,29 @@ class Router:
     async def _following(self, head: Head) -> Head | None:
         """Return HEAD of the generation behind that one; `None` where none is, or it has not begun yet."""
         return None if head.continued_as is None else await self.ports.heads.get(head.continued_as)
+
+    async def _catch_up(self, session_id: str) -> None:
+        """Let nothing overtake what was acknowledged before: whoever was to hand it over may have died meanwhile."""
+        previous = previous_generation(session_id)
+        head = None if previous is None else await self.ports.heads.get(previous)
+        if head is None or NEXT not in head.outbox:
+            return
+        try:
+            state = await read_state(self.ports.journal, head.session_id)
+        except UnreadableEvent as error:
+            raise NotYetThere(f"{session_id} is about to begin: {error}") from None
+        for notice in () if state is None else notices(state):
+            if isinstance(notice, StartNext):
+                await self.hand_over(notice)
+
+    async def _pass_on(self, session_id: str, message: m.Delivered) -> None:
+        # Nobody waits for it any more, or has it already.
+        with suppress(SessionEnded, UnknownSession, MessageConflict):
+            await self._tell(await self.open_head(session_id), message, has_new_id=False)
+
+    async def _tell(self, head: Head, message: m.Delivered, *, has_new_id: bool) -> None:
+        if head.owner != self.ports.node_id or not await self._told_directly(head.session_id, message):
+            await self._leave_in_inbox(head, message, has_new_id=has_new_id)
 
     async def _told_directly(self, session_id: str, message: m.Delivered) -> bool:
         """Return whether the session's actor on this node took the message."""

@@ -78,6 +78,15 @@ def next_generation(session_id: str, steps: int = 1) -> str:
             return f"{found['root']}:g{int(found['number']) + steps}"
 
 
+def previous_generation(session_id: str) -> str | None:
+    """Return the id of the journal that such a session continues; `None` for the first."""
+    found = _GENERATION.fullmatch(session_id)
+    if found is None:
+        return None
+    number = int(found["number"]) - 1
+    return found["root"] if number == 1 else f"{found['root']}:g{number}"
+
+
 def first_generation(session_id: str) -> str:
     """Return the id that such a session was accepted under."""
     found = _GENERATION.fullmatch(session_id)

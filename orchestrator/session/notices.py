@@ -7,7 +7,7 @@ recognise it by, so that telling it twice changes nothing (I6).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
@@ -16,6 +16,9 @@ from orchestrator.session.mail import mail_to_carry
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import OperationKind, SessionStatus
 from orchestrator.session.values import ID_LENGTH_MAX, JsonObject
+
+NEXT: Final = "next"
+"""Stands in the outbox of a journal that goes on in another one until that has begun, and was told what is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class StartNext:
     @property
     def notice_id(self) -> str:
         """What stands in the outbox."""
-        return "next"
+        return NEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,6 +260,34 @@ async def test_a_session_that_continues_in_time_lives_as_long_as_it_likes(monkey
     assert {12} == {len(await world.recorded(f"s:g{number}")) for number in range(2, 9)}
 
 
+@pytest.mark.parametrize("generations", [2, 3])
+async def test_nothing_overtakes_what_waits_to_be_handed_to_the_next_generation(generations: int) -> None:
+    """Whoever was to hand it over died when the next one had begun; the signal after it comes from somebody else."""
+
+    async def handler(ctx: SessionContext, value: int) -> object:
+        if value < generations:
+            ctx.continue_as_new(value + 1)
+        return [await ctx.wait_for_signal("go"), await ctx.wait_for_signal("go")]
+
+    app, world = app_of(handler), World()
+    async with world.node(app) as node, world.node(app, "node-2") as other:
+        node.line.hold_answer("end")
+        starting = asyncio.ensure_future(node.start(1))
+        await node.line.until_held()
+        await other.deliveries.signal("s", "go", "first", "m-1")
+        node.line.thaw()
+        node.line.cut_before("inbox_read")
+        await settle()
+        if generations > 2:
+            # It goes on once more, before anybody sees to the first one's outbox.
+            assert await other.router.claim("s:g2", dead_owner="node-1")
+            await settle()
+        await other.deliveries.signal("s", "go", "second", "m-2")
+        await live(world, other, f"s:g{generations}", dead=("node-1",))
+        starting.cancel()
+    assert SessionCompleted(["first", "second"]) == (await world.recorded(f"s:g{generations}"))[-1].event
+
+
 async def test_a_message_on_its_way_to_a_generation_that_goes_on_meanwhile_follows_it() -> None:
     """Its sender found the old one open; it lands in the new one, and nothing stays behind."""
     app, world = app_of(counting), World()

@@ -9,7 +9,14 @@ from session_history import AGENT_PHASES, CANCEL, ERROR, FORCED, NOON, STARTED, 
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.decide import CLEAN_UP_EVENTS, EVENTS_MAX, decide
-from orchestrator.session.ending import GRACE, LAST_GRACE, first_generation, grace_over_at, next_generation
+from orchestrator.session.ending import (
+    GRACE,
+    LAST_GRACE,
+    first_generation,
+    grace_over_at,
+    next_generation,
+    previous_generation,
+)
 from orchestrator.session.state import SessionState, Stop
 
 NOTHING = ()
@@ -185,6 +192,7 @@ def test_generations_are_numbered_under_the_first_id(session_id: str, following:
     """`<id>:g2`, `<id>:g3`: never a suffix on a suffix."""
     assert (following, first) == (next_generation(session_id), first_generation(session_id))
     assert first == first_generation(following)
+    assert session_id == previous_generation(following)
     (end,) = decide(after(session_id=session_id), m.HandlerContinued(None), NOON)
     assert e.SessionContinued(None, following) == end
 
