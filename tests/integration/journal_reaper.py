@@ -5,8 +5,9 @@ event says, once each; the resumption after every kill is let through but for th
 """
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -34,15 +35,14 @@ class JournalReaper:
 
     async def __call__(self, request: Request, raw: bytes, forward: Forward) -> Answer:
         """Answer one request to the table, or end whoever sent it."""
-        items = list(_written(request))
-        events = [" ".join(filter(None, [i["status"], i.get("operation")])) for i in items if "status" in i]
-        for event in events:
+        for event in _events(_written(request)):
             if event.endswith(HANDED_OVER) and self._kills(f"before {event}"):
                 return CUT
         answer = await forward(raw)
-        if answer.status != HTTPStatus.OK or b'"Error"' in answer.body:
-            # Such as the first event of a session whose start is told again.
+        if answer.status != HTTPStatus.OK:
             return answer
+        items = list(_taken(request, answer))
+        events = _events(items)
         self.story += events
         self.heads += [item["state"] for item in items if "state" in item]
         self._grown.fire()
@@ -97,6 +97,20 @@ async def reaping(upstream: str) -> AsyncIterator[tuple[JournalReaper, FaultProx
     async with fault_proxy(upstream) as proxy:
         proxy.arm("*", reaper, times=ALWAYS)
         yield reaper, proxy
+
+
+def _events(items: Iterable[dict[str, str]]) -> list[str]:
+    return [" ".join(filter(None, [i["status"], i.get("operation")])) for i in items if "status" in i]
+
+
+def _taken(request: Request, answer: Answer) -> Iterator[dict[str, str]]:
+    """Yield what of a request took effect: of a batch each statement is refused alone, such as a start told again."""
+    if request.operation != "BatchExecuteStatement":
+        yield from _written(request)
+        return
+    for item, response in zip(_written(request), json.loads(answer.body)["Responses"], strict=True):
+        if "Error" not in response:
+            yield item
 
 
 def _written(request: Request) -> Iterator[dict[str, str]]:
