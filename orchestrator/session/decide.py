@@ -21,7 +21,7 @@ EVENTS_WARNED_AT: Final = 5_000
 EVENTS_MAX: Final = 25_000
 """A journal is read whole whenever its session is activated: a session that lives long continues as a new one."""
 CLEAN_UP_EVENTS: Final = 100
-"""So many of these are kept for the handler's clean-up and its undo steps, once it is stopped for the length."""
+"""So many more are left to the handler's clean-up and its undo steps, once it is stopped for the length."""
 
 
 def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
@@ -32,10 +32,10 @@ def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
     if not events or type(events[-1]) in SESSION_TRANSITIONS:
         return events
     last_seq = state.last_seq + len(events)
-    if last_seq >= EVENTS_MAX:
+    if last_seq >= EVENTS_MAX + CLEAN_UP_EVENTS:
         return (e.SessionFailed(error=ending.journal_too_long(_too_long())),)
     is_stopped = state.stop is not None or isinstance(events[-1], e.CancelRequested)
-    if last_seq >= EVENTS_MAX - CLEAN_UP_EVENTS and not is_stopped:
+    if last_seq >= EVENTS_MAX and not is_stopped:
         return (*events, e.CancelRequested(_too_long(), cause="journal"))
     return events
 

@@ -220,9 +220,9 @@ async def test_a_request_to_continue_leaves_from_inside_branches_and_scopes() ->
 
 
 async def test_a_long_journal_is_warned_of_once_and_ended_with_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """5,000 events are too many, and 25,000 the end; here 20 and 60."""
+    """5,000 events are too many, and 25,000 the end; here 20 and 50."""
     monkeypatch.setattr("orchestrator.session_actor.EVENTS_WARNED_AT", 20)
-    monkeypatch.setattr(decide, "EVENTS_MAX", 60)
+    monkeypatch.setattr(decide, "EVENTS_MAX", 50)
     monkeypatch.setattr(decide, "CLEAN_UP_EVENTS", 10)
     undone = Diary()
 
@@ -243,7 +243,6 @@ async def test_a_long_journal_is_warned_of_once_and_ended_with_a_clear_error(mon
 async def test_a_session_that_continues_in_time_lives_as_long_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each generation counts for itself, and may end with its very last event."""
     monkeypatch.setattr(decide, "EVENTS_MAX", 12)
-    monkeypatch.setattr(decide, "CLEAN_UP_EVENTS", 0)
 
     async def handler(ctx: SessionContext, value: int) -> object:
         for number in range(10):

@@ -23,6 +23,7 @@ NOTHING = ()
 MILLI = timedelta(milliseconds=1)
 LIMITED = replace(STARTED, time_limit=3_600.0)
 LIMIT_AT = NOON + timedelta(hours=1)
+LONGEST = EVENTS_MAX + CLEAN_UP_EVENTS
 TOO_LONG = e.CancelRequested("too long", cause="journal")
 
 Verdict = m.HandlerReturned | m.HandlerRaised | m.HandlerContinued
@@ -207,7 +208,7 @@ def long(last_seq: int, *events: e.Event) -> SessionState:
 
 @pytest.mark.parametrize(
     ("last_seq", "is_over"),
-    [(EVENTS_MAX - 2, False), (EVENTS_MAX - 1, True), (EVENTS_MAX, True), (EVENTS_MAX + 7, True)],
+    [(LONGEST - 2, False), (LONGEST - 1, True), (LONGEST, True), (LONGEST + 7, True)],
 )
 @pytest.mark.parametrize(
     "message",
@@ -236,10 +237,10 @@ def test_a_journal_ends_with_a_clear_error_before_it_is_too_long(
 @pytest.mark.parametrize("message", [m.StepSucceeded("b", 1, "r"), m.SignalSent("m1", "go", 1)])
 def test_a_handler_is_stopped_while_its_journal_has_room_for_the_clean_up(message: m.Message) -> None:
     """What the message says is recorded, and behind it that the session is to end; once, and it fails for that."""
-    stopped_at = EVENTS_MAX - CLEAN_UP_EVENTS - 1
+    stopped_at = EVENTS_MAX - 1
     (alone,) = decide(long(stopped_at - 1), message, NOON)
     assert not isinstance(alone, e.CancelRequested)
-    for last_seq in (stopped_at, stopped_at + 1, EVENTS_MAX - 3):
+    for last_seq in (stopped_at, stopped_at + 1, LONGEST - 3):
         event, stop = decide(long(last_seq), message, NOON)
         assert isinstance(stop, e.CancelRequested)
         assert (alone, "journal") == (event, stop.cause)
@@ -255,14 +256,14 @@ def test_a_handler_is_stopped_while_its_journal_has_room_for_the_clean_up(messag
 @pytest.mark.parametrize("verdict", VERDICTS, ids=lambda verdict: type(verdict).__name__)
 def test_an_end_that_still_fits_is_the_end(verdict: Verdict) -> None:
     """A handler that returns with its last event has done nothing wrong."""
-    assert decide(after(), verdict, NOON) == decide(long(EVENTS_MAX - 1), verdict, NOON)
+    assert decide(after(), verdict, NOON) == decide(long(LONGEST - 1), verdict, NOON)
     knowing = replace(verdict, knew_of_stop=True)
-    assert (e.SessionCancelled("no more"),) == decide(long(EVENTS_MAX - 1, CANCEL), knowing, NOON)
+    assert (e.SessionCancelled("no more"),) == decide(long(LONGEST - 1, CANCEL), knowing, NOON)
 
 
 def test_what_decides_nothing_ends_no_long_journal_either() -> None:
     """A late repetition is no reason to fail."""
-    for last_seq in (EVENTS_MAX - 1, EVENTS_MAX, EVENTS_MAX + 7):
+    for last_seq in (LONGEST - 1, LONGEST, LONGEST + 7):
         assert NOTHING == decide(long(last_seq), m.TimerDue("a"), NOON)
 
 
