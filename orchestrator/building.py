@@ -6,18 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-import random
-import secrets
-import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING
 
 import structlog
 
-from actors import Clock, SystemClock
 from orchestrator.agents.local import LocalAgents
 from orchestrator.app import Orchestrator
 from orchestrator.artifacts.payloads import PayloadStore
@@ -28,13 +23,13 @@ from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Reachability
 from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
-from orchestrator.callbacks import TOKEN_BYTES
 from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster.dynamodb import DynamoDBHeads
 from orchestrator.inbox.dynamodb import DynamoDBInbox
 from orchestrator.intake.sqs import SQSIntake, StoreBody
 from orchestrator.journal.dynamodb import DynamoDBJournal
+from orchestrator.machine import Machine
 from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
 from orchestrator.session.values import compact_json
@@ -48,9 +43,9 @@ if TYPE_CHECKING:
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
 
-def patience_for(name: str, clock: Clock) -> Patience:
+def patience_for(name: str, machine: Machine) -> Patience:
     """Return how the calls to one service are repeated, and whether it can be reached."""
-    return Patience(clock, Reachability(name, clock), random.SystemRandom().random)
+    return Patience(machine.clock, Reachability(name, machine.clock), machine.draw)
 
 
 def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are built on
@@ -58,16 +53,14 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
     settings: Settings,
     table: Table,
     artifacts: S3Artifacts,
-    threads: ThreadPoolExecutor,
+    machine: Machine,
     address: PublicAddress,
     outside: Callable[[], NodeOutside],
 ) -> SessionPorts:
     """Build what every session of this node is given."""
     # Never used again, so that whatever names a node names one life of one process.
-    node_id = uuid.uuid4().hex[:12]
-    numbers = count(1)
-    clock = SystemClock()
-    draw = random.SystemRandom().random
+    node_id = machine.new_hex()[:12]
+    numbers, clock = count(1), machine.clock
     retention = timedelta(days=settings.retention_days)
     callbacks = DynamoDBCallbacks(table, clock=clock)
     payloads = PayloadStore(artifacts, inline_bytes_max=settings.inline_limit_bytes)
@@ -80,20 +73,20 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
         callbacks=callbacks,
         quotas=DynamoDBQuotas(table, limit_default=settings.tenant_limit),
         payloads=payloads,
-        artifacts=SessionFiles(artifacts, lambda: uuid.uuid4().hex),
+        artifacts=SessionFiles(artifacts, machine.new_hex),
         performer=Performer(
-            agents=LocalAgents(app, threads, clock).named,
+            agents=LocalAgents(app, machine.threads, clock).named,
             clock=clock,
-            draw=draw,
+            draw=machine.draw,
             callbacks=callbacks,
             payloads=payloads,
             outside=outside,
         ),
         clock=clock,
-        threads=threads,
-        draw=draw,
+        threads=machine.threads,
+        draw=machine.draw,
         new_id=lambda: f"{node_id}.{next(numbers)}",
-        new_token=lambda: secrets.token_urlsafe(TOKEN_BYTES),
+        new_token=machine.new_token,
         callback_url=address.callback_url,
         fruitless_resumes_max=settings.max_fruitless_resumes,
         passivate_after=settings.passivate_after_seconds,
@@ -116,17 +109,17 @@ class PublicAddress:
         return f"{self._url}/callbacks/{callback_id}"
 
 
-async def sqs_intake(settings: Settings, clients: Clients, capacity: NodeCapacity, patience: Patience) -> SQSIntake:
+async def sqs_intake(settings: Settings, clients: Clients, capacity: NodeCapacity, machine: Machine) -> SQSIntake:
     """Find the queues and build the intake on them. Raises `Unavailable` where one is not to be had."""
     # What is insisted on must not speak for whether the queue hands out messages.
-    chores = patience_for("queue chores", patience.clock)
+    chores = patience_for("queue chores", machine)
     intake = SQSIntake(
         queue=await find_queue(clients, settings.queue, chores),
         dead_letters=await find_queue(clients, settings.dead_letter_queue_name, chores),
         store_body=_body_store(Bucket(clients.s3, settings.bucket, chores)),
         capacity=capacity,
-        patience=patience,
-        clock=patience.clock,
+        patience=patience_for("queue", machine),
+        clock=machine.clock,
         log=log,
     )
     capacity.subscribe(intake.room_changed)

@@ -49,11 +49,19 @@ class LoopWatch:
     The limit is watched from a thread: a loop that stands still cannot end itself.
     """
 
-    def __init__(self, clock: Clock, *, stall_seconds_max: float, on_stalled: Callable[[str], None]) -> None:
-        """Watch from `run` on; `on_stalled(reason)` is called in the thread and must end the process."""
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        stall_seconds_max: float,
+        on_stalled: Callable[[str], None],
+        guard: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """Watch from `run` on; `guard` runs a function beside the loop, where `on_stalled(reason)` ends the process."""
         self._clock = clock
         self._limit = stall_seconds_max
         self._on_stalled = on_stalled
+        self._start_guard = guard
         self._ticked_at = clock.monotonic()
         self._worst = 0.0
         self._worst_at = float("-inf")
@@ -62,8 +70,7 @@ class LoopWatch:
     async def run(self) -> None:
         """Tick until cancelled."""
         self._ticked_at = self._clock.monotonic()
-        thread = threading.Thread(target=self._guard, name="loop watch", daemon=True)
-        thread.start()
+        self._start_guard(self._guard)
         try:
             while True:
                 await self._clock.sleep(TICK_SECONDS)

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import socket
-import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
-from actors import ActorSystem, BusySignal, SystemClock
+from actors import ActorSystem, BusySignal
 from orchestrator.app import Orchestrator
 from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
@@ -36,26 +35,26 @@ from orchestrator.http.server import HttpPorts, serving
 from orchestrator.inbox.dynamodb import DynamoDBWakeUps
 from orchestrator.intake.formats import Reader
 from orchestrator.intake.sqs import SQSIntake
+from orchestrator.machine import Machine, this_machine
 from orchestrator.notifications.log import LogNotifications
 from orchestrator.outside import NodeOutside
-from orchestrator.process_identity import own_process
 from orchestrator.reception import Reception
 from orchestrator.rescuer import Rescuer, RescuerPorts
 from orchestrator.router import Router
 from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
-from orchestrator.user_code import contain_exits, step_threads
+from orchestrator.user_code import contain_exits
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-EXIT_FENCED: Final = 70
-"""The exit code of a node that fenced itself (sysexits: internal software error); its supervisor starts a new one."""
 COLLECTOR_THRESHOLDS: Final = (50_000, 5, 2)
 """Seldom, for sessions leave no cycles; what handlers and agents leave is found after half a million objects."""
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
-STEP_THREADS_MAX: Final = 64
+
+Listen: TypeAlias = Callable[[HttpPorts], AbstractAsyncContextManager[str]]
+"""Opens the HTTP endpoints for as long as a block lasts, which gets their address (`host:port`)."""
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
@@ -66,17 +65,6 @@ class Ready:
 
     node_id: str
     address: str
-
-
-def fence(reason: str) -> None:
-    """End this process before it does anything else: others may own its sessions by now (rule 3)."""
-    log.critical("node_fenced", reason=reason)
-    os._exit(EXIT_FENCED)
-
-
-def abandon() -> None:
-    """End this process, in order but for code that will not end."""
-    os._exit(0)
 
 
 @asynccontextmanager
@@ -102,19 +90,18 @@ async def serve(
     Raises:
         Unavailable: a setting, a permission, the table or the queue is wrong; the text names it.
     """
-    async with AsyncExitStack() as stack:
-        clients = await stack.enter_async_context(connect())
-        node = await _build(app, settings, clients, stack)
-        _calm_collector()
-        contain_exits(asyncio.get_running_loop())
-        try:
-            await node.run(stop, on_ready)
-        except BaseExceptionGroup as group:
-            known, _ = group.split(Unavailable)
-            if known is None:
-                raise
-            # One line says it; a tree of task groups would hide it.
-            raise _first_of(known) from None
+    async with connect() as clients:
+        with this_machine() as machine:
+            node = await build(app, settings, clients, machine)
+            _calm_collector()
+            try:
+                await node.run(stop, on_ready)
+            except BaseExceptionGroup as group:
+                known, _ = group.split(Unavailable)
+                if known is None:
+                    raise
+                # One line says it; a tree of task groups would hide it.
+                raise _first_of(known) from None
 
 
 def _first_of(group: BaseExceptionGroup[Unavailable]) -> Unavailable:
@@ -148,14 +135,16 @@ class Node:
     health: Health
     loop_watch: LoopWatch
     http: HttpPorts
+    listen: Listen
     abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
         """Run until `stop`, then stop taking, stop working, and leave."""
+        contain_exits(asyncio.get_running_loop())
         async with asyncio.TaskGroup() as tasks:
             carrier = tasks.create_task(self.table.run(), name="table")
             watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
-            async with serving(self.http, host=self.settings.host, port=self.settings.port) as address, self.system:
+            async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
                 await self.rescuer.enter()
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
@@ -192,29 +181,35 @@ class Node:
         return report.stuck
 
 
-async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack: AsyncExitStack) -> Node:
-    """Build every room, from the ground up. Raises `Unavailable` where the table or a queue is not to be had."""
-    clock = SystemClock()
-    threads = stack.enter_context(step_threads(STEP_THREADS_MAX))
-    table_patience, queue_patience = patience_for("table", clock), patience_for("queue", clock)
+async def build(
+    app: Orchestrator, settings: Settings, clients: Clients, machine: Machine, listen: Listen | None = None
+) -> Node:
+    """Build every room, from the ground up; without `listen` the HTTP endpoints are where the settings say.
+
+    Raises:
+        Unavailable: the table or a queue is not to be had.
+    """
+    clock = machine.clock
+    table_patience = patience_for("table", machine)
     table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
     await table.check()
     capacity = NodeCapacity(settings.max_sessions)
     wake_ups, outside, address = DynamoDBWakeUps(table, clock=clock), list[NodeOutside](), PublicAddress(settings)
-    bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", clock))
-    ports = session_ports(app, settings, table, S3Artifacts(bucket), threads, address, lambda: outside[0])
+    bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine))
+    ports = session_ports(app, settings, table, S3Artifacts(bucket), machine, address, lambda: outside[0])
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
     supervisor = SessionSupervisor(clock)
     router = Router(system, ports, wake_ups, capacity, supervisor)
     outside.append(NodeOutside(router, LogNotifications(log), ports.new_token))
-    deliveries = SessionDeliveries(router, lambda: uuid.uuid4().hex)
-    intake = await sqs_intake(settings, clients, capacity, queue_patience)
-    rescuer = _rescuer(settings, table, router, wake_ups, capacity, supervisor)
-    loop_watch = LoopWatch(clock, stall_seconds_max=settings.node_timeout_seconds, on_stalled=fence)
+    deliveries = SessionDeliveries(router, machine.new_hex)
+    intake = await sqs_intake(settings, clients, capacity, machine)
+    rescuer = _rescuer(settings, table, router, wake_ups, capacity, supervisor, machine)
+    stall_seconds_max = settings.node_timeout_seconds
+    loop_watch = LoopWatch(clock, stall_seconds_max=stall_seconds_max, on_stalled=machine.fence, guard=machine.guard)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
     health = Health(busy=system.busy, system=system, loop=loop_watch, reachability=reachability)
-    reader = Reader(app, lambda: uuid.uuid4().hex)
+    reader = Reader(app, machine.new_hex)
     return Node(
         settings=settings,
         table=table,
@@ -238,25 +233,27 @@ async def _build(app: Orchestrator, settings: Settings, clients: Clients, stack:
             log=log,
             deliveries=deliveries,
         ),
-        abandon=abandon,
+        listen=listen or partial(serving, host=settings.host, port=settings.port),
+        abandon=machine.abandon,
     )
 
 
-def _rescuer(
+def _rescuer(  # noqa: PLR0913, PLR0917 - what it looks after, and what with
     settings: Settings,
     table: Table,
     router: Router,
     wake_ups: DynamoDBWakeUps,
     capacity: NodeCapacity,
     supervisor: SessionSupervisor,
+    machine: Machine,
 ) -> Rescuer:
     record = NodeRecord(
         node_id=router.ports.node_id,
         beat=0,
         address=f"{socket.gethostname()}:{settings.port}",
-        started_at=truncate_to_millis(router.ports.clock.now()),
+        started_at=truncate_to_millis(machine.clock.now()),
         version=version("session-orchestrator"),
-        process=own_process(),
+        process=machine.process,
     )
     ports = RescuerPorts(
         node=record,
@@ -265,9 +262,9 @@ def _rescuer(
         wake_ups=wake_ups,
         router=router,
         capacity=capacity,
-        clock=router.ports.clock,
+        clock=machine.clock,
         may_retry=supervisor.may_retry,
-        on_fenced=fence,
+        on_fenced=machine.fence,
         log=log,
     )
     return Rescuer(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from actors import ActorContext, ActorSystem, BusySignal, Directive, Failure, ManualClock, settle
 from orchestrator.health import STALL_MEMORY_SECONDS, STALL_SECONDS_MAX, TICK_SECONDS, Health, HealthStatus, LoopWatch
+from orchestrator.machine import in_a_thread
 
 
 class Ward:
@@ -15,7 +16,7 @@ class Ward:
         self.clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
         self.busy = BusySignal(self.clock)
         self.system = ActorSystem(clock=self.clock, busy=self.busy)
-        self.loop = LoopWatch(self.clock, stall_seconds_max=3_600, on_stalled=lambda _: None)
+        self.loop = LoopWatch(self.clock, stall_seconds_max=3_600, on_stalled=lambda _: None, guard=in_a_thread)
         self.seconds = {"table": 0.0, "queue": 0.0}
         reachability = {"table": lambda: self.seconds["table"], "queue": lambda: self.seconds["queue"]}
         self.health = Health(busy=self.busy, system=self.system, loop=self.loop, reachability=reachability)

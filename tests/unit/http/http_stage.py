@@ -35,6 +35,7 @@ from orchestrator.http.streams import EventSignal, EventStreams
 from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
 from orchestrator.intake.formats import Reader
 from orchestrator.journal.memory import MemoryJournal
+from orchestrator.machine import in_a_thread
 from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
 from orchestrator.router import Router
@@ -223,7 +224,7 @@ async def stage(
 
 
 def _health(clock: Clock, system: ActorSystem) -> Health:
-    watch = LoopWatch(clock, stall_seconds_max=3_600, on_stalled=lambda _: None)
+    watch = LoopWatch(clock, stall_seconds_max=3_600, on_stalled=lambda _: None, guard=in_a_thread)
     return Health(busy=system.busy, system=system, loop=watch, reachability={})
 
 
