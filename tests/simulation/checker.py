@@ -6,7 +6,6 @@ finding begins with the number of its invariant (`I5: …`). To change it: what 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from orchestrator.aws.items import Value
-from orchestrator.session.values import canonical_json
 
 Item: TypeAlias = Mapping[str, Value]
 
@@ -42,7 +40,7 @@ _GENERATION = re.compile(r":g\d+$")
 class Record:
     """Something that happened outside the table, as whoever saw it wrote it down.
 
-    `accepted`: a client was told that the session is accepted (`value`: the SHA-256 of its input's canonical JSON;
+    `accepted`: a client was told that the session is accepted (`value`: the digest of what it asked for, as event 1 holds it;
     `detail`: `not durable` where event 1 or HEAD was missing at that moment). `conflict`: a client was told that the
     key is taken by another payload. `told`: a message was acknowledged (`detail`: its kind). `ran`: the code of a step
     or an agent began (`epoch`: 0 where unknown; `detail`: `read` where its node had read the outcome already, `once`
@@ -280,11 +278,6 @@ def _next_id(session_id: str) -> str:
 
 
 # --- all of them ---------------------------------------------------------------------------------------------------
-
-
-def payload_digest(payload: object) -> str:
-    """Return the SHA-256 of the canonical JSON of an input, as event 1 holds it."""
-    return hashlib.sha256(canonical_json(payload).encode()).hexdigest()  # type: ignore[arg-type]
 
 
 def _acceptance(sessions: Mapping[str, Session], told: _Told) -> Iterator[str]:

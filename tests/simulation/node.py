@@ -154,6 +154,11 @@ class SimNode:
         return self.is_alive and not self.is_draining and self._rooms is not None and self._rooms.health.is_ready
 
     @property
+    def node_id(self) -> str:
+        """The id under which it is registered; empty before it has one."""
+        return "" if self._rooms is None else self._rooms.http.node_id
+
+    @property
     def rooms(self) -> Node:
         """What it is built of."""
         assert self._rooms is not None, f"{self.name} is not built yet"

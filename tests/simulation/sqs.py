@@ -121,6 +121,7 @@ class SimQueue:
         for message in worn:
             del self._messages[message.message_id]
             self.dead_letters.append(DeadLetter(message.message_id, message.body, ""))
+            message.on_deleted()
 
     def _delivery(self, message: Message, visibility: float) -> dict[str, Any]:
         message.receives += 1

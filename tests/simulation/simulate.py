@@ -1,0 +1,213 @@
+"""One simulation, from its seed to its verdict.
+
+To change it: the order of a run stands here. A run has two parts: things go wrong, then nothing does any more; what is
+open then must end (I8), and what has ended must be in order (the rest).
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+import structlog
+
+from orchestrator.aws.items import Item
+from tests.simulation.checker import STATE_OF_END, Record, violations
+from tests.simulation.cluster import Cluster, Mayhem
+from tests.simulation.dynamodb import SimTable
+from tests.simulation.loops import NeverAtRest
+from tests.simulation.network import Cloud, Weather
+from tests.simulation.people import People
+from tests.simulation.s3 import SimBucket
+from tests.simulation.sqs import SimQueue
+from tests.simulation.story import Story, plot
+from tests.simulation.world import Moment, World
+
+SECONDS_MAX: Final = 4_000.0
+"""How long a run may take after nothing goes wrong any more: a blocked session is tried again within an hour."""
+SESSIONS: Final = (1, 2, 3, 4, 10)
+SESSION_TYPES: Final = ("main", "main", "main", "failing", "deployed")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a seed. `digest` is the same for the same history."""
+
+    seed: int
+    wrong: list[str]
+    timeline: list[Moment]
+    digest: str
+    events: int
+    sessions: int
+    requests: int
+    seconds: float
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(seed: int) -> Outcome:
+    """Play the seed, and return what came of it."""
+    world = World(seed)
+    with _logs_of(world) as errors, _collector_resting():
+        run = _Run(world)
+        try:
+            has_ended = run.play()
+        except NeverAtRest as error:
+            has_ended = True
+            errors.append(f"I8: {error}")
+        finally:
+            run.unwind()
+    return run.outcome(errors, has_ended=has_ended)
+
+
+class _Run:
+    """The parts of one simulation."""
+
+    def __init__(self, world: World) -> None:
+        draws = Random(world.chance.random())
+        self._world = world
+        self._wrong: list[str] = []
+        self._read: dict[str, dict[str, int]] = {}
+        weather = Weather()
+        table = SimTable(world, lambda: world.chance.random() * weather.lag, self._wrong.append)
+        table.on_event = self._saw_event
+        self._queue = SimQueue(world, lambda: world.chance.random() < weather.repeats)
+        self._cloud = Cloud(world, weather, table, self._queue, SimBucket())
+        self._story = Story(self._ran)
+        self._cluster = Cluster(self._cloud, self._story, Random(draws.random()))
+        self._mayhem = Mayhem(self._cluster, self._cloud, Random(draws.random()))
+        self._loop = world.loop("people")
+        self._people = People(
+            self._cloud, self._loop, lambda: self._cluster.nodes, self._story, Random(draws.random())
+        )
+        self._draws = draws
+        self._outcomes: dict[tuple[str, str], int] = {}
+        self._resumed: dict[tuple[str, str], int] = {}
+        self.events = 0
+
+    def play(self) -> bool:
+        """Return whether everything came to its end."""
+        for number in range(self._draws.choice(SESSIONS)):
+            session_type = self._draws.choice(SESSION_TYPES)
+            acts = plot(self._draws, 2, is_root=True)
+            self._people.begin(self._people.see_through(f"s{number}", session_type, acts))
+        if self._draws.random() < 0.3:
+            self._people.begin(self._people.send_rubbish(self._draws.randint(1, 3)))
+        self._people.begin(self._people.answer_for_ever(), for_ever=True)
+        self._mayhem.plan()
+        self._cluster.fill()
+        self._world.run(lambda: False, self._mayhem.until)
+        return self._world.run(self._is_at_rest, SECONDS_MAX)
+
+    def _is_at_rest(self) -> bool:
+        if not self._people.are_done or not self._queue.is_empty:
+            return False
+        heads = [item for item in self._cloud.table.items() if item["SK"] == "HEAD"]
+        ended = set(STATE_OF_END.values())
+        return all(head["state"] in ended and not head.get("outbox") and not head.get("owner") for head in heads)
+
+    def unwind(self) -> None:
+        """Let go of every task."""
+        self._cluster.unwind()
+        self._loop.unwind()
+
+    def outcome(self, errors: list[str], *, has_ended: bool) -> Outcome:
+        """Return the verdict."""
+        world, queue = self._world, self._queue
+        records = list(self._people.records)
+        records += [Record("dead-lettered", value=dead.message_id, detail=dead.code) for dead in queue.dead_letters]
+        found = self._wrong + errors + self._people.errors()
+        if not has_ended and not self._people.are_done:
+            found.append("I8: somebody was never answered")
+        items = self._cloud.table.items()
+        found += violations(items, records, objects=self._cloud.bucket.keys())
+        history = "\n".join(map(str, world.timeline)).encode()
+        return Outcome(
+            seed=world.seed,
+            wrong=found,
+            timeline=world.timeline,
+            digest=hashlib.sha256(history).hexdigest()[:16],
+            events=self.events,
+            sessions=sum(item["SK"] == "HEAD" for item in items),
+            requests=self._cloud.requests,
+            seconds=world.time,
+            faults=self._cloud.faults + self._mayhem.counts,
+        )
+
+    # --- what is seen while it runs ------------------------------------------------------------------------------
+
+    def _saw_event(self, session_id: str, item: Item) -> None:
+        self.events += 1
+        status, node, seq = str(item["status"]), str(item["node"]), int(str(item["SK"]).removeprefix("EVENT#"))
+        operation = str(item.get("operation", ""))
+        self._world.note(
+            self._name_of(node), f"{session_id} {seq} {status} {operation} (epoch {item['epoch']})", session_id
+        )
+        if status in {"STEP_COMPLETED", "STEP_FAILED", "AGENT_COMPLETED", "AGENT_FAILED"}:
+            self._outcomes[session_id, operation] = seq
+            self._resumed.setdefault((session_id, node), seq)
+        if status == "SESSION_RESUMED":
+            self._resumed[session_id, node] = seq
+
+    def _name_of(self, node_id: str) -> str:
+        for node in self._cluster.nodes:
+            if node.node_id == node_id:
+                return node.name
+        return node_id
+
+    def _ran(self, session_id: str, operation: str, attempt: int, epoch: int, value: str, detail: str) -> None:  # noqa: PLR0917
+        who = self._world.turning
+        node = next((node for node in self._cluster.nodes if node.name == who), None)
+        if node is None or not node.is_alive:
+            return
+        self._world.note(who, f"{session_id} runs {operation}, attempt {attempt}", session_id)
+        recorded = self._outcomes.get((session_id, operation))
+        resumed = self._resumed.get((session_id, node.node_id))
+        if recorded is not None and resumed is not None and resumed > recorded:
+            detail = "read"
+        self._people.records.append(Record("ran", session_id, operation, attempt, epoch, value, detail=detail))
+
+
+@contextmanager
+def _logs_of(world: World) -> Iterator[list[str]]:
+    """Collect what nodes log; yield the list that gets what they call an error."""
+    errors: list[str] = []
+
+    def take(_: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        about = str(event.get("session_id", ""))
+        text = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "exc_info"})
+        world.note(world.turning, f"{event['event']} {text}", about)
+        if method in {"error", "critical", "exception"} and event["event"] not in EXPECTED_ERRORS:
+            errors.append(f"logged: {event['event']}: {text} {event.get('exc_info', '')!r}")
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[take],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield errors
+    finally:
+        structlog.configure(**before)
+
+
+EXPECTED_ERRORS: Final = frozenset({"node_fenced"})
+
+
+@contextmanager
+def _collector_resting() -> Iterator[None]:
+    """Keep the cyclic collector from running code of dead processes in the middle of others' turns."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
