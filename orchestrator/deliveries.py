@@ -20,6 +20,7 @@ from orchestrator.journal.folding import read_state
 from orchestrator.payloads import size_of
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
+from orchestrator.session.mail import Mail
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ID_PATTERN, ID_SAYS, Json, JsonObject, canonical_json
@@ -141,16 +142,16 @@ class SessionDeliveries:
         signal = m.SignalSent(self._message_id(message_id), _checked("name", name), data)
         if 2 * size_of(data) > self._ports.payloads.inline_bytes_max:
             # It may go to the bucket, and must not for a session that takes no message (rule 1).
-            await self._router.open_head(session_id)
+            await self._check_takes(session_id, signal)
         key = payload_key(session_id, f"signal.{signal.message_id}")
         sealed = m.SignalSent(signal.message_id, name, await self._ports.payloads.seal(key, data))
-        await self._router.deliver(session_id, sealed, has_new_id=message_id is None)
+        await self._deliver(session_id, sealed, has_new_id=message_id is None)
         return signal.message_id
 
     async def cancel(self, session_id: str, reason: str | None, message_id: str | None) -> str:
         """See `Deliveries.cancel`."""
         cancel = m.CancelAsked(self._message_id(message_id), (reason or "cancelled")[:REASON_LENGTH_MAX])
-        await self._router.deliver(session_id, cancel, has_new_id=message_id is None)
+        await self._deliver(session_id, cancel, has_new_id=message_id is None)
         return cancel.message_id
 
     async def callback(self, callback_id: str, token: str, status: CallbackStatus, result: Json, error: Json) -> None:
@@ -178,6 +179,30 @@ class SessionDeliveries:
         issued = Callback(order.callback_id, head.session_id, name, frozenset({_nobody()}), order.times_out_at)
         callback = await self._ports.callbacks.issue(issued, expires_at=expiry_of(self._ports.clock.now()))
         await self._answer(callback, success(_approval({"approved": approved, "by": by, "comment": comment})))
+
+    async def _deliver(self, session_id: str, message: m.SignalSent | m.CancelAsked, *, has_new_id: bool) -> None:
+        """Deliver it; one that the session took before it ended has come once more, and asks for nothing."""
+        try:
+            await self._router.deliver(session_id, message, has_new_id=has_new_id)
+        except SessionEnded:
+            mail = await self._mail_of_ended(session_id)
+            if mail is None or not mail.is_known(message) or mail.contradicts(message):
+                raise
+
+    async def _check_takes(self, session_id: str, signal: m.SignalSent) -> None:
+        """Return if the session takes the signal, or has taken it. Raises `UnknownSession` and `SessionEnded`."""
+        try:
+            await self._router.open_head(session_id)
+        except SessionEnded:
+            mail = await self._mail_of_ended(session_id)
+            if mail is None or not mail.is_known(signal):
+                raise
+
+    async def _mail_of_ended(self, session_id: str) -> Mail | None:
+        """Return what the session's last generation was told."""
+        head = await self._router.latest(session_id)
+        state = await read_state(self._ports.journal, head.session_id)
+        return None if state is None else state.mail
 
     async def _order(self, session_id: str, operation: str) -> e.ApprovalRequested | None:
         """Return the approval as it was asked for; `None` where it was not."""

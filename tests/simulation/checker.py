@@ -43,8 +43,9 @@ class Record:
     `accepted`: a client was told that the session is accepted (`value`: the digest of what it asked for, as event 1 holds it;
     `detail`: `not durable` where event 1 or HEAD was missing at that moment). `conflict`: a client was told that the
     key is taken by another payload. `told`: a message was acknowledged (`detail`: its kind). `ran`: the code of a step
-    or an agent began (`epoch`: 0 where unknown; `detail`: `read` where its node had read the outcome already, `once`
-    for a step that is `at_most_once`). `notified`: people were asked for an approval. `bad`: a message that can never
+    or an agent began (`epoch`: 0 where unknown; `detail`: `read` where its node had read the outcome already, `early`
+    where the event that orders it was not written, `once` for a step that is `at_most_once`). `notified`: people were
+    asked for an approval (`detail`: `early`, as there). `bad`: a message that can never
     succeed was sent. `dead-lettered`: it was found in the dead-letter queue (`detail`: the error code).
     """
 
@@ -217,6 +218,8 @@ def _results(session: Session, ran: Sequence[Record]) -> Iterator[str]:
         computed[record.operation].add(record.value)
         if record.detail == "read":
             yield f"I5: {session_id} ran {record.operation} again, whose outcome that node had read"
+        if record.detail == "early":
+            yield f"I6: {session_id} ran {record.operation} before the event that orders it was written"
         outcome = recorded.get(record.operation)
         if record.epoch and outcome is not None and record.epoch > outcome.epoch:
             yield f"I5: {session_id} ran {record.operation} in epoch {record.epoch}, recorded in {outcome.epoch}"
@@ -329,6 +332,8 @@ def _notifications(sessions: Mapping[str, Session], told: _Told) -> Iterator[str
     for record in told.by_kind["notified"]:
         session = sessions.get(record.session_id)
         asked = [e for e in session.events if e.status == "APPROVAL_REQUESTED"] if session is not None else []
+        if record.detail == "early":
+            yield f"I6: people were asked for {record.operation} of {record.session_id} before that was written"
         if record.operation not in {event.operation for event in asked}:
             yield f"I6: people were asked for {record.operation} of {record.session_id}, which is not recorded"
         elif record.message_id not in {str(event.data.get("callback_id")) for event in asked}:

@@ -154,7 +154,7 @@ class SimTable:
             None if kind == "Delete" else dict(body["Item"]) if kind == "Put" else self._updated(body, place)
             for (kind, body), place in zip(actions, places, strict=True)
         ]
-        if any(item is not None and _size(item) > ITEM_BYTES_MAX for item in after):
+        if any(item is not None and self._is_too_large(place, item) for place, item in zip(places, after, strict=True)):
             raise refused("ValidationException", "TransactWriteItems", "Item size has exceeded the maximum allowed size")
         for place, item in zip(places, after, strict=True):
             self._store(place, item)
@@ -172,7 +172,7 @@ class SimTable:
             place = _place(item)
             if place in self._items:
                 return _error("DuplicateItem")
-            if _size(item) > ITEM_BYTES_MAX:
+            if self._is_too_large(place, item):
                 return _error("ValidationError")
             self._store(place, item)
             return {}
@@ -222,7 +222,7 @@ class SimTable:
     def _store(self, place: Place, item: Wire | None) -> None:
         pk, sk = place
         standing = self._items.get(place)
-        if item is not None and _size(item) > ITEM_BYTES_MAX:
+        if item is not None and self._is_too_large(place, item):
             raise refused("ValidationException", "PutItem", "Item size has exceeded the maximum allowed size")
         if standing is not None and sk.startswith("EVENT#") and standing != item:
             self._told(f"I1: {pk} {sk} was changed after it was written")
@@ -237,6 +237,12 @@ class SimTable:
         self._project(place, standing, item)
         if sk.startswith("EVENT#") and standing is None and item is not None:
             self.on_event(pk.removeprefix("SESSION#"), from_wire(item))  # type: ignore[arg-type]
+
+    def _is_too_large(self, place: Place, item: Wire) -> bool:
+        is_too_large = _size(item) > ITEM_BYTES_MAX
+        if is_too_large:
+            self._told(f"I12: {place} was to have {_size(item)} bytes")
+        return is_too_large
 
     def _project(self, place: Place, before: Wire | None, after: Wire | None) -> None:
         for index in self._indexes.values():

@@ -10,7 +10,7 @@ import gc
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -30,8 +30,8 @@ from tests.simulation.sqs import SimQueue
 from tests.simulation.story import Story, plot
 from tests.simulation.world import Moment, World
 
-SECONDS_MAX: Final = 4_000.0
-"""How long a run may take after nothing goes wrong any more: a blocked session is tried again within an hour."""
+SECONDS_MAX: Final = 600.0
+"""How long a run may take after nothing goes wrong any more: more than any pause of the product's."""
 SESSIONS: Final = (1, 2, 3, 4, 10)
 SESSION_TYPES: Final = ("main", "main", "main", "failing", "deployed")
 
@@ -54,8 +54,8 @@ class Outcome:
 def simulate(seed: int) -> Outcome:
     """Play the seed, and return what came of it."""
     world = World(seed)
-    with _logs_of(world) as errors, _collector_resting():
-        run = _Run(world)
+    run = _Run(world)
+    with _logs_of(world, run.saw_line) as errors, _collector_resting():
         try:
             has_ended = run.play()
         except NeverAtRest as error:
@@ -167,6 +167,8 @@ class _Run:
         if node is None or not node.is_alive:
             return
         self._world.note(who, f"{session_id} runs {operation}, attempt {attempt}", session_id)
+        if not self._is_ordered(session_id, operation, detail):
+            detail = "early"
         recorded = self._outcomes.get((session_id, operation))
         resumed = self._resumed.get((session_id, node.node_id))
         if recorded is not None and resumed is not None and resumed > recorded:
@@ -174,8 +176,28 @@ class _Run:
         self._people.records.append(Record("ran", session_id, operation, attempt, epoch, value, detail=detail))
 
 
+    def _is_ordered(self, session_id: str, operation: str, detail: str) -> bool:
+        """Return whether the event that orders the run stands in the table."""
+        wanted = "STEP_STARTED" if detail == "once" else "AGENT_STARTED" if "agent" in operation else ""
+        return not wanted or self._stands(session_id, operation, wanted)
+
+    def _stands(self, session_id: str, operation: str, status: str) -> bool:
+        events = self._cloud.table.partition(f"SESSION#{session_id}", "EVENT#")
+        return any(item["status"] == status and item.get("operation") == operation for item in events)
+
+    def saw_line(self, event: dict[str, Any]) -> None:
+        """Take what a node tells people: without a topic, they read the log."""
+        if event["event"] == "approval_requested":
+            session_id, operation = str(event["session_id"]), str(event["operation"])
+            detail = "" if self._stands(session_id, operation, "APPROVAL_REQUESTED") else "early"
+            callback_id = str(event["callback_id"])
+            self._people.records.append(
+                Record("notified", session_id, operation, message_id=callback_id, detail=detail)
+            )
+
+
 @contextmanager
-def _logs_of(world: World) -> Iterator[list[str]]:
+def _logs_of(world: World, saw: Callable[[dict[str, Any]], None]) -> Iterator[list[str]]:
     """Collect what nodes log; yield the list that gets what they call an error."""
     errors: list[str] = []
 
@@ -183,6 +205,7 @@ def _logs_of(world: World) -> Iterator[list[str]]:
         about = str(event.get("session_id", ""))
         text = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "exc_info"})
         world.note(world.turning, f"{event['event']} {text}", about)
+        saw(event)
         if method in {"error", "critical", "exception"} and event["event"] not in EXPECTED_ERRORS:
             errors.append(f"logged: {event['event']}: {text} {event.get('exc_info', '')!r}")
         raise structlog.DropEvent

@@ -435,3 +435,35 @@ async def test_a_large_signal_goes_to_the_bucket_and_comes_back_whole() -> None:
         assert SessionCompleted(50_000) == await until_end(world, node)
     assert 2 == await received(world)
     assert all(len(repr(recorded)) < 5_000 for recorded in await world.recorded())
+
+
+@pytest.mark.parametrize("size", [1, PAYLOAD_BYTES_MAX + 1])
+async def test_a_signal_that_was_taken_may_come_again_after_the_end(size: int) -> None:
+    """As a queue repeats what it did not see acknowledged; another message under that id comes too late, as any does."""
+
+    async def handler(ctx: SessionContext) -> int:
+        return len(str(await ctx.wait_for_signal("go")))
+
+    world, data = World(), "x" * size
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        await settle()
+        await node.deliveries.signal("s", "go", data, "1")
+        assert SessionCompleted(size) == await world.end()
+        assert "1" == await node.deliveries.signal("s", "go", data, "1")
+        for message_id, other in (("1", data + "x"), ("2", data)):
+            with pytest.raises(SessionEnded):
+                await node.deliveries.signal("s", "go", other, message_id)
+
+
+async def test_a_cancel_that_was_taken_may_come_again_after_the_end() -> None:
+    """Whoever repeats it has what was asked for; a cancel that never came before is late."""
+    world = World()
+    async with world.node(app_of(served_or_late)) as node:
+        await node.start()
+        await settle()
+        await node.deliveries.cancel("s", "enough", "1")
+        assert isinstance(await world.end(), SessionCancelled)
+        assert "1" == await node.deliveries.cancel("s", "enough", "1")
+        with pytest.raises(SessionEnded):
+            await node.deliveries.cancel("s", "enough", "2")
