@@ -17,7 +17,7 @@ from orchestrator.calls import Duration, optional_seconds_of
 from orchestrator.errors import RegistrationError
 from orchestrator.patches import patches_in
 from orchestrator.payloads import PayloadType, annotations_of
-from orchestrator.session.values import SESSION_TYPE_PATTERN, is_valid_agent_name
+from orchestrator.session.values import SESSION_TYPE_PATTERN, Json, is_valid_agent_name
 
 if TYPE_CHECKING:
     from orchestrator.context import SessionContext
@@ -90,6 +90,15 @@ class SessionType:
     def patches(self) -> frozenset[str]:
         """The changes that the handler's module asks about by name (`ctx.patched("…")`)."""
         return patches_in(self.handler)
+
+    def lacks(self, recorded: Json) -> tuple[str, ...]:
+        """Return the changes that a session began with (`SessionStarted.patches`) and that this code does not name.
+
+        It is older code, as in the middle of a deployment, or has dropped them too early: run by it, the session would
+        take the old side, and no later code could follow.
+        """
+        began_with = recorded if isinstance(recorded, list) else ()
+        return tuple(str(change) for change in began_with if change not in self.patches)
 
     def start(self, ctx: SessionContext, value: object) -> Awaitable[object]:
         """Return the handler's coroutine for one session."""

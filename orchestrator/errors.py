@@ -9,7 +9,7 @@ OrchestratorError
 │   │                      · OperationTimedOut (── ApprovalTimedOut)
 │   └── SessionCancelled
 ├── what a user's handler can raise: NonRetryable
-├── bugs of the user's code: NonDeterminismError · NotSerializable · NoInvocation · RegistrationError
+├── bugs of the user's code: NonDeterminismError · UnknownChange · NotSerializable · NoInvocation · RegistrationError
 └── faults, named by what the caller does
     ├── Stale       drop the actor: another epoch owns the session
     ├── Poison      dead-letter the message: it can never succeed
@@ -110,6 +110,18 @@ class NonRetryable(OrchestratorError):
 
 
 # --- bugs of the user's code -----------------------------------------------------------------------------------
+
+
+class UnknownChange(OrchestratorError):
+    """The session began with changes (`ctx.patched`) that this code does not name. It is kept, marked BLOCKED."""
+
+    code = "UNKNOWN_CHANGE"
+
+    def __init__(self, session_type: str, changes: Collection[str]) -> None:
+        super().__init__(
+            f"the session began with {', '.join(map(repr, changes))}, which the code of {session_type!r} here does not "
+            "ask for: it is older, or dropped ctx.patched(…) before the sessions that began with it had ended"
+        )
 
 
 class NonDeterminismError(OrchestratorError):

@@ -14,11 +14,12 @@ from orchestrator.app import SessionType
 from orchestrator.calls import ContinueAsNew
 from orchestrator.context import SessionContext, observe
 from orchestrator.driver import Driver
-from orchestrator.errors import NonDeterminismError, SessionCancelled, describe
+from orchestrator.errors import NonDeterminismError, SessionCancelled, UnknownChange, describe
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.passages import Interruption
 from orchestrator.payloads import InvalidPayload, to_json
 from orchestrator.session import messages as m
+from orchestrator.session.events import SessionStarted
 from orchestrator.session.frozen import quick
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.values import ErrorRecord, Json
@@ -77,10 +78,12 @@ Ended: TypeAlias = Returned | Raised | Continued
 Verdict: TypeAlias = Ended | Blocked
 
 
-async def unknown_session_type(name: str) -> Verdict:
-    """Return the verdict on a session whose handler this node's code does not have."""
-    text = f"no session type {name!r} is declared by the code of this node"
-    return Blocked(ErrorRecord("UnknownSessionType", "UNKNOWN_SESSION_TYPE", text))
+async def unfit_code(started: SessionStarted, session_type: SessionType | None) -> Verdict:
+    """Return the verdict on a session that this node's code cannot run; see `SessionType.lacks`."""
+    if session_type is None:
+        text = f"no session type {started.session_type!r} is declared by the code of this node"
+        return Blocked(ErrorRecord("UnknownSessionType", "UNKNOWN_SESSION_TYPE", text))
+    return Blocked(describe(UnknownChange(session_type.name, session_type.lacks(started.patches))))
 
 
 class HandlerRun:

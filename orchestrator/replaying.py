@@ -24,7 +24,7 @@ from orchestrator.artifacts.memory import MemoryArtifacts
 from orchestrator.artifacts.payloads import PayloadStore
 from orchestrator.artifacts.session_files import SessionFiles
 from orchestrator.callbacks.memory import MemoryCallbacks
-from orchestrator.errors import NonDeterminismError, OrchestratorError
+from orchestrator.errors import NonDeterminismError, OrchestratorError, UnknownChange
 from orchestrator.handler import Blocked, Continued, Ended, HandlerRun, Raised, Returned, Verdict
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.invocation import current_invocation
@@ -103,6 +103,9 @@ async def replay_journal(
             session_id,
             f"the application declares no session type {state.started.session_type!r} any more; it has: {known}",
         )
+    lacking = session_type.lacks(state.started.patches)
+    if lacking:
+        raise ReplayFailed(session_id, str(UnknownChange(session_type.name, lacking)))
     rehearsal = _Rehearsal(state, session_type, _Bucket(artifacts))
     difference = await rehearsal.play(journal[-1].event)
     if difference is not None:

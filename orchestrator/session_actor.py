@@ -13,7 +13,7 @@ from typing import Final
 from actors import ActorContext, ActorStopped, BackgroundTask, Cancellable, Cancelled, Failed, Outcome, Succeeded
 from orchestrator.cluster import Head
 from orchestrator.errors import Stale, Unavailable, describe
-from orchestrator.handler import Blocked, Continued, HandlerRun, Raised, Returned, Verdict, unknown_session_type
+from orchestrator.handler import Blocked, Continued, HandlerRun, Raised, Returned, Verdict, unfit_code
 from orchestrator.in_flight import InFlight
 from orchestrator.inbox import MessageConflict, SessionEnded
 from orchestrator.inbox.codec import decode_message, dismissal_by
@@ -213,9 +213,9 @@ class SessionActor:
 
     def _start_handler(self) -> BackgroundTask:
         session_type = self._ports.app.session_type(self._state.started.session_type)
-        if session_type is None:
-            unknown = unknown_session_type(self._state.started.session_type)
-            return self._context.background.start("handler", unknown, self._handler_ended)
+        if session_type is None or session_type.lacks(self._state.started.patches):
+            unfit = unfit_code(self._state.started, session_type)
+            return self._context.background.start("handler", unfit, self._handler_ended)
         ports = self._ports.for_handler(self._context.tell_self, self._waiting_changed, self._log)
         run = self._run = HandlerRun(self._state, session_type, ports)
         return self._context.background.start("handler", run.run(), self._handler_ended, on_cancel=run.leave)

@@ -13,10 +13,10 @@ from orchestrator.inbox import Inbox, WakeUps
 from orchestrator.journal import Journal
 from orchestrator.tenants import Quotas
 from tests.contract.fault_proxy import FaultProxy, fault_proxy
-from tests.contract.stage import OpenTable, Store, open_store, open_table
+from tests.contract.stage import OpenTable, Store, open_store, open_table, simulated_store
 from tests.emulators import Emulator
 
-STORES = ("memory", "ministack", "moto", pytest.param("dynamodb_local", marks=pytest.mark.docker))
+STORES = ("memory", "simulated", "ministack", "moto", pytest.param("dynamodb_local", marks=pytest.mark.docker))
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -36,8 +36,8 @@ def read_service_models_once() -> Iterator[None]:
 
 @pytest.fixture(params=STORES)
 def emulator(request: pytest.FixtureRequest) -> Emulator | None:
-    """Each emulator that stores are held to in turn; `None` stands for memory."""
-    if request.param == "memory":
+    """Each emulator that stores are held to in turn; `None` stands for what needs none."""
+    if request.param in {"memory", "simulated"}:
         return None
     running = request.getfixturevalue(request.param)
     assert isinstance(running, Emulator)
@@ -56,9 +56,10 @@ def isolated(emulator: Emulator | None) -> None:
 
 
 @pytest.fixture
-async def store(emulator: Emulator | None) -> AsyncIterator[Store]:
+async def store(emulator: Emulator | None, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """One implementation of the protocols, empty."""
-    async with open_store(emulator) as opened:
+    is_simulated = request.node.callspec.params.get("emulator") == "simulated"
+    async with simulated_store() if is_simulated else open_store(emulator) as opened:
         yield opened
 
 

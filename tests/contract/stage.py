@@ -1,6 +1,6 @@
 """What the contract suites stand on: a store per implementation, in a table of its own, and short ways to say an event.
 
-To add an implementation: one more branch in `open_store`, one more name in `STORES` of `conftest`.
+To add an implementation: one more way to open a store, one more name in `STORES` of `conftest`.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Final
+
+import pytest
 
 from actors import Clock, ManualClock, SystemClock
 from orchestrator.aws.clients import Clients, connect
@@ -38,6 +40,9 @@ from orchestrator.tenants.dynamodb import DynamoDBQuotas
 from orchestrator.tenants.memory import MemoryQuotas
 from tests.contract.waiting import START
 from tests.emulators import REGION, Emulator, access_key, fresh_account
+from tests.simulation.dynamodb import SimTable
+from tests.simulation.network import clients_at_once
+from tests.simulation.world import World
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb.type_defs import AttributeValueTypeDef
@@ -211,16 +216,32 @@ async def open_store(emulator: Emulator | None) -> AsyncIterator[Store]:
         )
         return
     async with open_table(emulator) as opened:
-        yield Store(
-            journal=opened.journal(),
-            heads=opened.heads(),
-            nodes=opened.nodes(),
-            inbox=opened.inbox(),
-            wake_ups=opened.wake_ups(),
-            callbacks=opened.callbacks(),
-            quotas=opened.quotas(),
-            clock=opened.clock,
-        )
+        yield _store_on(opened.table, opened.clock)
+
+
+@asynccontextmanager
+async def simulated_store() -> AsyncIterator[Store]:
+    """Yield the implementations on the table that the simulation runs on: it must refuse what the real ones refuse."""
+    client, signed = clients_at_once(SimTable(World(0), lambda: 0.0, pytest.fail))
+    table = Table(client, signed, "orchestrator", patience_of())
+    carrier = asyncio.create_task(table.run(), name="table")
+    try:
+        yield _store_on(table, ManualClock(START))
+    finally:
+        await end_tasks(carrier)
+
+
+def _store_on(table: Table, clock: ManualClock) -> Store:
+    return Store(
+        journal=DynamoDBJournal(table, retention=RETENTION),
+        heads=DynamoDBHeads(table),
+        nodes=DynamoDBNodes(table),
+        inbox=DynamoDBInbox(table, clock=clock, retention=RETENTION),
+        wake_ups=DynamoDBWakeUps(table, clock=clock),
+        callbacks=DynamoDBCallbacks(table, clock=clock),
+        quotas=DynamoDBQuotas(table, limit_default=LIMIT_DEFAULT),
+        clock=clock,
+    )
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

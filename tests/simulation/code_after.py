@@ -1,4 +1,4 @@
-"""The deployment that mends it: each session goes on under the names that its journal holds."""
+"""The code of the next deployment: each session goes on under the names that it began with."""
 
 from collections.abc import Awaitable, Callable
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import bisect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from botocore.exceptions import ClientError
 
 from orchestrator.aws.items import Item, from_wire
 from orchestrator.aws.provision import table_definition
+from orchestrator.session.transitions import ENDED
 from tests.simulation.expressions import Wire, changed, condition, insert_names, update_parts
 from tests.simulation.world import World
 
@@ -58,6 +60,7 @@ class SimTable:
         self._lag = lag
         self._told = told
         self._items: dict[Place, Wire] = {}
+        self._heads: dict[str, Wire] = {}
         self._places: defaultdict[str, list[str]] = defaultdict(list)
         self._tokens: dict[str, float] = {}
         self._indexes = {
@@ -71,6 +74,13 @@ class SimTable:
     def items(self) -> list[Item]:
         """Return every item, plain."""
         return [from_wire(wire) for wire in self._items.values()]  # type: ignore[arg-type]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every session has ended, and nobody owes or owns anything of it."""
+        return all(
+            head["state"]["S"] in ENDED and "outbox" not in head and "owner" not in head for head in self._heads.values()
+        )
 
     def item(self, pk: str, sk: str) -> Item | None:
         """Return one item, plain."""
@@ -234,6 +244,8 @@ class SimTable:
             self._items.pop(place, None)
         else:
             self._items[place] = item
+            if sk == "HEAD":
+                self._heads[pk] = item
         self._project(place, standing, item)
         if sk.startswith("EVENT#") and standing is None and item is not None:
             self.on_event(pk.removeprefix("SESSION#"), from_wire(item))  # type: ignore[arg-type]
@@ -248,8 +260,11 @@ class SimTable:
         for index in self._indexes.values():
             if index.holds(before) or index.holds(after):
                 seen = None if after is None or not index.holds(after) else dict(after)
-                version = index.next_version(place)
-                self._world.after(self._lag(), lambda i=index, s=seen, v=version: i.put(place, s, v))  # type: ignore[misc]
+                show, lag = partial(index.put, place, seen, index.next_version(place)), self._lag()
+                if lag:
+                    self._world.after(lag, show)
+                else:
+                    show()
 
     def _audit(self, tenant: str) -> None:
         quota = self.item(tenant, "QUOTA") or {}

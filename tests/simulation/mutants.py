@@ -280,7 +280,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "whoever meets another's event takes it for its own",
-        ("I1", "I2", "I5", "I7"),
+        ("I1", "I2", "I4", "I5", "I7"),
         100,
         ((DynamoDBJournal, "append", conflict_taken_for_success),),
     ),

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import aiohttp
 
@@ -292,10 +292,14 @@ def _set(answered: asyncio.Future[dict[str, Any]], answer: dict[str, Any] | None
         answered.set_result(answer or {})
 
 
+class _Way(Protocol):
+    async def call(self, service: str, operation: str, request: Request) -> dict[str, Any]: ...
+
+
 class _Client:
     """A client of the SDK: `client.put_item(TableName=…)`."""
 
-    def __init__(self, line: Line, service: str, exceptions: object) -> None:
+    def __init__(self, line: _Way, service: str, exceptions: object) -> None:
         self._line = line
         self._service = service
         self.exceptions = exceptions
@@ -312,9 +316,24 @@ class _Client:
 class _Signed:
     """A `SignedClient`."""
 
-    def __init__(self, line: Line, service: str) -> None:
+    def __init__(self, line: _Way, service: str) -> None:
         self._line = line
         self._service = service
 
     async def call(self, operation: str, request: Request) -> dict[str, Any]:
         return await self._line.call(self._service, operation, request)
+
+
+def clients_at_once(table: SimTable) -> tuple[Any, Any]:
+    """Return clients of a table for whom no time passes and nothing goes wrong: an SDK's, and a signed one."""
+    way = _AtOnce(table)
+    return _Client(way, "table", table.exceptions), _Signed(way, "table")
+
+
+class _AtOnce:
+    def __init__(self, table: SimTable) -> None:
+        self._table = table
+
+    async def call(self, service: str, operation: str, request: Request) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return self._table.perform(operation, request)

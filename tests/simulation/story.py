@@ -29,7 +29,7 @@ from orchestrator import (
     StepInterrupted,
     current_invocation,
 )
-from tests.simulation import code_after, code_before, code_broken
+from tests.simulation import code_after, code_before
 
 Act: TypeAlias = Any
 """The kind of the act, and what it needs: JSON, as it stands in a session's input."""
@@ -44,7 +44,7 @@ LARGE_CHARS = 5_000
 HUGE_CHARS = 420_000
 """Too long for any item of the table."""
 RETRY = RetryPolicy(max_attempts=3)
-CODES: tuple[ModuleType, ...] = (code_before, code_broken, code_after)
+CODES: tuple[ModuleType, ...] = (code_before, code_after)
 
 Ran: TypeAlias = Callable[[str, str, int, int, str, str], None]
 """Told of each run: session, operation, attempt, epoch (0 where unknown), value, and `once` for `at_most_once`."""

@@ -11,7 +11,9 @@ from engine_world import World
 
 from actors import settle
 from orchestrator import Orchestrator
+from orchestrator.cluster import BLOCKED_ERROR
 from orchestrator.session.events import SessionCompleted, SessionStarted
+from orchestrator.session.transitions import SessionStatus
 
 Release = Callable[[str], Orchestrator]
 
@@ -58,6 +60,16 @@ NEW = (
         if ctx.patched("use-new"):
             return [first, await ctx.step("new", new)]
         return [first, await ctx.step("old", old)]
+"""
+)
+NEW_SIDE_ALONE = (
+    STEPS
+    + """
+    async def main(ctx, value=None):
+        first = await ctx.step("same", same)
+        await ctx.sleep(10)
+        ctx.patched("use-new")
+        return [first, await ctx.step("new", new)]
 """
 )
 TWICE = (
@@ -116,6 +128,33 @@ async def test_a_session_of_the_old_code_stays_on_the_old_side_after_every_death
     async for world in ends_alike_after_every_event(new, whole):
         assert not any("PATCH_RECORDED" in line for line in await world.story())
         assert (await world.state()).started.patches is None
+
+
+async def test_a_session_of_the_new_code_waits_for_new_code(release: Release) -> None:
+    """In the middle of a deployment an old node takes it over: what that wrote, no code could follow."""
+    old, new, world = release(OLD), release(NEW), World()
+    async with world.node(new) as node:
+        await node.start()
+        await settle()
+        node.crash()
+    async with world.node(old, "node-2") as node:
+        await node.claim(dead_owner="node-1")
+        await world.pass_time(10)
+        head = await world.head()
+        assert SessionStatus.BLOCKED is head.status
+        assert "UNKNOWN_CHANGE: the session began with 'use-new'" in str(head.attributes[BLOCKED_ERROR])
+        assert not any("old" in line for line in await world.story())
+    async with world.node(new, "node-3") as node:
+        await live(world, node)
+        assert SessionCompleted(["same", "new"]) == await world.end()
+
+
+async def test_a_change_may_be_dropped_in_two_deployments(release: Release) -> None:
+    """First its old side, then its name, when no session is left that began with it."""
+    later, whole = release(NEW_SIDE_ALONE), World()
+    await whole.run(release(NEW))
+    async for world in ends_alike_after_every_event(later, whole):
+        assert SessionCompleted(["same", "new"]) == await world.end()
 
 
 async def test_an_answer_is_recorded_once_and_stays(release: Release) -> None:
