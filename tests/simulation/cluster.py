@@ -20,7 +20,7 @@ RESTART_SECONDS: Final = (0.2, 1.0, 5.0)
 NODE_TIMEOUT_SECONDS: Final = 4.0
 TROUBLES: Final = (
     *("crash", "crash", "crash at", "crash at", "crash at", "crash at", "freeze", "freeze at", "freeze at"),
-    *("drain", "drain", "roll", "grow", "clock", "storm", "storm", "storm", "outage"),
+    *("cut off", "cut off", "drain", "drain", "roll", "grow", "clock", "storm", "storm", "storm", "outage"),
 )
 OPERATIONS: Final = (
     *("PutItem", "BatchExecuteStatement", "UpdateItem", "UpdateItem", "TransactWriteItems", "GetItem", "Query"),
@@ -28,6 +28,8 @@ OPERATIONS: Final = (
 )
 PHASES: Final[tuple[Phase, ...]] = ("unsent", "sent", "done", "answered", "answered", "answered")
 FREEZE_SECONDS: Final = (0.3, 2.0, NODE_TIMEOUT_SECONDS + 0.5, NODE_TIMEOUT_SECONDS * 3)
+
+CUT_OFF_SECONDS: Final = (1.0, NODE_TIMEOUT_SECONDS + 1.0, NODE_TIMEOUT_SECONDS + 2.0, NODE_TIMEOUT_SECONDS * 3)
 
 
 class Cluster:
@@ -127,6 +129,8 @@ class Mayhem:
         """From here on nothing goes wrong any more, and the code that matches every journal is deployed."""
         self._world.note("world", "everything is well from here on")
         self._cloud.weather.calm()
+        for node in self._cluster.living:
+            node.line.cut_off_until = 0.0
         if self._cluster.code != len(CODES) - 1:
             self._cluster.code = len(CODES) - 1
             self._cluster.replaced()
@@ -159,6 +163,8 @@ class Mayhem:
             case "freeze at":
                 seconds = draws.choice(FREEZE_SECONDS)
                 self._trap(victim, lambda: victim.freeze(seconds), draws)
+            case "cut off":
+                self._cut_off(victim, draws.choice(CUT_OFF_SECONDS))
             case "drain":
                 victim.drain()
             case "clock":
@@ -166,6 +172,11 @@ class Mayhem:
                 self._world.note(victim.name, f"has a clock that is wrong by {victim.clock.wrong_by} s")
             case _:
                 raise AssertionError(f"no trouble {kind!r}")
+
+    def _cut_off(self, victim: SimNode, seconds: float) -> None:
+        """Let the node live on without a way to anything: others take it for dead, and it does not know."""
+        self._world.note(victim.name, f"is cut off for {seconds:g} s")
+        victim.line.cut_off_until = self._world.time + seconds
 
     def _trap(self, victim: SimNode, spring: Callable[[], None], draws: Random) -> None:
         operation, phase = draws.choice(OPERATIONS), draws.choice(PHASES)

@@ -291,7 +291,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ((Reception, "_start", acknowledges_before_it_is_written),),
     ),
     Mutant("another payload under the same key is the same", ("I4",), 100, ((decide, "same_start", always(True)),)),
-    Mutant("`at_most_once` is `at_least_once`", ("I5",), 200, ((Driver, "step", once_is_at_least_once),)),
+    Mutant("`at_most_once` is `at_least_once`", ("I5", "I6"), 200, ((Driver, "step", once_is_at_least_once),)),
     Mutant("a replay forgets the results of steps", ("I5",), 50, ((Turnstile, "reach", forgets_step_results),)),
     Mutant(
         "effects run before the event that orders them is durable",

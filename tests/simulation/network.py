@@ -111,6 +111,7 @@ class Line:
         self._loop = loop
         self._traps: list[Trap] = []
         self.is_cut = False
+        self.cut_off_until = 0.0
         self.calls: Counter[str] = Counter()
 
     def set(self, trap: Trap) -> None:
@@ -144,6 +145,9 @@ class Line:
         if self._sprung(traps, "unsent"):
             return
         fault, way = self._fault(service, operation), self._way(service)
+        if self._world.time < self.cut_off_until:
+            # Nothing gets through: it is refused, or waits on the way until something does.
+            fault, way = self._world.chance.choice([("reset", way), (fault, self.cut_off_until - self._world.time + way)])
         if way > READ_SECONDS_MAX:
             self._world.after(float(READ_SECONDS_MAX), lambda: self._give_up(answered))
         if fault == "reset":
