@@ -380,8 +380,13 @@ class Router:
             following = await self._following(bumped)
             # Who begins the next generation looks into this inbox after that, and so finds what is there before.
             if following is not None:
+                try:
+                    await self._leave_in_inbox(following, message, has_new_id=has_new_id)
+                except (SessionEnded, MessageConflict):
+                    await self.ports.inbox.delete(session_id, [message_id])
+                    raise
+                # Not before: it may repeat one that was acknowledged here, and whoever repeats it may die (I9).
                 await self.ports.inbox.delete(session_id, [message_id])
-                await self._leave_in_inbox(following, message, has_new_id=has_new_id)
         elif bumped.status in ENDED:
             await self.ports.inbox.delete(session_id, [message_id])
             raise SessionEnded(session_id)

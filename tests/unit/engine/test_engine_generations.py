@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from engine_life import crash_at_every_call, live, look_after
+from engine_line import PowerCut
 from engine_world import NOON, Diary, Node, World, app_of
 from pydantic import BaseModel
 
@@ -304,6 +305,32 @@ async def test_a_message_on_its_way_to_a_generation_that_goes_on_meanwhile_follo
         await look_after(world, node)
         assert SessionContinued(3, "s:g3") == (await world.recorded("s:g2"))[-1].event
         assert () == await world.inbox.read("s")
+
+
+async def test_a_repetition_that_dies_on_its_way_to_the_next_generation_loses_nothing() -> None:
+    """What was acknowledged stays in the old inbox until it stands in the new one, or is handed over."""
+    app, world = app_of(counting), World()
+    async with world.node(app) as node, world.node(app, "node-2") as other, world.node(app, "node-3") as third:
+        await node.start(1)
+        await settle()
+        node.line.hold_answer("end")
+        await node.deliveries.signal("s", "nudge", 0, "m-0")
+        await node.line.until_held()
+        await other.deliveries.signal("s", "nudge", 1, "m-1")
+        assert 1 == len(await world.inbox.read("s")), "acknowledged, and its generation has not begun"
+        third.line.hold_on("inbox_put")
+        again = asyncio.ensure_future(third.deliveries.signal("s", "nudge", 1, "m-1"))
+        await third.line.until_held()
+        node.line.thaw()
+        node.line.cut_before("inbox_read")
+        await settle()
+        assert await world.heads.get("s:g2") is not None
+        third.line.cut_before("inbox_put", calls=2)
+        third.line.thaw()
+        await settle()
+        assert isinstance(again.exception(), PowerCut)
+        await live(world, other, "s:g2", dead=("node-1", "node-3"))
+    assert SessionContinued(3, "s:g3") == (await world.recorded("s:g2"))[-1].event
 
 
 async def test_a_year_of_generations_costs_a_message_a_few_reads() -> None:
