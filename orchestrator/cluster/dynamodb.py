@@ -75,7 +75,15 @@ class DynamoDBHeads:
         if head.owner is None:
             # Somebody may have made it due since HEAD was read, which changes no epoch.
             changed |= due_attributes(head.session_id, None)
-        return await self._write(head, wanted, changed, expected={"owner": head.owner, "epoch": head.epoch})
+        taken = await self._write(head, wanted, changed, expected={"owner": head.owner, "epoch": head.epoch})
+        if taken is not wanted:
+            return taken
+        # It travelled in a batch, which returns no item. A message that came since HEAD was read left its note with the
+        # former owner: only the inbox version as it stands tells the new one of it (rule 5).
+        standing = await self.get(head.session_id)
+        if standing is None or not _is_our_write(standing, wanted):
+            raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
+        return standing
 
     async def settle_takeovers(self, head: Head) -> Head:
         """See `Heads.settle_takeovers`."""

@@ -198,6 +198,17 @@ async def test_of_many_claimers_exactly_one_wins(heads: Heads) -> None:
     assert 9 == sum(isinstance(outcome, NotOwner) for outcome in outcomes)
 
 
+async def test_claims_that_travel_together_return_the_inbox_version_that_stands(heads: Heads) -> None:
+    """A message that came after HEAD was read left its note with the dead owner: its claimer must learn of it (I9)."""
+    read = [await heads.create(head(name)) for name in ("session-1", "session-2", "session-3")]
+    await bump(heads)
+    taken = await asyncio.gather(
+        *(heads.claim(seen, node_id="node-b", nonce="n", at=LATER, from_dead_owner=True) for seen in read)
+    )
+    assert [1, 0, 0] == [claimed.inbox_version for claimed in taken]
+    assert [await heads.get(seen.session_id) for seen in read] == taken
+
+
 async def test_an_end_leaves_no_owner_and_nothing_due(heads: Heads) -> None:
     """The session's last seq and status stand in HEAD, and no index of open work finds it."""
     seen = await heads.create(head(wake_at=LATER))
