@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from actors import BusySignal
 from orchestrator.agents.local import LocalAgents
 from orchestrator.app import Orchestrator
 from orchestrator.artifacts.payloads import PayloadStore
@@ -32,6 +33,7 @@ from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.machine import Machine
 from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
+from orchestrator.protection import TaskProtection
 from orchestrator.session.values import compact_json
 from orchestrator.session_ports import SessionPorts
 from orchestrator.settings import Settings
@@ -124,6 +126,13 @@ async def sqs_intake(settings: Settings, clients: Clients, capacity: NodeCapacit
     )
     capacity.subscribe(intake.room_changed)
     return intake
+
+
+def task_protection(machine: Machine, busy: BusySignal) -> TaskProtection | None:
+    """Build what keeps this task from being scaled in; `None` where no ECS agent is."""
+    if machine.ecs_agent_uri is None:
+        return None
+    return TaskProtection(machine.ecs_agent_uri, busy=busy, clock=machine.clock, draw=machine.draw, log=log)
 
 
 def _body_store(bucket: Bucket) -> StoreBody:

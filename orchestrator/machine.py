@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 EXIT_FENCED: Final = 70
 """The exit code of a node that fenced itself (sysexits: internal software error); its supervisor starts a new one."""
 STEP_THREADS_MAX: Final = 64
+ECS_AGENT_URI: Final = "ECS_AGENT_URI"
+"""The variable by which ECS tells a container where its agent listens."""
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
@@ -41,6 +43,7 @@ class Machine:
     `draw` returns a float from [0, 1), `new_hex` 32 hexadecimal digits that were never returned before, `new_token` an
     unguessable text. `process` names the process (`None` where that cannot be told). `fence(reason)` and `abandon()`
     end the process and do not return; `guard(watch)` runs a function beside the event loop, for as long as that takes.
+    `ecs_agent_uri` is where the agent of ECS listens, where there is one.
     """
 
     clock: Clock
@@ -52,6 +55,7 @@ class Machine:
     fence: Callable[[str], None]
     abandon: Callable[[], None]
     guard: Callable[[Callable[[], None]], None]
+    ecs_agent_uri: str | None = None
 
 
 @contextmanager
@@ -68,6 +72,7 @@ def this_machine() -> Iterator[Machine]:
             fence=fence,
             abandon=abandon,
             guard=in_a_thread,
+            ecs_agent_uri=os.environ.get(ECS_AGENT_URI) or None,
         )
 
 

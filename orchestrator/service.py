@@ -24,7 +24,7 @@ from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.table import Table
-from orchestrator.building import PublicAddress, patience_for, session_ports, sqs_intake
+from orchestrator.building import PublicAddress, patience_for, session_ports, sqs_intake, task_protection
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
 from orchestrator.cluster.dynamodb import DynamoDBNodes
@@ -38,6 +38,7 @@ from orchestrator.intake.sqs import SQSIntake
 from orchestrator.machine import Machine, this_machine
 from orchestrator.notifications.log import LogNotifications
 from orchestrator.outside import NodeOutside
+from orchestrator.protection import TaskProtection
 from orchestrator.reception import Reception
 from orchestrator.rescuer import Rescuer, RescuerPorts
 from orchestrator.router import Router
@@ -136,6 +137,7 @@ class Node:
     loop_watch: LoopWatch
     http: HttpPorts
     listen: Listen
+    protection: TaskProtection | None
     abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
@@ -149,6 +151,8 @@ class Node:
                 await self.rescuer.enter()
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
                 receiving = tasks.create_task(self.intake.run(self.reception.handle), name="intake")
+                if self.protection is not None:
+                    tasks.create_task(self.protection.run(), name="protection")
                 self.health.is_ready = True
                 log.info("node_ready", node=self.http.node_id, address=address)
                 if on_ready is not None:
@@ -169,6 +173,8 @@ class Node:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
         log.info("node_draining", node=self.http.node_id, sessions=len(self.system))
         self.health.is_draining = True
+        if self.protection is not None:
+            self.protection.drain()
         self.router.drain()
         self.rescuer.drain()
         self.intake.stop()
@@ -234,6 +240,7 @@ async def build(
             deliveries=deliveries,
         ),
         listen=listen or partial(serving, host=settings.host, port=settings.port),
+        protection=task_protection(machine, system.busy),
         abandon=machine.abandon,
     )
 
