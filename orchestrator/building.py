@@ -31,6 +31,7 @@ from orchestrator.inbox.dynamodb import DynamoDBInbox
 from orchestrator.intake.sqs import SQSIntake, StoreBody
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.machine import Machine
+from orchestrator.memory_pressure import MemoryPressure, hand_back
 from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
 from orchestrator.protection import TaskProtection
@@ -133,6 +134,12 @@ def task_protection(machine: Machine, busy: BusySignal) -> TaskProtection | None
     if machine.ecs_agent_uri is None:
         return None
     return TaskProtection(machine.ecs_agent_uri, busy=busy, clock=machine.clock, draw=machine.draw, log=log)
+
+
+def memory_pressure(machine: Machine, capacity: NodeCapacity) -> MemoryPressure:
+    """Build what holds new sessions back while memory is short."""
+    on_change = capacity.short_of_memory
+    return MemoryPressure(machine.used_memory, on_change=on_change, relieve=hand_back, clock=machine.clock, log=log)
 
 
 def _body_store(bucket: Bucket) -> StoreBody:

@@ -14,6 +14,7 @@ class NodeCapacity:
     def __init__(self, sessions_max: int) -> None:
         self.sessions_max = sessions_max
         self._taken = 0
+        self._is_short_of_memory = False
         self._live: ActorSystem | None = None
         self._subscribers: list[Callable[[], None]] = []
 
@@ -25,9 +26,20 @@ class NodeCapacity:
         """Count the actors of this system from now on."""
         self._live = system
 
+    def held(self) -> int:
+        """Return how many sessions are here or on their way."""
+        return self._taken + (0 if self._live is None else len(self._live))
+
     def free(self) -> int:
         """See `Capacity.free`."""
-        return self.sessions_max - self._taken - (0 if self._live is None else len(self._live))
+        # One that holds nothing has nothing to let go of: it goes on, one session at a time.
+        sessions_max = 1 if self._is_short_of_memory else self.sessions_max
+        return sessions_max - self.held()
+
+    def short_of_memory(self, is_short: bool) -> None:
+        """Take no new session while it is so, however many places there are."""
+        self._is_short_of_memory = is_short
+        self.changed()
 
     def place(self) -> Place:
         """Hold a place while a `with` block brings a session to life; it gets whether there was one.
@@ -48,7 +60,7 @@ class NodeCapacity:
         self.changed()
 
     def changed(self) -> None:
-        """Tell the subscribers: an actor ended, or a place was given back."""
+        """Tell the subscribers: an actor ended, a place was given back, or memory is there again."""
         for callback in self._subscribers:
             callback()
 

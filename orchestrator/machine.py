@@ -21,6 +21,7 @@ import structlog
 
 from actors import Clock, SystemClock
 from orchestrator.callbacks import TOKEN_BYTES
+from orchestrator.memory_pressure import used_share
 from orchestrator.process_identity import own_process
 from orchestrator.user_code import step_threads
 
@@ -43,7 +44,8 @@ class Machine:
     `draw` returns a float from [0, 1), `new_hex` 32 hexadecimal digits that were never returned before, `new_token` an
     unguessable text. `process` names the process (`None` where that cannot be told). `fence(reason)` and `abandon()`
     end the process and do not return; `guard(watch)` runs a function beside the event loop, for as long as that takes.
-    `ecs_agent_uri` is where the agent of ECS listens, where there is one.
+    `ecs_agent_uri` is where the agent of ECS listens, where there is one; `used_memory` returns how much is used of the
+    memory that there is, from 0 to 1, or `None` where that cannot be told.
     """
 
     clock: Clock
@@ -56,6 +58,7 @@ class Machine:
     abandon: Callable[[], None]
     guard: Callable[[Callable[[], None]], None]
     ecs_agent_uri: str | None = None
+    used_memory: Callable[[], float | None] = lambda: None
 
 
 @contextmanager
@@ -73,6 +76,7 @@ def this_machine() -> Iterator[Machine]:
             abandon=abandon,
             guard=in_a_thread,
             ecs_agent_uri=os.environ.get(ECS_AGENT_URI) or None,
+            used_memory=used_share,
         )
 
 

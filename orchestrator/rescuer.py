@@ -104,12 +104,9 @@ class Rescuer:
 
     async def _beat(self) -> None:
         try:
-            await self._ports.nodes.beat(self._ports.node.node_id, sessions=self._held())
+            await self._ports.nodes.beat(self._ports.node.node_id, sessions=self._ports.capacity.held())
         except NodeFenced as fenced:
             self._ports.on_fenced(str(fenced))
-
-    def _held(self) -> int:
-        return self._ports.capacity.sessions_max - self._ports.capacity.free()
 
     # --- the dead ------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,14 @@ from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.table import Table
-from orchestrator.building import PublicAddress, patience_for, session_ports, sqs_intake, task_protection
+from orchestrator.building import (
+    PublicAddress,
+    memory_pressure,
+    patience_for,
+    session_ports,
+    sqs_intake,
+    task_protection,
+)
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
 from orchestrator.cluster.dynamodb import DynamoDBNodes
@@ -36,6 +43,7 @@ from orchestrator.inbox.dynamodb import DynamoDBWakeUps
 from orchestrator.intake.formats import Reader
 from orchestrator.intake.sqs import SQSIntake
 from orchestrator.machine import Machine, this_machine
+from orchestrator.memory_pressure import MemoryPressure
 from orchestrator.notifications.log import LogNotifications
 from orchestrator.outside import NodeOutside
 from orchestrator.protection import TaskProtection
@@ -138,6 +146,7 @@ class Node:
     http: HttpPorts
     listen: Listen
     protection: TaskProtection | None
+    memory: MemoryPressure
     abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
@@ -146,6 +155,7 @@ class Node:
         async with asyncio.TaskGroup() as tasks:
             carrier = tasks.create_task(self.table.run(), name="table")
             watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
+            memory = tasks.create_task(self.memory.run(), name="memory")
             async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
                 await self.rescuer.enter()
@@ -168,6 +178,7 @@ class Node:
                     self.abandon()
             carrier.cancel()
             watch.cancel()
+            memory.cancel()
 
     async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
@@ -241,6 +252,7 @@ async def build(
         ),
         listen=listen or partial(serving, host=settings.host, port=settings.port),
         protection=task_protection(machine, system.busy),
+        memory=memory_pressure(machine, capacity),
         abandon=machine.abandon,
     )
 
