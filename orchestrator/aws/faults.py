@@ -37,11 +37,15 @@ class Verdict(Enum):
     """What an error code means for the caller."""
 
     RETRY = "retry"
+    # It is there, and has no room for this now: to be repeated like RETRY, but no sign that it is out of reach.
+    LATER = "later"
     CONDITION = "condition"
     CANCELLED = "cancelled"
     MISSING = "missing"
     REFUSED = "refused"
 
+
+REPEATED: Final = frozenset({Verdict.RETRY, Verdict.LATER})
 
 FAULTS: Final[dict[str, Verdict]] = {
     # DynamoDB, "Error handling", and the codes of `BatchStatementError`, which lack the suffix `Exception`.
@@ -51,22 +55,22 @@ FAULTS: Final[dict[str, Verdict]] = {
     "DuplicateItem": Verdict.CONDITION,
     "PreconditionFailed": Verdict.CONDITION,
     "TransactionCanceledException": Verdict.CANCELLED,
-    "TransactionConflictException": Verdict.RETRY,
-    "TransactionConflict": Verdict.RETRY,
-    "TransactionInProgressException": Verdict.RETRY,
-    "ProvisionedThroughputExceededException": Verdict.RETRY,
-    "ProvisionedThroughputExceeded": Verdict.RETRY,
-    "RequestLimitExceeded": Verdict.RETRY,
-    "ThrottlingException": Verdict.RETRY,
-    "ThrottlingError": Verdict.RETRY,
-    "Throttling": Verdict.RETRY,
-    "ThrottledException": Verdict.RETRY,
-    "RequestThrottled": Verdict.RETRY,
-    "RequestThrottledException": Verdict.RETRY,
-    "TooManyRequestsException": Verdict.RETRY,
-    "SlowDown": Verdict.RETRY,
-    "LimitExceededException": Verdict.RETRY,
-    "OverLimit": Verdict.RETRY,
+    "TransactionConflictException": Verdict.LATER,
+    "TransactionConflict": Verdict.LATER,
+    "TransactionInProgressException": Verdict.LATER,
+    "ProvisionedThroughputExceededException": Verdict.LATER,
+    "ProvisionedThroughputExceeded": Verdict.LATER,
+    "RequestLimitExceeded": Verdict.LATER,
+    "ThrottlingException": Verdict.LATER,
+    "ThrottlingError": Verdict.LATER,
+    "Throttling": Verdict.LATER,
+    "ThrottledException": Verdict.LATER,
+    "RequestThrottled": Verdict.LATER,
+    "RequestThrottledException": Verdict.LATER,
+    "TooManyRequestsException": Verdict.LATER,
+    "SlowDown": Verdict.LATER,
+    "LimitExceededException": Verdict.LATER,
+    "OverLimit": Verdict.LATER,
     "InternalServerError": Verdict.RETRY,
     "InternalServerErrorException": Verdict.RETRY,
     "InternalError": Verdict.RETRY,
@@ -76,7 +80,7 @@ FAULTS: Final[dict[str, Verdict]] = {
     "RequestTimeout": Verdict.RETRY,
     "RequestTimeoutException": Verdict.RETRY,
     # S3: another conditional write to the key was in flight.
-    "ConditionalRequestConflict": Verdict.RETRY,
+    "ConditionalRequestConflict": Verdict.LATER,
     # Credentials rotate under a running container: the next attempt signs with fresh ones.
     "ExpiredToken": Verdict.RETRY,
     "ExpiredTokenException": Verdict.RETRY,
@@ -187,13 +191,16 @@ class Patience:
                 return answer
 
     def note(self, error: BaseException) -> bool:
-        """Record what the error says about the dependency; return whether to try again."""
+        """Record what the error says about the dependency; return whether to try again.
+
+        What throttles us answers: a node that is throttled for minutes is well, and a restart would mend nothing.
+        """
         verdict = verdict_of(error)
-        if verdict in {Verdict.CONDITION, Verdict.CANCELLED}:
+        if verdict in {Verdict.CONDITION, Verdict.CANCELLED, Verdict.LATER}:
             self.reachability.succeeded()
         else:
             self.reachability.failed(error)
-        return verdict is Verdict.RETRY
+        return verdict in REPEATED
 
 
 async def give_way() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, TypeVar, cast
 from botocore.exceptions import ClientError, NoCredentialsError
 
 from orchestrator.aws import items
-from orchestrator.aws.faults import FAULTS, Patience, Refused, Verdict, error_code, verdict_of
+from orchestrator.aws.faults import FAULTS, REPEATED, Patience, Refused, Verdict, error_code, verdict_of
 from orchestrator.aws.group_commit import BATCH_WRITES_MAX, Done, Fate, GroupCommit, Rejected, Undecided, Unmet
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, TransactWrite, Write
 from orchestrator.aws.signed import SignedClient
@@ -126,7 +126,7 @@ class Table:
             try:
                 return await self._patience.insist(transact)
             except _Conflicted as conflict:
-                if any(FAULTS.get(reason) is not Verdict.RETRY for reason in conflict.reasons if reason != "None"):
+                if any(FAULTS.get(reason) not in REPEATED for reason in conflict.reasons if reason != "None"):
                     raise Refused(f"{self._name}: {conflict.__cause__}") from conflict
                 await self._patience.clock.sleep(self._patience.backoff(attempt))
             except ClientError as error:
@@ -250,8 +250,8 @@ class Table:
         verdict = FAULTS.get(code, Verdict.REFUSED)
         if verdict is Verdict.CONDITION:
             return Unmet()
-        if verdict is Verdict.RETRY:
-            self._patience.reachability.failed(raised)
+        if verdict in REPEATED:
+            self._patience.note(raised)
             return Undecided(raised)
         return Rejected(raised)
 

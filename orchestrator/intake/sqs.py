@@ -140,7 +140,7 @@ class SQSIntake:
             )
             self._patience.reachability.succeeded()
         except (RequestFailed, *UNREACHABLE) as error:
-            self._patience.reachability.failed(error)
+            self._patience.note(error)
             self._log.warning("queue_unreachable", error=str(error)[:300])
             return None
         finally:
