@@ -86,14 +86,14 @@ class Client:
     callbacks: Callbacks
     payloads: PayloadStore
 
-    async def send(self, message: JsonObject) -> str:
-        """Put a message on the queue and return the id that the queue gives it."""
+    async def send(self, message: JsonObject, *, tenant: str | None = None) -> str:
+        """Put a message on the queue and return the id that the queue gives it; a start, in its tenant's turn."""
         body = compact_json(message)
         size = len(body.encode())
         if size > MESSAGE_BYTES_MAX:
             raise MessageTooLong(f"the message is {size} bytes long; the queue takes {MESSAGE_BYTES_MAX}")
         queue = await find_queue(self.clients, self.settings.queue, self.patience)
-        return await queue.send(body)
+        return await queue.send(body, tenant=tenant)
 
     async def open_head(self, session_id: str) -> Head:
         """Return HEAD of the latest generation of a session that takes messages.

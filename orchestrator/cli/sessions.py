@@ -74,7 +74,7 @@ def submit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     }
 
     async def run(client: Client) -> JsonObject | None:
-        message_id = await client.send(body)
+        message_id = await client.send(body, tenant=tenant or TENANT_DEFAULT)
         if not wait:
             return None
         if not json_output:

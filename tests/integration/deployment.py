@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypedDict
 
 import aiohttp
 
@@ -25,6 +25,10 @@ WAIT_SECONDS_MAX: Final = 40.0
 APP: Final = "tests.integration.sample_app:app"
 
 Line = dict[str, Json]
+
+
+class _Grouped(TypedDict, total=False):
+    MessageGroupId: str
 
 
 class WorkerEnded(Exception):
@@ -132,12 +136,14 @@ class Deployment:
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 
-    async def send(self, body: str | JsonObject, **attributes: str) -> str:
+    async def send(self, body: str | JsonObject, *, group: str | None = None, **attributes: str) -> str:
         """Put a message on the queue; return its message id."""
+        grouped: _Grouped = {} if group is None else {"MessageGroupId": group}
         answer = await self.clients.sqs.send_message(
             QueueUrl=self.queue_url,
             MessageBody=body if isinstance(body, str) else json.dumps(body),
             MessageAttributes={name: {"DataType": "String", "StringValue": text} for name, text in attributes.items()},
+            **grouped,
         )
         return answer["MessageId"]
 

@@ -70,6 +70,7 @@ class Node:
         self.router = built.router
         self.system = built.system
         self.deliveries = built.deliveries
+        self.capacity = built.capacity
         self.line = line
 
     async def start(
