@@ -7,7 +7,23 @@ import signal
 import sys
 import time
 
-from bench import branches, cost, cpu, crash, latency, memory, operations, profiling, replay, startup, suspended, wake
+from bench import (
+    branches,
+    cost,
+    cpu,
+    crash,
+    drain,
+    flood,
+    idle,
+    latency,
+    memory,
+    operations,
+    profiling,
+    replay,
+    startup,
+    suspended,
+    wake,
+)
 from bench.report import Figure, keep, show
 from bench.rig import OTHERS_CORE, WORKERS_CORE, move_off_the_workers_core
 
@@ -23,6 +39,9 @@ FIGURES = {
     "suspended": suspended.measure,
     "wake": wake.measure,
     "operations": operations.measure,
+    "flood": flood.measure,
+    "drain": drain.measure,
+    "idle": idle.measure,
 }
 ON_REQUEST = {"profile": profiling.measure}
 

@@ -71,6 +71,20 @@ async def three_pausing(ctx: SessionContext, spec: Spec) -> int:
     return len(STEPS)
 
 
+@app.agent("tireless")
+async def tireless(prompt: object, **_: object) -> object:
+    """Work on for longer than any bench takes."""
+    await asyncio.sleep(FOREVER)
+    return prompt
+
+
+@app.session("agent-at-work")
+async def agent_at_work(ctx: SessionContext, spec: Spec) -> int:
+    """One agent that never ends."""
+    await ctx.invoke_agent("tireless", spec["bytes"])
+    return 0
+
+
 @app.session("waiting")
 async def waiting(ctx: SessionContext, spec: Spec) -> int:
     """One step that never ends."""

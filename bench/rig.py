@@ -56,9 +56,11 @@ class Rig:
     table: str
     folder: Path
 
-    async def fill(self, session_type: str, prefix: str, count: int, result_bytes: int) -> None:
+    async def fill(
+        self, session_type: str, prefix: str, count: int, result_bytes: int, *, tenant: str = "default"
+    ) -> None:
         """Put so many starts on the queue from another process; return when they are there."""
-        arguments = (self.queue_url, session_type, prefix, str(count), str(result_bytes))
+        arguments = (self.queue_url, session_type, prefix, str(count), str(result_bytes), tenant)
         child = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.sender", *arguments, cwd=ROOT)
         assert await child.wait() == 0, "the sender failed"
 
