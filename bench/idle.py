@@ -39,9 +39,7 @@ async def measure() -> Figure:
             Row(f"more of them with {sessions:,} sessions suspended", holding.total() - idle.total(), "/hour", "0"),
             *(Row(f"  {name}", holding[name] - idle[name], "/hour") for name in names if holding[name] != idle[name]),
         ],
-        [
-            f"Counted over {seconds} s, twice: one look at what is due, at the edge, is {LOOK * HOUR // seconds} an hour."
-        ],
+        [f"Counted over {seconds} s, twice. One look at what is due, at the edge: {LOOK * HOUR // seconds} an hour."],
     )
 
 
