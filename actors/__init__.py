@@ -26,6 +26,7 @@ from actors.errors import (
 )
 from actors.mailbox import Mailbox
 from actors.ref import ActorRef, Reply
+from actors.signals import Signal
 from actors.supervision import (
     Directive,
     Failure,
@@ -62,6 +63,7 @@ __all__ = [
     "ManualClock",
     "Outcome",
     "Reply",
+    "Signal",
     "StopReason",
     "StrayCancellation",
     "Succeeded",

@@ -17,6 +17,7 @@ from actors import ActorSystem, SystemClock
 from orchestrator import Orchestrator
 from orchestrator.agents.local import LocalAgents
 from orchestrator.cluster import NodeRecord
+from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.memory import MemoryNodes
 from orchestrator.deliveries import SessionDeliveries
 from orchestrator.intake import Start
@@ -115,6 +116,7 @@ async def _rescuing(built: BuiltNode, table: Table) -> None:
     ports = RescuerPorts(
         node=record,
         nodes=table.nodes,
+        directory=Directory(table.nodes, own_id=built.node_id),
         heads=table.heads,
         wake_ups=table.wake_ups,
         router=built.router,

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from actors import Clock
+from actors import Clock, Signal
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import DUE_EVERY_SECONDS, Heads, NodeFenced, NodeRecord, Nodes
+from orchestrator.cluster.directory import Directory
+from orchestrator.cluster.shares import Turns, first_taker
 from orchestrator.inbox import WakeUps
+from orchestrator.pokes import Doorbell
 from orchestrator.process_identity import is_gone
 from orchestrator.router import Router
 from orchestrator.session.transitions import SessionStatus
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 AUDIT_EVERY_BEATS: Final = 3
+QUIET_BEATS_MAX: Final = 2
+"""A node that misses more beats claims nothing either, whether it is dead or not: it gets no share."""
+SHARES_FOR_BEATS: Final = 2
+"""So long each survivor claims its own share of a dead node's sessions: everybody has seen the tombstone by then."""
+POKED_EVERY_SECONDS: Final = 0.05
+"""So far apart are the looks that pokes ask for: however many come, or are replayed, they cost 20 queries a second."""
 CLAIMS_AT_ONCE_MAX: Final = 32
 BLOCKED_PAGE: Final = 100
 
@@ -39,6 +48,7 @@ class RescuerPorts:
 
     node: NodeRecord
     nodes: Nodes
+    directory: Directory
     heads: Heads
     wake_ups: WakeUps
     router: Router
@@ -49,12 +59,6 @@ class RescuerPorts:
     log: FilteringBoundLogger
 
 
-@dataclass(slots=True)
-class _Sighting:
-    beat: int
-    since: float
-
-
 class Rescuer:
     """One node's part in keeping every open session in somebody's hands."""
 
@@ -62,15 +66,29 @@ class Rescuer:
         self._ports = ports
         self._heartbeat = heartbeat_seconds
         self._timeout = node_timeout_seconds
-        self._seen: dict[str, _Sighting] = {}
-        self._tombstones: set[str] = set()
+        self._tombstones: dict[str, int] = {}
+        self._turns = Turns(ports.node.node_id)
+        self._poked = Signal()
+        self._is_poked = False
         self._claims = asyncio.Semaphore(CLAIMS_AT_ONCE_MAX)
         self._is_draining = False
 
-    async def enter(self) -> None:
-        """Learn which tenants are limited, and register the node; from here on others may see it."""
+    @property
+    def doorbell(self) -> Doorbell:
+        """Where other nodes poke this one."""
+        node = self._ports.node
+        assert node.poke_key is not None, "who is poked has a key that pokes are signed with"
+        return Doorbell(node.node_id, node.poke_key, self.poked)
+
+    async def enter(self, *, address: str = "") -> None:
+        """Learn which tenants are limited, and register the node at that address; from here on others may see it."""
         await self._ports.router.slots.refresh()
-        await self._ports.nodes.register(self._ports.node)
+        await self._ports.nodes.register(replace(self._ports.node, address=address))
+
+    def poked(self) -> None:
+        """Look at the wake-ups now, or as soon as the last look that a poke asked for is long enough ago."""
+        self._is_poked = True
+        self._poked.fire()
 
     def drain(self) -> None:
         """Claim nothing any more; go on beating."""
@@ -85,7 +103,8 @@ class Rescuer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._beat_for_ever(), name="beat")
             tasks.create_task(self._watch_for_ever(tasks), name="watch")
-            tasks.create_task(self._wake_for_ever(tasks), name="due")
+            tasks.create_task(self._wake_for_ever(tasks), name="wake-ups")
+            tasks.create_task(self._claim_due_for_ever(tasks), name="due")
             tasks.create_task(self._try_blocked(tasks), name="blocked")
 
     # --- living --------------------------------------------------------------------------------------------------
@@ -118,43 +137,44 @@ class Rescuer:
             if rounds % AUDIT_EVERY_BEATS == 0:
                 with self._keeping_on("audit"):
                     for dead in tuple(self._tombstones):
-                        await self._rescue_all(dead, tasks)
+                        await self._rescue(dead, tasks)
                     await self._audit_itself(tasks)
             rounds += 1
             await self._ports.clock.sleep(self._heartbeat)
 
     async def _look_around(self, tasks: asyncio.TaskGroup) -> None:
         """Look at every registration; what is registered no longer is forgotten, so that nothing is kept for ever."""
-        registered: set[str] = set()
-        async for node in self._ports.nodes.all():
-            registered.add(node.node_id)
-            await self._look_at(node, tasks)
-        self._tombstones &= registered
-        for gone in self._seen.keys() - registered:
-            del self._seen[gone]
-
-    async def _look_at(self, node: NodeRecord, tasks: asyncio.TaskGroup) -> None:
-        if node.node_id == self._ports.node.node_id or node.node_id in self._tombstones:
-            return
-        if node.declared_dead_at is not None:
-            self._tombstones.add(node.node_id)
-            await self._rescue_all(node.node_id, tasks)
-            return
+        registered = {node.node_id: node async for node in self._ports.nodes.all()}
         now = self._ports.clock.monotonic()
-        sighting = self._seen.get(node.node_id)
-        if sighting is None or sighting.beat != node.beat:
-            self._seen[node.node_id] = _Sighting(node.beat, now)
-            sighting = self._seen[node.node_id]
-        has_exited = is_gone(node.process)
-        if not has_exited and now - sighting.since <= self._timeout:
-            return
-        if await self._ports.nodes.declare_dead(node.node_id, at=self._now(), beat=node.beat):
-            self._ports.log.warning("node_declared_dead", dead_node=node.node_id, process_gone=has_exited)
-            self._tombstones.add(node.node_id)
-            await self._rescue_all(node.node_id, tasks)
+        self._ports.directory.saw(registered.values(), at=now, quiet_seconds_max=QUIET_BEATS_MAX * self._heartbeat)
+        self._tombstones = {dead: looks + 1 for dead, looks in self._tombstones.items() if dead in registered}
+        for node in registered.values():
+            await self._look_at(node, now, tasks)
 
-    async def _rescue_all(self, dead: str, tasks: asyncio.TaskGroup) -> None:
-        await self._activate_all(self._ports.heads.owned_by(dead), tasks, dead_owner=dead)
+    async def _look_at(self, node: NodeRecord, now: float, tasks: asyncio.TaskGroup) -> None:
+        if node.node_id == self._ports.node.node_id:
+            return
+        if node.node_id in self._tombstones:
+            if self._tombstones[node.node_id] == SHARES_FOR_BEATS:
+                await self._rescue(node.node_id, tasks)
+            return
+        if node.declared_dead_at is None:
+            has_exited = is_gone(node.process)
+            if not has_exited and self._ports.directory.still_for(node.node_id, at=now) <= self._timeout:
+                return
+            if not await self._ports.nodes.declare_dead(node.node_id, at=self._now(), beat=node.beat):
+                return
+            self._ports.log.warning("node_declared_dead", dead_node=node.node_id, process_gone=has_exited)
+        self._tombstones[node.node_id] = 0
+        await self._rescue(node.node_id, tasks)
+
+    async def _rescue(self, dead: str, tasks: asyncio.TaskGroup) -> None:
+        """Claim the dead node's sessions: at first our share of them, later whatever is left."""
+        owned, takers = self._ports.heads.owned_by(dead), self._ports.directory.takers
+        if self._tombstones[dead] < SHARES_FOR_BEATS:
+            own_id = self._ports.node.node_id
+            owned = _only(owned, lambda session_id: first_taker(session_id, takers) == own_id)
+        await self._activate_all(owned, tasks, dead_owner=dead)
 
     async def _audit_itself(self, tasks: asyncio.TaskGroup) -> None:
         """Take up what HEAD says is ours and has no actor here: a claim whose answer was lost, an actor that failed."""
@@ -164,15 +184,33 @@ class Rescuer:
     # --- the due -------------------------------------------------------------------------------------------------
 
     async def _wake_for_ever(self, tasks: asyncio.TaskGroup) -> None:
+        """Look at the wake-ups every second, and when poked."""
+        is_early = False
         while True:
+            # Before the look: a poke that comes meanwhile may be for a note that the look does not find.
+            self._is_poked = False
             with self._keeping_on("wake-ups"):
-                async for session_id in self._ports.wake_ups.take(self._ports.node.node_id):
-                    tasks.create_task(self._wake(session_id), name=f"wake {session_id}")
+                await self._take_wake_ups(tasks, is_early=is_early)
+            if is_early:
+                await self._ports.clock.sleep(POKED_EVERY_SECONDS)
+            is_early = await self._poked.until(lambda: self._is_poked, self._ports.clock, within=DUE_EVERY_SECONDS)
+
+    async def _take_wake_ups(self, tasks: asyncio.TaskGroup, *, is_early: bool) -> None:
+        taken = 0
+        async for session_id in self._ports.wake_ups.take(self._ports.node.node_id):
+            tasks.create_task(self._wake(session_id), name=f"wake {session_id}")
+            taken += 1
+        if taken:
+            self._ports.log.info("wake_ups_taken", sessions=taken, poked=is_early)
+
+    async def _claim_due_for_ever(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
             with self._keeping_on("limits"):
                 await self._ports.router.slots.refresh()
             with self._keeping_on("due"):
                 now = self._now()
-                await self._activate_all(self._ports.heads.due(now), tasks, only_unowned=True, due_before=now)
+                due = _only(self._ports.heads.due(now), self._turns.look(self._ports.directory.takers))
+                await self._activate_all(due, tasks, only_unowned=True, due_before=now)
             await self._ports.clock.sleep(DUE_EVERY_SECONDS)
 
     async def _wake(self, session_id: str) -> None:

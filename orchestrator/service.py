@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -34,10 +33,12 @@ from orchestrator.building import (
 )
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
+from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.dynamodb import DynamoDBNodes
 from orchestrator.deliveries import SessionDeliveries
 from orchestrator.errors import Unavailable
 from orchestrator.health import Health, LoopWatch
+from orchestrator.http.addresses import reachable_address
 from orchestrator.http.server import HttpPorts, serving
 from orchestrator.inbox.dynamodb import DynamoDBWakeUps
 from orchestrator.intake.formats import Reader
@@ -47,6 +48,8 @@ from orchestrator.memory_pressure import MemoryPressure
 from orchestrator.notifications.log import LogNotifications
 from orchestrator.outside import NodeOutside
 from orchestrator.protection import TaskProtection
+from orchestrator.pokes import Pokes, PokingWakeUps
+from orchestrator.pokes.http import HttpPokes
 from orchestrator.reception import Reception
 from orchestrator.rescuer import Rescuer, RescuerPorts
 from orchestrator.router import Router
@@ -63,6 +66,7 @@ COLLECTOR_THRESHOLDS: Final = (50_000, 5, 2)
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
 
 Listen: TypeAlias = Callable[[HttpPorts], AbstractAsyncContextManager[str]]
+PokesFor: TypeAlias = Callable[[Directory], Pokes]
 """Opens the HTTP endpoints for as long as a block lasts, which gets their address (`host:port`)."""
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
@@ -147,6 +151,7 @@ class Node:
     listen: Listen
     protection: TaskProtection | None
     memory: MemoryPressure
+    pokes: Pokes
     abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
@@ -156,9 +161,10 @@ class Node:
             carrier = tasks.create_task(self.table.run(), name="table")
             watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
             memory = tasks.create_task(self.memory.run(), name="memory")
+            poking = tasks.create_task(self.pokes.run(), name="pokes")
             async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
-                await self.rescuer.enter()
+                await self.rescuer.enter(address=reachable_address(address))
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
                 receiving = tasks.create_task(self.intake.run(self.reception.handle), name="intake")
                 if self.protection is not None:
@@ -179,6 +185,7 @@ class Node:
             carrier.cancel()
             watch.cancel()
             memory.cancel()
+            poking.cancel()
 
     async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
@@ -199,9 +206,16 @@ class Node:
 
 
 async def build(
-    app: Orchestrator, settings: Settings, clients: Clients, machine: Machine, listen: Listen | None = None
+    app: Orchestrator,
+    settings: Settings,
+    clients: Clients,
+    machine: Machine,
+    listen: Listen | None = None,
+    pokes_for: PokesFor | None = None,
 ) -> Node:
     """Build every room, from the ground up; without `listen` the HTTP endpoints are where the settings say.
+
+    Without `pokes_for` other nodes are poked over HTTP.
 
     Raises:
         Unavailable: the table or a queue is not to be had.
@@ -217,11 +231,14 @@ async def build(
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
     supervisor = SessionSupervisor(clock)
-    router = Router(system, ports, wake_ups, capacity, supervisor)
+    nodes = DynamoDBNodes(table)
+    directory = Directory(nodes, own_id=ports.node_id)
+    pokes = HttpPokes(directory, log) if pokes_for is None else pokes_for(directory)
+    router = Router(system, ports, PokingWakeUps(wake_ups, pokes), capacity, supervisor)
     outside.append(NodeOutside(router, LogNotifications(log), ports.new_token))
     deliveries = SessionDeliveries(router, machine.new_hex)
     intake = await sqs_intake(settings, clients, capacity, machine)
-    rescuer = _rescuer(settings, table, router, wake_ups, capacity, supervisor, machine)
+    rescuer = _rescuer(settings, nodes, directory, router, wake_ups, capacity, supervisor, machine)
     stall_seconds_max = settings.node_timeout_seconds
     loop_watch = LoopWatch(clock, stall_seconds_max=stall_seconds_max, on_stalled=machine.fence, guard=machine.guard)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
@@ -249,17 +266,20 @@ async def build(
             api_keys=settings.api_keys,
             log=log,
             deliveries=deliveries,
+            doorbell=rescuer.doorbell,
         ),
         listen=listen or partial(serving, host=settings.host, port=settings.port),
         protection=task_protection(machine, system.busy),
         memory=memory_pressure(machine, capacity),
+        pokes=pokes,
         abandon=machine.abandon,
     )
 
 
 def _rescuer(  # noqa: PLR0913, PLR0917 - what it looks after, and what with
     settings: Settings,
-    table: Table,
+    nodes: DynamoDBNodes,
+    directory: Directory,
     router: Router,
     wake_ups: DynamoDBWakeUps,
     capacity: NodeCapacity,
@@ -269,14 +289,16 @@ def _rescuer(  # noqa: PLR0913, PLR0917 - what it looks after, and what with
     record = NodeRecord(
         node_id=router.ports.node_id,
         beat=0,
-        address=f"{socket.gethostname()}:{settings.port}",
+        address="",
         started_at=truncate_to_millis(machine.clock.now()),
         version=version("session-orchestrator"),
         process=machine.process,
+        poke_key=machine.new_token(),
     )
     ports = RescuerPorts(
         node=record,
-        nodes=DynamoDBNodes(table),
+        nodes=nodes,
+        directory=directory,
         heads=router.ports.heads,
         wake_ups=wake_ups,
         router=router,

@@ -198,7 +198,10 @@ class Heads(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """A node's registration. `process` names the operating system process, where that can be told (see ADR 0002)."""
+    """A node's registration. `process` names the operating system process, where that can be told (see ADR 0002).
+
+    `address` is where other nodes reach it; with `poke_key` they sign their pokes, and it is shown to nobody else.
+    """
 
     node_id: str
     beat: int
@@ -208,6 +211,7 @@ class NodeRecord:
     process: str | None = None
     sessions: int = 0
     declared_dead_at: datetime | None = None
+    poke_key: str | None = field(default=None, repr=False)
 
 
 class Nodes(Protocol):
@@ -226,6 +230,10 @@ class Nodes(Protocol):
 
         The mark is a tombstone: the node's sessions are audited for as long as it stands (a day).
         """
+        ...
+
+    async def get(self, node_id: str) -> NodeRecord | None:
+        """Return the registration as of now, marked or not; `None` where there is none."""
         ...
 
     def all(self) -> AsyncIterator[NodeRecord]:

@@ -245,6 +245,7 @@ class DynamoDBNodes:
             "version": node.version,
             "process": node.process,
             "sessions": node.sessions,
+            "poke_key": node.poke_key,
         }
         try:
             await self._table.write(Insert(present(item)))
@@ -287,6 +288,12 @@ class DynamoDBNodes:
             return unmet.item is None or unmet.item.get("declared_dead_at") is not None
         return True
 
+    async def get(self, node_id: str) -> NodeRecord | None:
+        """See `Nodes.get`."""
+        key = _node_key(node_id)
+        item = await self._table.get(Key(key[PARTITION_KEY], key[SORT_KEY]))
+        return None if item is None else _node(item)
+
     async def all(self) -> AsyncIterator[NodeRecord]:
         """See `Nodes.all`."""
         async for item in self._table.partition(NODES, sk_after=_NODE_PREFIX, sk_until=f"{_NODE_PREFIX}~"):
@@ -318,7 +325,7 @@ def _node_key(node_id: str) -> dict[str, str]:
 
 
 def _node(item: Item) -> NodeRecord:
-    process, dead = item.get("process"), item.get("declared_dead_at")
+    process, dead, poke_key = item.get("process"), item.get("declared_dead_at"), item.get("poke_key")
     return NodeRecord(
         node_id=str(item[SORT_KEY]).removeprefix(_NODE_PREFIX),
         beat=int_of(item.get("beat")),
@@ -329,6 +336,7 @@ def _node(item: Item) -> NodeRecord:
         sessions=int_of(item.get("sessions")),
         # Any mark counts, readable or not: it is the presence that says dead.
         declared_dead_at=None if dead is None else _instant(dead) or datetime.min.replace(tzinfo=UTC),
+        poke_key=None if poke_key is None else str(poke_key),
     )
 
 

@@ -189,6 +189,11 @@ class MemoryNodes:
         self._nodes[node_id] = replace(node, declared_dead_at=at)
         return True
 
+    async def get(self, node_id: str) -> NodeRecord | None:
+        """See `Nodes.get`."""
+        await asyncio.sleep(0)
+        return self._nodes.get(node_id)
+
     async def all(self) -> AsyncIterator[NodeRecord]:
         """See `Nodes.all`."""
         for node in tuple(self._nodes.values()):

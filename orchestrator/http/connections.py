@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import HttpVersion11, hdrs, web
 
 from orchestrator.errors import Unavailable
+from orchestrator.http.addresses import authority
 from orchestrator.http.problems import CODES, Problem, response
 
 SHUTDOWN_SECONDS_MAX: Final = 5.0
@@ -76,7 +77,7 @@ async def listening(
         listener = await _listener(runner.server, host, port, idle_seconds_max)
         try:
             bound = listener.sockets[0].getsockname()
-            yield f"{bound[0]}:{bound[1]}"
+            yield authority(bound[0], bound[1])
         finally:
             # First no new connections, then the ones that are there: the order in which aiohttp's own sites stop.
             listener.close()

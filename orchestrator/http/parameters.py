@@ -171,6 +171,7 @@ APPROVAL_NAME: Final = Text(
     rf"(?!\.+$)[A-Za-z0-9_.:\-#/]{{1,{OPERATION_ID_LENGTH_MAX}}}",
     f"an operation id (1 to {OPERATION_ID_LENGTH_MAX} of A-Z a-z 0-9 _ . : - # /)",
 )
+NODE_ID: Final = Text("node_id", "path", "The node's id.", _ID, ID_SAYS)
 CALLBACK_ID: Final = Text("callback_id", "path", "The callback's id.", _ID, ID_SAYS)
 MESSAGE_ID: Final = Text(
     "Idempotency-Key",

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Middleware
 from orchestrator import deliveries
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
+from orchestrator.pokes import UnknownNode, WrongSignature
 from orchestrator.router import IdempotencyConflict
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ STATUSES: Final[Mapping[type[OrchestratorError], HTTPStatus]] = {
     deliveries.NotAnApprover: HTTPStatus.FORBIDDEN,
     deliveries.CallbackAnswered: HTTPStatus.CONFLICT,
     deliveries.CallbackExpired: HTTPStatus.GONE,
+    UnknownNode: HTTPStatus.NOT_FOUND,
+    WrongSignature: HTTPStatus.FORBIDDEN,
 }
 
 # Python renames some of its statuses from release to release; a code is stable.

@@ -235,3 +235,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         answers=(Answer(HTTPStatus.OK, "A page without scripts.", None, "text/html"),),
     ),
 )
+
+BETWEEN_NODES: Final[tuple[Route, ...]] = (
+    Route(
+        "wakeNode",
+        "POST",
+        "/nodes/{node_id}/wake",
+        "Have the node look at its wake-ups now",
+        answers=(Answer(HTTPStatus.NO_CONTENT, "It does.", None),),
+        parameters=(p.NODE_ID,),
+        codes={HTTPStatus.NOT_FOUND: ("UNKNOWN_NODE",), HTTPStatus.FORBIDDEN: ("WRONG_SIGNATURE",)},
+    ),
+)
+"""What nodes ask of each other, signed with a key from the table: in no document, for nobody else can."""

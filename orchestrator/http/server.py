@@ -33,11 +33,13 @@ from orchestrator.http.connections import listening, meet_expectation
 from orchestrator.http.openapi import document
 from orchestrator.http.page import PAGE_HEADERS, page
 from orchestrator.http.problems import Handler, Problem, draining, middleware, unserved
-from orchestrator.http.routes import ROUTES
+from orchestrator.http.routes import BETWEEN_NODES, ROUTES
 from orchestrator.http.streams import EVENT_STREAM, STREAMS_MAX, EventSignal, EventStreams, Polling, StreamPorts
 from orchestrator.inbox import UnknownSession
 from orchestrator.intake.formats import Reader, checked, validated
 from orchestrator.journal import Journal, UnreadableEvent
+from orchestrator.pokes import Doorbell
+from orchestrator.pokes.http import POKE_SCHEME
 from orchestrator.router import Router
 from orchestrator.session.values import Json, JsonObject, compact_json, format_instant, is_valid_id
 from orchestrator.telemetry import TRACEPARENT, trace_parent
@@ -52,6 +54,7 @@ HANDLER_SECONDS_MAX: Final = 30.0
 AGENTCORE_STATUS: Final = {HealthStatus.HEALTHY: "Healthy", HealthStatus.HEALTHY_BUSY: "HealthyBusy"}
 """The exact words of the Bedrock AgentCore Runtime HTTP contract (`/ping`)."""
 DEADLINE: Final = web.RequestKey("deadline", TimeLimit)
+_NODES: Final = "/nodes/"
 OPEN_PREFIXES: Final = tuple(route.path.partition("{")[0] for route in ROUTES if route.is_open)
 
 
@@ -77,6 +80,7 @@ class HttpPorts:
     api_keys: Sequence[SecretStr]
     log: FilteringBoundLogger
     deliveries: Deliveries
+    doorbell: Doorbell
     news: EventSignal | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
 
@@ -106,8 +110,9 @@ class Endpoints:
             middlewares=[middleware(self._ports.log), self._limit_time(), self._authenticate()],
         )
         handlers = self._handlers()
-        assert set(handlers) == {route.operation_id for route in ROUTES}, "every route has a handler, and the reverse"
-        for route in ROUTES:
+        routes = (*ROUTES, *BETWEEN_NODES)
+        assert set(handlers) == {route.operation_id for route in routes}, "every route has a handler, and the reverse"
+        for route in routes:
             # A GET answers HEAD as well: probes and caches ask with it.
             add = app.router.add_get if route.method == hdrs.METH_GET else app.router.add_post
             add(route.path, handlers[route.operation_id], expect_handler=meet_expectation)
@@ -129,6 +134,7 @@ class Endpoints:
             "answerCallback": self.callback,
             "openapi": self.openapi,
             "docs": self.docs,
+            "wakeNode": self.wake,
         }
 
     async def ping(self, _: web.Request) -> web.Response:
@@ -244,6 +250,12 @@ class Endpoints:
         """Answer the document as a page."""
         return web.Response(text=page(self._document), content_type="text/html", headers=PAGE_HEADERS)
 
+    async def wake(self, request: web.Request) -> web.Response:
+        """Look at the wake-ups that other nodes left, as one of them asks: 204."""
+        scheme, _, signed = _authorization(request)
+        self._ports.doorbell.push(p.NODE_ID.required(request), signed if scheme == POKE_SCHEME else "")
+        return web.Response(status=HTTPStatus.NO_CONTENT.value)
+
     async def _events_page(self, session_id: str, *, after: int, limit: int) -> JsonObject:
         found: list[Json] = []
         body: JsonObject = {"events": found, "next_after": after}
@@ -292,8 +304,8 @@ class Endpoints:
 
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if keys and not _is_open(request.path):
-                scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+            if keys and not _is_open(request.path) and not _is_poke(request):
+                scheme, _, given = _authorization(request)
                 # Every key is compared, in constant time: the answer's delay tells nothing of any of them.
                 known = [hmac.compare_digest(key, given.strip().encode("utf-8", "surrogateescape")) for key in keys]
                 if scheme.lower() != "bearer" or not any(known):
@@ -317,6 +329,15 @@ async def serving(ports: HttpPorts, *, host: str, port: int) -> AsyncIterator[st
 
 def _is_open(path: str) -> bool:
     return any(path.startswith(open_) if open_.endswith("/") else path == open_ for open_ in OPEN_PREFIXES)
+
+
+def _is_poke(request: web.Request) -> bool:
+    """Return whether another node asks: its handler looks at the signature."""
+    return request.path.startswith(_NODES) and _authorization(request)[0] == POKE_SCHEME
+
+
+def _authorization(request: web.Request) -> tuple[str, str, str]:
+    return request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
 
 
 def _asked_for(request: web.Request) -> str:

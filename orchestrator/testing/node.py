@@ -35,6 +35,8 @@ from orchestrator.notifications.memory import MemoryNotifications
 from orchestrator.outside import NodeOutside
 from orchestrator.payloads import BYTES_MAX
 from orchestrator.performer import AgentLookup, Performer
+from orchestrator.pokes import Pokes, PokingWakeUps
+from orchestrator.pokes.memory import MemoryPokes
 from orchestrator.router import Router
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
@@ -60,6 +62,7 @@ class Adapters:
     quotas: Quotas
     artifacts: Artifacts
     notifications: Notifications
+    pokes: Pokes
 
 
 class Tables:
@@ -74,6 +77,7 @@ class Tables:
         self.quotas = MemoryQuotas(self.heads)
         self.artifacts = MemoryArtifacts()
         self.notifications = MemoryNotifications()
+        self.pokes = MemoryPokes()
         self._numbers = count(1)
 
     def number(self) -> int:
@@ -92,6 +96,7 @@ class Tables:
             quotas=self.quotas,
             artifacts=self.artifacts,
             notifications=self.notifications,
+            pokes=self.pokes,
         )
 
 
@@ -137,7 +142,7 @@ def build_node(setup: Setup, adapters: Adapters) -> Node:
     ports = _ports(setup, adapters, new_id, lambda: outside)
     system = ActorSystem(clock=clock, on_end=capacity.changed)
     capacity.watch(system)
-    router = Router(system, ports, adapters.wake_ups, capacity, supervisor)
+    router = Router(system, ports, PokingWakeUps(adapters.wake_ups, adapters.pokes), capacity, supervisor)
     outside = NodeOutside(router, adapters.notifications, ports.new_token)
     return Node(setup.node_id, router, system, SessionDeliveries(router, new_id), supervisor, capacity)
 

@@ -51,6 +51,7 @@ LIMIT_DEFAULT: Final = 2
 """Slots of a tenant for whom no limit was set."""
 RETENTION: Final = timedelta(days=90)
 SESSION: Final = "session-1"
+POKE_KEY: Final = "the key of node-a"
 
 _table_numbers = count(1)
 _event_numbers = count(1)
@@ -316,7 +317,7 @@ def head(
 
 def node(node_id: str = "node-a", *, beat: int = 0, started_at: datetime = START) -> NodeRecord:
     """Return a registration."""
-    return NodeRecord(node_id, beat, "10.0.0.1:8080", started_at, "0.1.0", process="1:2:3")
+    return NodeRecord(node_id, beat, "10.0.0.1:8080", started_at, "0.1.0", process="1:2:3", poke_key=POKE_KEY)
 
 
 async def ids(found: AsyncIterator[str]) -> Sequence[str]:

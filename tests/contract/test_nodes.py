@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from orchestrator.cluster import NodeFenced, NodeRecord, Nodes
-from tests.contract.stage import node
+from tests.contract.stage import POKE_KEY, node
 from tests.contract.waiting import START
 
 LATER = START + timedelta(minutes=5)
@@ -18,11 +18,27 @@ async def all_nodes(nodes: Nodes) -> dict[str, NodeRecord]:
 
 
 async def test_registered_nodes_are_all_listed(nodes: Nodes) -> None:
-    """Every attribute of a registration comes back; a process that cannot be told stays absent."""
-    records = {f"node-{n}": node(f"node-{n}") for n in range(12)} | {"bare": replace(node("bare"), process=None)}
+    """Every attribute of a registration comes back; a process that cannot be told, and a key, may be absent."""
+    bare = replace(node("bare"), process=None, poke_key=None)
+    records = {f"node-{n}": node(f"node-{n}") for n in range(12)} | {"bare": bare}
     for record in records.values():
         await nodes.register(record)
     assert records == await all_nodes(nodes)
+
+
+async def test_one_registration_is_read_by_its_id(nodes: Nodes) -> None:
+    """As of now, marked or not; one that was never made is `None`."""
+    await nodes.register(node())
+    await nodes.beat("node-a", sessions=2)
+    assert replace(node(), beat=1, sessions=2) == await nodes.get("node-a")
+    await nodes.declare_dead("node-a", at=LATER, beat=None)
+    assert replace(node(), beat=1, sessions=2, declared_dead_at=LATER) == await nodes.get("node-a")
+    assert None is await nodes.get("node-b")
+
+
+def test_a_registration_shows_its_key_to_no_log() -> None:
+    """Who has it may poke."""
+    assert POKE_KEY not in repr(node())
 
 
 async def test_the_same_registration_again_is_welcome(nodes: Nodes) -> None:

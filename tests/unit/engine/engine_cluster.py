@@ -24,6 +24,7 @@ from actors.signals import Signal, next_turn
 from orchestrator import Orchestrator
 from orchestrator.agents.local import LocalAgents
 from orchestrator.cluster import NodeRecord
+from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.memory import MemoryNodes
 from orchestrator.deliveries import UnknownCallback
 from orchestrator.inbox import UnknownSession
@@ -250,9 +251,11 @@ class Cluster:
             line.cut()
             raise Fenced(reason)
 
+        nodes = _lined(self._registry, "nodes", line)
         ports = RescuerPorts(
             node=NodeRecord(built.node_id, 0, "", world.clock.now(), "1"),
-            nodes=_lined(self._registry, "nodes", line),
+            nodes=nodes,
+            directory=Directory(nodes, own_id=built.node_id),
             heads=adapters.heads,
             wake_ups=adapters.wake_ups,
             router=built.router,
@@ -262,7 +265,9 @@ class Cluster:
             on_fenced=fence,
             log=structlog.get_logger("orchestrator"),
         )
-        return Rescuer(ports, heartbeat_seconds=HEARTBEAT_SECONDS, node_timeout_seconds=NODE_TIMEOUT_SECONDS)
+        rescuer = Rescuer(ports, heartbeat_seconds=HEARTBEAT_SECONDS, node_timeout_seconds=NODE_TIMEOUT_SECONDS)
+        world.pokes.answer(built.node_id, rescuer.poked)
+        return rescuer
 
 
 def _lined(adapter: object, room: str, line: Line) -> Any:

@@ -36,6 +36,7 @@ from orchestrator.intake import Start
 from orchestrator.journal.codec import operation_of, type_name
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.notifications.memory import MemoryNotifications
+from orchestrator.pokes.memory import MemoryPokes
 from orchestrator.router import Accepted
 from orchestrator.session.events import (
     Event,
@@ -104,6 +105,7 @@ class World:
         self.callbacks = MemoryCallbacks(clock=self.clock)
         self.artifacts = MemoryArtifacts(BUCKET)
         self.notifications = MemoryNotifications()
+        self.pokes = MemoryPokes()
         self.passivate_after = 30.0
         self.changed = Signal()
         self.standing: dict[str, Head] = {}
@@ -130,6 +132,7 @@ class World:
             quotas=at_the_end_of(line, self.quotas, writes=QUOTA_WRITES, standing=self.standing),
             artifacts=self.artifacts,
             notifications=self.notifications,
+            pokes=self.pokes,
         )
         with self._capturing(), step_threads(THREADS_MAX) as threads:
             setup = Setup(

@@ -4,7 +4,7 @@ To change it: no test logic here. Time moves only when a test moves it, unless t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -38,6 +38,7 @@ from orchestrator.journal.memory import MemoryJournal
 from orchestrator.machine import in_a_thread
 from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
+from orchestrator.pokes import Doorbell
 from orchestrator.router import Router
 from orchestrator.session.events import Event, Recorded, SessionCompleted, SessionStarted, StepCompleted
 from orchestrator.session.transitions import SessionStatus
@@ -50,6 +51,8 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 10.0
 """How long a test waits for what must happen; only a failing test waits that long."""
 PAYLOAD_BYTES_MAX = 10_000
+NODE = "node-1"
+POKE_KEY = "the key in the registration"
 
 
 class Order(BaseModel):
@@ -125,6 +128,7 @@ class Stage:
     bell: Bell
     streams: EventStreams
     logs: list[EventDict]
+    rung: list[str]
     _numbers: "count[int]" = field(default_factory=lambda: count(1))
 
     async def ask(
@@ -194,10 +198,11 @@ async def stage(
     heads: MemoryHeads | None = None,
     limits: HttpLimits | None = None,
     news: EventSignal | None = None,
+    doorbell_of: tuple[str, str, Callable[[], None]] | None = None,
 ) -> AsyncIterator[Stage]:
-    """Run a node's endpoints."""
+    """Run a node's endpoints; `doorbell_of` is who is poked there, its key, and what it does then."""
     clock = clock or ManualClock(NOON)
-    numbers, bell, heads = count(1), Bell(), heads or MemoryHeads()
+    numbers, bell, heads, rung = count(1), Bell(), heads or MemoryHeads(), list[str]()
     deliveries = MemoryDeliveries(lambda: f"random-{next(numbers)}")
     with capture_logs() as logs, ThreadPoolExecutor(1) as threads:
         system = ActorSystem(clock=clock, busy=BusySignal(clock))
@@ -208,6 +213,7 @@ async def stage(
             api_keys=[SecretStr(key) for key in keys],
             news=news or bell,
             limits=limits or HttpLimits(),
+            doorbell=Doorbell(*(doorbell_of or (NODE, POKE_KEY, lambda: rung.append(NODE)))),
         )
         endpoints = Endpoints(ports)
         async with (
@@ -218,7 +224,17 @@ async def stage(
             journal = ports.journal
             assert isinstance(journal, MemoryJournal)
             yield Stage(
-                f"http://{address}", http, clock, health, heads, journal, deliveries, bell, endpoints.streams, logs
+                f"http://{address}",
+                http,
+                clock,
+                health,
+                heads,
+                journal,
+                deliveries,
+                bell,
+                endpoints.streams,
+                logs,
+                rung,
             )
             await system.drain(PATIENCE_SECONDS)
 
@@ -235,7 +251,7 @@ def _session_ports(clock: Clock, heads: Heads, threads: ThreadPoolExecutor, numb
     artifacts, callbacks = MemoryArtifacts(), MemoryCallbacks(clock=clock)
     payloads = PayloadStore(artifacts, inline_bytes_max=PAYLOAD_BYTES_MAX)
     return SessionPorts(
-        node_id="node-1",
+        node_id=NODE,
         app=sample_app(),
         journal=MemoryJournal(),
         heads=heads,
@@ -282,4 +298,5 @@ def _ports(session: SessionPorts, system: ActorSystem, health: Health, deliverie
         api_keys=(),
         log=session.log,
         deliveries=deliveries,
+        doorbell=Doorbell(NODE, POKE_KEY, lambda: None),
     )
