@@ -43,6 +43,9 @@ async def test_a_node_answers_where_it_says_that_it_is(host: str) -> None:
 
     application = web.Application()
     application.router.add_get("/", hello)
-    async with listening(application, host=host, port=0) as bound, aiohttp.ClientSession() as http:
-        async with http.get(f"http://{reachable_address(bound)}/") as answer:
-            assert "hello" == await answer.text()
+    async with (
+        listening(application, host=host, port=0) as bound,
+        aiohttp.ClientSession() as http,
+        http.get(f"http://{reachable_address(bound)}/") as answer,
+    ):
+        assert "hello" == await answer.text()
