@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -26,14 +27,19 @@ from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
 from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
 from orchestrator.capacity import NodeCapacity
-from orchestrator.cluster.dynamodb import DynamoDBHeads
-from orchestrator.inbox.dynamodb import DynamoDBInbox
+from orchestrator.cluster import Nodes
+from orchestrator.cluster.directory import Directory
+from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
+from orchestrator.inbox import WakeUps
+from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
 from orchestrator.intake.sqs import SQSIntake, StoreBody
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.machine import Machine
 from orchestrator.memory_pressure import MemoryPressure, hand_back
 from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
+from orchestrator.pokes import Pokes, PokingWakeUps
+from orchestrator.pokes.http import HttpPokes
 from orchestrator.protection import TaskProtection
 from orchestrator.session.values import compact_json
 from orchestrator.session_ports import SessionPorts
@@ -44,6 +50,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
+
+
+PokesFor: TypeAlias = Callable[[Directory], Pokes]
 
 
 def patience_for(name: str, machine: Machine) -> Patience:
@@ -95,6 +104,25 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
         passivate_after=settings.passivate_after_seconds,
         log=log,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The other nodes: their registrations, what this node knows of them, and how it leaves them notes."""
+
+    nodes: Nodes
+    directory: Directory
+    wake_ups: WakeUps
+    pokes: Pokes
+
+
+def neighbours(table: Table, machine: Machine, node_id: str, pokes_for: PokesFor | None) -> Neighbours:
+    """Build what connects this node to the others; without `pokes_for` they are poked over HTTP."""
+    nodes = DynamoDBNodes(table)
+    directory = Directory(nodes, own_id=node_id)
+    pokes = HttpPokes(directory, log) if pokes_for is None else pokes_for(directory)
+    wake_ups = PokingWakeUps(DynamoDBWakeUps(table, clock=machine.clock), pokes)
+    return Neighbours(nodes, directory, wake_ups, pokes)
 
 
 class PublicAddress:

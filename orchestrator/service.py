@@ -24,8 +24,11 @@ from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.table import Table
 from orchestrator.building import (
+    Neighbours,
+    PokesFor,
     PublicAddress,
     memory_pressure,
+    neighbours,
     patience_for,
     session_ports,
     sqs_intake,
@@ -33,23 +36,19 @@ from orchestrator.building import (
 )
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
-from orchestrator.cluster.directory import Directory
-from orchestrator.cluster.dynamodb import DynamoDBNodes
 from orchestrator.deliveries import SessionDeliveries
 from orchestrator.errors import Unavailable
 from orchestrator.health import Health, LoopWatch
 from orchestrator.http.addresses import reachable_address
 from orchestrator.http.server import HttpPorts, serving
-from orchestrator.inbox.dynamodb import DynamoDBWakeUps
 from orchestrator.intake.formats import Reader
 from orchestrator.intake.sqs import SQSIntake
 from orchestrator.machine import Machine, this_machine
 from orchestrator.memory_pressure import MemoryPressure
 from orchestrator.notifications.log import LogNotifications
 from orchestrator.outside import NodeOutside
+from orchestrator.pokes import Pokes
 from orchestrator.protection import TaskProtection
-from orchestrator.pokes import Pokes, PokingWakeUps
-from orchestrator.pokes.http import HttpPokes
 from orchestrator.reception import Reception
 from orchestrator.rescuer import Rescuer, RescuerPorts
 from orchestrator.router import Router
@@ -66,7 +65,6 @@ COLLECTOR_THRESHOLDS: Final = (50_000, 5, 2)
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
 
 Listen: TypeAlias = Callable[[HttpPorts], AbstractAsyncContextManager[str]]
-PokesFor: TypeAlias = Callable[[Directory], Pokes]
 """Opens the HTTP endpoints for as long as a block lasts, which gets their address (`host:port`)."""
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
@@ -215,8 +213,6 @@ async def build(
 ) -> Node:
     """Build every room, from the ground up; without `listen` the HTTP endpoints are where the settings say.
 
-    Without `pokes_for` other nodes are poked over HTTP.
-
     Raises:
         Unavailable: the table or a queue is not to be had.
     """
@@ -225,20 +221,18 @@ async def build(
     table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
     await table.check()
     capacity = NodeCapacity(settings.max_sessions)
-    wake_ups, outside, address = DynamoDBWakeUps(table, clock=clock), list[NodeOutside](), PublicAddress(settings)
+    outside, address = list[NodeOutside](), PublicAddress(settings)
     bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine))
     ports = session_ports(app, settings, table, S3Artifacts(bucket), machine, address, lambda: outside[0])
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
     supervisor = SessionSupervisor(clock)
-    nodes = DynamoDBNodes(table)
-    directory = Directory(nodes, own_id=ports.node_id)
-    pokes = HttpPokes(directory, log) if pokes_for is None else pokes_for(directory)
-    router = Router(system, ports, PokingWakeUps(wake_ups, pokes), capacity, supervisor)
+    near = neighbours(table, machine, ports.node_id, pokes_for)
+    router = Router(system, ports, near.wake_ups, capacity, supervisor)
     outside.append(NodeOutside(router, LogNotifications(log), ports.new_token))
     deliveries = SessionDeliveries(router, machine.new_hex)
     intake = await sqs_intake(settings, clients, capacity, machine)
-    rescuer = _rescuer(settings, nodes, directory, router, wake_ups, capacity, supervisor, machine)
+    rescuer = _rescuer(settings, near, router, capacity, supervisor, machine)
     stall_seconds_max = settings.node_timeout_seconds
     loop_watch = LoopWatch(clock, stall_seconds_max=stall_seconds_max, on_stalled=machine.fence, guard=machine.guard)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
@@ -255,33 +249,42 @@ async def build(
         address=address,
         health=health,
         loop_watch=loop_watch,
-        http=HttpPorts(
-            node_id=ports.node_id,
-            health=health,
-            router=router,
-            reader=reader,
-            heads=ports.heads,
-            journal=ports.journal,
-            clock=clock,
-            api_keys=settings.api_keys,
-            log=log,
-            deliveries=deliveries,
-            doorbell=rescuer.doorbell,
-        ),
+        http=_http_ports(settings, router, rescuer, health, reader, deliveries),
         listen=listen or partial(serving, host=settings.host, port=settings.port),
         protection=task_protection(machine, system.busy),
         memory=memory_pressure(machine, capacity),
-        pokes=pokes,
+        pokes=near.pokes,
         abandon=machine.abandon,
     )
 
 
-def _rescuer(  # noqa: PLR0913, PLR0917 - what it looks after, and what with
+def _http_ports(
     settings: Settings,
-    nodes: DynamoDBNodes,
-    directory: Directory,
     router: Router,
-    wake_ups: DynamoDBWakeUps,
+    rescuer: Rescuer,
+    health: Health,
+    reader: Reader,
+    deliveries: SessionDeliveries,
+) -> HttpPorts:
+    return HttpPorts(
+        node_id=router.ports.node_id,
+        health=health,
+        router=router,
+        reader=reader,
+        heads=router.ports.heads,
+        journal=router.ports.journal,
+        clock=router.ports.clock,
+        api_keys=settings.api_keys,
+        log=log,
+        deliveries=deliveries,
+        doorbell=rescuer.doorbell,
+    )
+
+
+def _rescuer(
+    settings: Settings,
+    near: Neighbours,
+    router: Router,
     capacity: NodeCapacity,
     supervisor: SessionSupervisor,
     machine: Machine,
@@ -297,10 +300,10 @@ def _rescuer(  # noqa: PLR0913, PLR0917 - what it looks after, and what with
     )
     ports = RescuerPorts(
         node=record,
-        nodes=nodes,
-        directory=directory,
+        nodes=near.nodes,
+        directory=near.directory,
         heads=router.ports.heads,
-        wake_ups=wake_ups,
+        wake_ups=near.wake_ups,
         router=router,
         capacity=capacity,
         clock=machine.clock,
