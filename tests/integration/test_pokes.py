@@ -2,6 +2,7 @@
 
 import asyncio
 
+from orchestrator.session.values import Json
 from tests.integration.deployment import Deployment
 
 SIGNALS = 20
@@ -11,7 +12,7 @@ KEY = "a-key-for-clients"
 async def test_an_owner_is_poked_when_a_signal_comes_to_another_node(deployment: Deployment) -> None:
     """Clients need a key here, nodes sign; no log line holds what a poke is signed with."""
     owner, other = [await deployment.start(ORCHESTRATOR_API_KEYS=KEY) for _ in range(2)]
-    asked = {"session_type": "takes-signals", "input": SIGNALS, "session_id": "s"}
+    asked: Json = {"session_type": "takes-signals", "input": SIGNALS, "session_id": "s"}
     assert 202 == (await deployment.ask(owner, "POST", "/sessions", asked, Authorization=f"Bearer {KEY}"))[0]
     poke_keys = [item["poke_key"]["S"] for item in await registrations(deployment)]
     assert 2 == len({key for key in poke_keys if len(key) >= 32})
