@@ -119,7 +119,7 @@ class Member:
         self.line = line
         self.gone = asyncio.Event()
         self._system = built.system
-        self._rescuer = rescuer
+        self.rescuer = rescuer
         self._asked_to_stop = asyncio.Event()
         self._is_ready = False
 
@@ -156,15 +156,15 @@ class Member:
         self.gone.set()
 
     async def _serving(self) -> None:
-        await self._rescuer.enter()
+        await self.rescuer.enter()
         self._is_ready = True
-        await self._rescuer.run()
+        await self.rescuer.run()
 
     async def _drain(self, seconds: float) -> None:
         self.router.drain()
-        self._rescuer.drain()
+        self.rescuer.drain()
         await self._system.drain(seconds)
-        await self._rescuer.leave()
+        await self.rescuer.leave()
 
 
 class Cluster:
@@ -174,7 +174,7 @@ class Cluster:
         self._app = app
         self._draws = draws
         self._threads = threads
-        self._registry = MemoryNodes()
+        self.registry = MemoryNodes()
         self._lives: dict[Member, asyncio.Task[None]] = {}
         self.world = world
         self.is_slow = draws.random() < 0.2
@@ -251,7 +251,7 @@ class Cluster:
             line.cut()
             raise Fenced(reason)
 
-        nodes = _lined(self._registry, "nodes", line)
+        nodes = _lined(self.registry, "nodes", line)
         ports = RescuerPorts(
             node=NodeRecord(built.node_id, 0, "", world.clock.now(), "1"),
             nodes=nodes,
