@@ -1,4 +1,4 @@
-"""What the rescuer of each node sees to: who lives, who is dead, and that nothing waits on the dead (I8, rules 2, 3)."""
+"""What each rescuer sees to: who lives, who is dead, and that nothing waits on the dead (I8, rules 2 and 3)."""
 
 import asyncio
 from collections.abc import AsyncIterator
