@@ -1,18 +1,13 @@
 """A node that is poked looks at its wake-ups at once, and no more often than is good for it."""
 
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from random import Random
 
-from engine_cluster import TURNS_MAX, Cluster, Member
+from engine_cluster import TURNS_MAX
+from engine_pair import signals_taken, two_nodes
 from engine_world import World
-from structlog.testing import capture_logs
 
 from actors import settle
-from orchestrator import Orchestrator, SessionContext
 from orchestrator.inbox.memory import MemoryWakeUps
-from orchestrator.intake import Start
 from orchestrator.pokes.memory import MemoryPokes
 
 POKES = 10_000
@@ -37,36 +32,6 @@ class LostPokes(MemoryPokes):
 
     async def poke(self, node_id: str) -> None:
         pass
-
-
-@asynccontextmanager
-async def two_nodes(world: World) -> AsyncIterator[tuple[Member, Member]]:
-    """Run two nodes; the first owns session `s`, which waits for signals in its memory."""
-    app = Orchestrator()
-
-    @app.session("main")
-    async def main(ctx: SessionContext) -> None:
-        while True:
-            await ctx.wait_for_signal("go")
-
-    world.passivate_after = 1e9
-    with capture_logs(), ThreadPoolExecutor(1) as threads:
-        cluster = Cluster(app, world, Random(1), threads)
-        cluster.is_slow, cluster.sessions_max = False, 1_000
-        for _ in range(2):
-            cluster.join()
-        await cluster.pass_time(0)
-        first, second = cluster.members
-        await first.router.start(Start("main", "s", "default", None, input_bytes=4))
-        await cluster.pass_time(2.5)
-        yield first, second
-        await cluster.close()
-
-
-async def signals_taken(world: World) -> int:
-    """Return how many signals the journal holds, once everything has run that needs no time."""
-    await settle(TURNS_MAX)
-    return (await world.story()).count("SIGNAL_RECEIVED")
 
 
 async def test_a_signal_to_the_other_node_is_journaled_without_any_time_passing() -> None:
