@@ -160,13 +160,16 @@ class Rescuer:
             return
         if node.declared_dead_at is None:
             has_exited = is_gone(node.process)
-            if not has_exited and self._ports.directory.still_for(node.node_id, at=now) <= self._timeout:
+            if not has_exited and not self._has_stopped(node.node_id, now):
                 return
             if not await self._ports.nodes.declare_dead(node.node_id, at=self._now(), beat=node.beat):
                 return
             self._ports.log.warning("node_declared_dead", dead_node=node.node_id, process_gone=has_exited)
         self._tombstones[node.node_id] = 0
         await self._rescue(node.node_id, tasks)
+
+    def _has_stopped(self, node_id: str, now: float) -> bool:
+        return self._ports.directory.has_stopped(node_id, at=now, timeout=self._timeout, heartbeat=self._heartbeat)
 
     async def _rescue(self, dead: str, tasks: asyncio.TaskGroup) -> None:
         """Claim the dead node's sessions: at first our share of them, later whatever is left."""

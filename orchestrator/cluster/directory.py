@@ -6,15 +6,18 @@ The rescuer hands in what it lists at each heartbeat; nothing here reads on its 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.cluster import NodeRecord, Nodes
 
 
 @dataclass(frozen=True, slots=True)
 class _Sighting:
+    """A registration; since when its beat stands still, and where our own beat stood then."""
+
     record: NodeRecord
     since: float
+    own_beat: int
 
 
 class Directory:
@@ -25,6 +28,7 @@ class Directory:
         self._own_id = own_id
         self._seen: dict[str, _Sighting] = {}
         self._asked: dict[str, NodeRecord | None] = {}
+        self._own_beat = 0
         self.takers: tuple[str, ...] = (own_id,)
 
     def saw(self, records: Iterable[NodeRecord], *, at: float, quiet_seconds_max: float) -> None:
@@ -32,11 +36,10 @@ class Directory:
 
         A beat that stands still for longer than `quiet_seconds_max` makes nobody dead, but no taker either.
         """
-        seen: dict[str, _Sighting] = {}
-        for record in records:
-            before = self._seen.get(record.node_id)
-            has_moved = before is None or before.record.beat != record.beat
-            seen[record.node_id] = _Sighting(record, at if before is None or has_moved else before.since)
+        listed = {record.node_id: record for record in records}
+        own = listed.get(self._own_id)
+        self._own_beat = self._own_beat if own is None else own.beat
+        seen = {node_id: self._sighting(record, at) for node_id, record in listed.items()}
         self._seen, self._asked = seen, {}
         beating = {
             node_id
@@ -45,9 +48,20 @@ class Directory:
         }
         self.takers = tuple(sorted(beating | {self._own_id}))
 
-    def still_for(self, node_id: str, *, at: float) -> float:
-        """Return for how many seconds the node's beat was seen to stand still."""
-        return at - self._seen[node_id].since
+    def has_stopped(self, node_id: str, *, at: float, timeout: float, heartbeat: float) -> bool:
+        """Return whether the node's beat was seen to stand still past the timeout, while our own went on as long.
+
+        In an outage of the table nobody's beat gets through, and as it ends one comes through before the other.
+        """
+        sighting = self._seen[node_id]
+        own_beats = self._own_beat - sighting.own_beat
+        return at - sighting.since > timeout and own_beats >= timeout // heartbeat
+
+    def _sighting(self, record: NodeRecord, at: float) -> _Sighting:
+        before = self._seen.get(record.node_id)
+        if before is None or before.record.beat != record.beat:
+            return _Sighting(record, at, self._own_beat)
+        return replace(before, record=record)
 
     async def find(self, node_id: str) -> NodeRecord | None:
         """Return the registration of a living node; `None` where there is none.

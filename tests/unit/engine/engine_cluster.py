@@ -170,11 +170,19 @@ class Member:
 class Cluster:
     """Nodes over one world. `draws` decides how long calls take and whom one asks."""
 
-    def __init__(self, app: Orchestrator, world: World, draws: Random, threads: Executor) -> None:
+    def __init__(
+        self,
+        app: Orchestrator,
+        world: World,
+        draws: Random,
+        threads: Executor,
+        *,
+        registry: MemoryNodes | None = None,
+    ) -> None:
         self._app = app
         self._draws = draws
         self._threads = threads
-        self.registry = MemoryNodes()
+        self.registry = registry or MemoryNodes()
         self._lives: dict[Member, asyncio.Task[None]] = {}
         self.world = world
         self.is_slow = draws.random() < 0.2
