@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
-from orchestrator.callbacks import Callback
+from orchestrator.callbacks import Callback, UnreadableCallback
 from orchestrator.errors import OWN_CODES, CallbackFailed
+from orchestrator.payloads import stored_json
 from orchestrator.session import messages as m
 from orchestrator.session.values import ErrorRecord, Json, canonical_json
 
@@ -27,19 +27,26 @@ def failure(error: ErrorRecord) -> str:
 
 
 def message_of(callback: Callback) -> m.CallbackAnswered:
-    """Return what the session is told of a callback that was decided."""
+    """Return what the session is told of a callback that was decided.
+
+    Raises:
+        UnreadableCallback: the answer is none that this version knows.
+    """
     assert callback.answer is not None, f"callback {callback.callback_id} is not decided"
-    answer = json.loads(callback.answer)
+    try:
+        answer = stored_json(callback.answer)
+    except ValueError as error:
+        raise UnreadableCallback(f"the answer of callback {callback.callback_id} is no JSON: {error}") from None
     made = m.CallbackAnswered(callback.callback_id, callback.operation)
-    match answer["status"]:
-        case "SUCCESS":
-            return m.CallbackAnswered(made.callback_id, made.operation, result=answer["result"])
-        case "FAILURE":
-            error = answer["error"]
-            record = ErrorRecord(error["type"], error["code"], error["message"])
-            return m.CallbackAnswered(made.callback_id, made.operation, error=record)
-        case _:
+    match answer:
+        case {"status": "SUCCESS", "result": result}:
+            return m.CallbackAnswered(made.callback_id, made.operation, result=result)
+        case {"status": "FAILURE", "error": {"type": str(kind), "code": str(code), "message": str(text)}}:
+            return m.CallbackAnswered(made.callback_id, made.operation, error=ErrorRecord(kind, code, text))
+        case {"status": "TIMED_OUT"}:
             return m.CallbackAnswered(made.callback_id, made.operation, timed_out=True)
+        case _:
+            raise UnreadableCallback(f"the answer of callback {callback.callback_id} is of another form")
 
 
 def error_of(given: Json) -> ErrorRecord:

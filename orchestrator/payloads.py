@@ -164,6 +164,22 @@ def parse_json(text: str) -> Json:
     return value
 
 
+def stored_json(text: str) -> Json:
+    """Return the JSON value of a text that a table or a file of ours holds.
+
+    Raises:
+        ValueError: not JSON, or JSON that could not be written again (NaN, lone surrogates, nested too deep).
+    """
+    try:
+        value: Json = _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    # What holds a payload is a few levels deeper than one, so these are not counted: the encoder has its own limit.
+    if "\\ud" in text or "\\uD" in text or text.count("[") + text.count("{") > DEPTH_MAX:
+        pydantic_core.to_json(value)
+    return value
+
+
 def annotations_of(fn: Callable[..., object]) -> tuple[list[inspect.Parameter], object]:
     """Return a callable's parameters and return annotation, with text annotations resolved where they can be."""
     try:

@@ -15,7 +15,7 @@ from orchestrator.cluster import Head
 from orchestrator.errors import Stale, Unavailable, describe
 from orchestrator.handler import Blocked, Continued, HandlerRun, Raised, Returned, Verdict, unfit_code
 from orchestrator.in_flight import InFlight
-from orchestrator.inbox import MessageConflict, SessionEnded
+from orchestrator.inbox import MessageConflict, SessionEnded, UnreadableMessage
 from orchestrator.inbox.codec import decode_message, dismissal_by
 from orchestrator.journal import JournalConflict, UnreadableEvent
 from orchestrator.journal.folding import read_state
@@ -279,12 +279,17 @@ class SessionActor:
         """Journal what waits. HEAD was read before: what comes in between is seen by its later version (rule 5)."""
         version = self._head.current.inbox_version
         items = await self._ports.inbox.read(self._session_id)
-        for item in items:
+        try:
+            waiting = [(item.message_id, decode_message(item)) for item in items]
+        except UnreadableMessage as error:
+            # It was acknowledged: it is kept until code comes that can read it.
+            await self._block(describe(error))
+            return
+        for message_id, message in waiting:
             if self._is_released or self._state.has_ended:
                 return
-            message = decode_message(item)
             if self._state.mail.contradicts(message):
-                self._log.warning("message_dropped", message_id=item.message_id, reason="MESSAGE_CONFLICT")
+                self._log.warning("message_dropped", message_id=message_id, reason="MESSAGE_CONFLICT")
             else:
                 await self._take(message)
         if not self._is_released:
@@ -319,7 +324,8 @@ class SessionActor:
         """Leave memory if the session has done nothing but wait for as long as that takes, and look again if not."""
         if self._resting is not None:
             return
-        if self._run is None or self._rested() < self._rest_seconds or not self._may_leave(self._run):
+        is_at_rest = self._rested() >= self._rest_seconds and not self._in_flight.is_at_work
+        if self._run is None or not is_at_rest or not self._run.is_parked:
             self._arm()
             return
         if message.said != self._run.said:
@@ -340,9 +346,6 @@ class SessionActor:
         await self._look_into_inbox()
         if not self._is_released:
             self._arm()
-
-    def _may_leave(self, run: HandlerRun) -> bool:
-        return not self._in_flight.is_at_work and run.is_parked
 
     # --- HEAD ----------------------------------------------------------------------------------------------------
 
@@ -398,7 +401,8 @@ class SessionActor:
             told = tuple(notice for notice in told if notice.notice_id in self._head.current.outbox)
         else:
             await self._head.end(self._state, tuple(notice.notice_id for notice in told))
-            self._log_end()
+            code = None if self._state.error is None else self._state.error.code
+            self._log.info("session_ended", status=self._state.status, last_seq=self._state.last_seq, code=code)
         self._is_released = True
         self._disarm()
         if told or self._head.current.owner is not None:
@@ -407,10 +411,6 @@ class SessionActor:
             self._in_flight.tell(told, self._head)
         else:
             self._context.stop()
-
-    def _log_end(self) -> None:
-        code = None if self._state.error is None else self._state.error.code
-        self._log.info("session_ended", status=self._state.status, last_seq=self._state.last_seq, code=code)
 
     async def _found_blocked(self, found: BlockedFound) -> None:
         if decide(self._state, m.TimeLimitReached(), self._now()):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.session.values import SESSION_LIFE_MAX, truncate_to_millis
 
 TOKEN_BYTES: Final = 32
@@ -18,6 +19,12 @@ TOKEN_BYTES: Final = 32
 TOKENS_MAX: Final = 1_000
 """So many tokens work for one callback: their hashes take 64 KiB of its item (DynamoDB, "Item size": 400 KiB)."""
 _APPROVAL: Final = "approval-"
+
+
+class UnreadableCallback(OrchestratorError):
+    """A callback's item holds what this version cannot read: newer code wrote it, or it was changed by hand."""
+
+    code = "UNREADABLE_CALLBACK"
 
 
 @dataclass(frozen=True, slots=True)

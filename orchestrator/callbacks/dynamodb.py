@@ -12,8 +12,8 @@ from typing import Final
 from actors import Clock
 from orchestrator.aws.items import EXPIRES_AT, PARTITION_KEY, SORT_KEY, Insert, Item, Key, Update
 from orchestrator.aws.table import ConditionUnmet, Table
-from orchestrator.callbacks import TOKENS_MAX, Callback
-from orchestrator.session.values import format_instant
+from orchestrator.callbacks import TOKENS_MAX, Callback, UnreadableCallback
+from orchestrator.session.values import format_instant, instant_of
 
 CALLBACK: Final = "CALLBACK"
 ISSUE_TRIES_MAX: Final = 10
@@ -122,12 +122,20 @@ def _item(callback: Callback, expires_at: datetime) -> Item:
 
 
 def _callback(item: Item) -> Callback:
+    """Return the callback of an item. Raises `UnreadableCallback` for one that this version did not write."""
+    try:
+        return _parsed(item)
+    except (KeyError, ValueError) as error:
+        raise UnreadableCallback(f"the item {item[PARTITION_KEY]} cannot be read: {error}") from None
+
+
+def _parsed(item: Item) -> Callback:
     tokens, answer, times_out_at = item.get("token_sha256"), item.get("answer"), item.get("times_out_at")
     return Callback(
         callback_id=str(item[PARTITION_KEY]).removeprefix(_CALLBACK_PREFIX),
         session_id=str(item["session_id"]),
         operation=str(item["operation"]),
         token_sha256=tokens if isinstance(tokens, frozenset) else frozenset(),
-        times_out_at=None if times_out_at is None else datetime.fromisoformat(str(times_out_at)),
+        times_out_at=None if times_out_at is None else instant_of(str(times_out_at)),
         answer=None if answer is None else str(answer),
     )

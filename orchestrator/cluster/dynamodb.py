@@ -42,7 +42,7 @@ from orchestrator.cluster.head_items import (
 )
 from orchestrator.payloads import parse_json
 from orchestrator.session.transitions import ENDED, SessionStatus
-from orchestrator.session.values import Json, format_instant
+from orchestrator.session.values import Json, format_instant, instant_of
 
 NODES: Final = "NODES"
 TOMBSTONE_LIFE: Final = timedelta(days=1)
@@ -342,7 +342,7 @@ def _node(item: Item) -> NodeRecord:
 
 def _instant(value: Value) -> datetime | None:
     try:
-        return datetime.fromisoformat(str(value))
+        return instant_of(str(value))
     except ValueError:
         return None
 

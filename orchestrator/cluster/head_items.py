@@ -6,14 +6,14 @@ An attribute of HEAD that is new is written in `_item` and `changes` and read in
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import datetime
 from typing import Final
 
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, Update, Value
 from orchestrator.cluster import DUE_SHARDS, STATE_SHARDS, Head, UnreadableHead
+from orchestrator.payloads import stored_json
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import compact_json, format_instant
+from orchestrator.session.values import Json, compact_json, format_instant, instant_of
 
 HEAD: Final = "HEAD"
 _SESSION_PREFIX: Final = "SESSION#"
@@ -116,13 +116,27 @@ def _parsed(item: Item) -> Head:
         inbox_version=int_of(item.get("inbox_version")),
         claim_nonce=str(item.get("claim_nonce", "")),
         takeovers=int_of(item.get("takeovers")),
-        created_at=datetime.fromisoformat(str(item["created_at"])),
-        updated_at=datetime.fromisoformat(str(item["updated_at"])),
-        wake_at=None if wake_at is None else datetime.fromisoformat(str(wake_at)),
+        created_at=instant_of(str(item["created_at"])),
+        updated_at=instant_of(str(item["updated_at"])),
+        wake_at=None if wake_at is None else instant_of(str(wake_at)),
         continued_as=None if continued_as is None else str(continued_as),
-        attributes=json.loads(str(item.get("attributes") or "{}")),
-        outbox=tuple(map(str, json.loads(str(item.get("outbox") or "[]")))),
+        attributes=_object(item.get("attributes")),
+        outbox=_ids(item.get("outbox")),
     )
+
+
+def _object(value: Value) -> dict[str, Json]:
+    read = stored_json(str(value or "{}"))
+    if not isinstance(read, dict):
+        raise TypeError("its attributes are no object")
+    return read
+
+
+def _ids(value: Value) -> tuple[str, ...]:
+    read = stored_json(str(value or "[]"))
+    if not isinstance(read, list):
+        raise TypeError("its outbox is no list")
+    return tuple(map(str, read))
 
 
 def head_key(session_id: str) -> Key:

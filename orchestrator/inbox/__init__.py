@@ -50,6 +50,12 @@ class InboxItem:
     body: str
 
 
+class UnreadableMessage(OrchestratorError):
+    """A message that waits holds what this version cannot read: newer code wrote it, or it was changed by hand."""
+
+    code = "UNREADABLE_MESSAGE"
+
+
 class Inbox(Protocol):
     """The messages of sessions that are not journaled yet."""
 

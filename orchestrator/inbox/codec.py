@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import assert_never
 
-from orchestrator.inbox import InboxItem
+from orchestrator.inbox import InboxItem, UnreadableMessage
+from orchestrator.payloads import stored_json
 from orchestrator.session import messages as m
 from orchestrator.session.values import ErrorRecord, Json, JsonObject, canonical_json
 
@@ -43,40 +44,43 @@ def decode_message(item: InboxItem) -> m.Delivered:
     """Return the message of an inbox item.
 
     Raises:
-        ValueError: this version does not know its kind.
+        UnreadableMessage: this version does not know its kind, or one like it in another form.
     """
-    body = json.loads(item.body)
-    match body["kind"]:
-        case "signal":
-            return m.SignalSent(item.message_id, body["name"], body["data"])
-        case "cancel":
-            return m.CancelAsked(item.message_id, body["reason"])
-        case "callback":
-            return m.CallbackAnswered(
-                callback_id=item.message_id,
-                operation=body["operation"],
-                result=body["result"],
-                error=_error(body["error"]),
-                timed_out=body["timed_out"],
-            )
-        case "child":
-            return m.ChildEnded(
-                message_id=item.message_id,
-                operation=body["operation"],
-                child_id=body["child_id"],
-                result=body["result"],
-                error=_error(body["error"]),
-            )
-        case kind:
-            raise ValueError(f"inbox message {item.message_id} is of the unknown kind {kind!r:.50}")
+    try:
+        body, message_id = stored_json(item.body), item.message_id
+    except ValueError as error:
+        raise UnreadableMessage(f"inbox message {item.message_id} is no JSON: {error}") from None
+    match body:
+        case {"kind": "signal", "name": str(name), "data": data}:
+            return m.SignalSent(message_id, name, data)
+        case {"kind": "cancel", "reason": str(reason)}:
+            return m.CancelAsked(message_id, reason)
+        case {
+            "kind": "callback",
+            "operation": str(operation),
+            "result": result,
+            "error": error,
+            "timed_out": bool(timed_out),
+        }:
+            return m.CallbackAnswered(message_id, operation, result, _error(item, error), timed_out)
+        case {
+            "kind": "child",
+            "operation": str(operation),
+            "child_id": str(child_id),
+            "result": result,
+            "error": error,
+        }:
+            return m.ChildEnded(message_id, operation, child_id, result, _error(item, error))
+    raise UnreadableMessage(f"inbox message {message_id} is of a form that this version does not know")
 
 
 def dismissal_by(items: Iterable[InboxItem]) -> m.Dismissed:
     """Return what ends a session that was cancelled before it ran; what else waits in its inbox is left unread."""
     for item in items:
-        message = decode_message(item)
-        if isinstance(message, m.CancelAsked):
-            return m.Dismissed(message.message_id, message.reason)
+        with suppress(UnreadableMessage):
+            message = decode_message(item)
+            if isinstance(message, m.CancelAsked):
+                return m.Dismissed(message.message_id, message.reason)
     return m.Dismissed("dismissed", "cancelled")
 
 
@@ -84,5 +88,10 @@ def _error_fields(error: ErrorRecord | None) -> Json:
     return None if error is None else {"type": error.type, "code": error.code, "message": error.message}
 
 
-def _error(fields: JsonObject | None) -> ErrorRecord | None:
-    return None if fields is None else ErrorRecord(str(fields["type"]), str(fields["code"]), str(fields["message"]))
+def _error(item: InboxItem, fields: Json) -> ErrorRecord | None:
+    match fields:
+        case None:
+            return None
+        case {"type": str(kind), "code": str(code), "message": str(text)}:
+            return ErrorRecord(kind, code, text)
+    raise UnreadableMessage(f"inbox message {item.message_id} tells of an error that this version cannot read")

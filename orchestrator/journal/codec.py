@@ -6,7 +6,6 @@ What it complains of it never quotes: a payload may stand there, and the text of
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import fields
@@ -16,8 +15,9 @@ from typing import Final
 from pydantic_core import to_json
 
 from orchestrator.journal import UnreadableEvent, UnwritableEvent
+from orchestrator.payloads import stored_json
 from orchestrator.session.events import EVENT_TYPES, TYPE_NAMES, Event
-from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec, format_instant
+from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec, format_instant, instant_of
 
 _OPERATION: Final = "operation"
 
@@ -73,28 +73,12 @@ def decode(status: str, operation: str | None, data: str) -> Event:
     if kind is None:
         raise UnreadableEvent(f"the journal holds an event of type {status}, which this version does not know")
     try:
-        loaded = _fields(json.loads(data))
+        loaded = _fields(stored_json(data))
         values = {name: read(loaded[name]) for name, read in _FIELD_READERS[kind] if name in loaded}
         make: Callable[..., Event] = kind
         return make(**values) if operation is None else make(operation=operation, **values)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UnreadableEvent(f"the data of a {status} event cannot be read: {error}") from error
-
-
-def instant_of(text: str) -> datetime:
-    """Return the instant that a journal holds.
-
-    Raises:
-        ValueError: it is none, or one without its zone.
-    """
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        # Its own text quotes what it was given.
-        raise ValueError("an instant was expected, not another text") from None
-    if instant.tzinfo is None:
-        raise ValueError("an instant without its zone")
-    return instant
 
 
 def _kind(value: Json) -> str:

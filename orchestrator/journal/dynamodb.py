@@ -13,9 +13,9 @@ from typing import Final
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item
 from orchestrator.aws.table import ConditionUnmet, Table
 from orchestrator.journal import JournalConflict, UnreadableEvent
-from orchestrator.journal.codec import decode, encode, instant_of, operation_of, type_name
+from orchestrator.journal.codec import decode, encode, operation_of, type_name
 from orchestrator.session.events import Recorded
-from orchestrator.session.values import SESSION_LIFE_MAX, format_instant
+from orchestrator.session.values import SESSION_LIFE_MAX, format_instant, instant_of
 
 EVENT_PREFIX: Final = "EVENT#"
 LAST_EVENT: Final = f"{EVENT_PREFIX}9999999999"

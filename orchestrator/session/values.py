@@ -30,6 +30,9 @@ SESSION_LIFE_MAX: Final = timedelta(days=400)
 DELAY_SECONDS_MAX: Final = SESSION_LIFE_MAX.total_seconds()
 """No pause is longer than the longest life of a session."""
 TENANT_DEFAULT: Final = "default"
+YEAR_MIN: Final = 2
+YEAR_MAX: Final = 9_000
+"""Years from which every pause and every life can be counted back and on."""
 
 # Made once: `json.dumps` makes an encoder for each call that asks for anything but its defaults.
 # What they are given was parsed or copied, so it is a tree; to look for circles would take a third as long again.
@@ -89,6 +92,24 @@ def next_milli(instant: datetime) -> datetime:
     """Return the first instant, not before this one, that a journal can keep: what falls due is never early."""
     kept = truncate_to_millis(instant)
     return kept if kept == instant else kept + timedelta(milliseconds=1)
+
+
+def instant_of(text: str) -> datetime:
+    """Return the instant that `format_instant` wrote.
+
+    Raises:
+        ValueError: it is none, has no zone, or lies so far off that a deadline behind it would be none.
+    """
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        # Its own text quotes what it was given.
+        raise ValueError("an instant was expected, not another text") from None
+    if instant.tzinfo is None:
+        raise ValueError("an instant without its zone")
+    if not YEAR_MIN <= instant.year <= YEAR_MAX:
+        raise ValueError("an instant of another age")
+    return instant
 
 
 @lru_cache(maxsize=256)

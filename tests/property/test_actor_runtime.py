@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from any_values import FACTOR
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -278,5 +279,5 @@ class ActorRuntime(RuleBasedStateMachine):
         self.loop.close()
 
 
-ActorRuntime.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+ActorRuntime.TestCase.settings = settings(max_examples=150 * FACTOR, stateful_step_count=40, deadline=None)
 TestActorRuntime = ActorRuntime.TestCase

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Final
 
 import pytest
-from any_values import relaxed
-from hypothesis import given, settings
+from any_values import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import SettingsError
@@ -55,7 +55,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @given(variables=st.dictionaries(st.sampled_from(VARIABLES), environment_texts, max_size=4))
-@settings(relaxed, max_examples=300)
+@examples(300)
 def test_any_environment_is_settings_or_one_line_that_names_the_variable(variables: dict[str, str]) -> None:
     """And settings that are accepted can be worked with: every number is one."""
     with environment(variables):

@@ -6,13 +6,13 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, assert_never
 
 import pytest
-from any_values import Order, anything, json_like, relaxed
-from hypothesis import example, given, settings
+from any_values import Order, anything, examples, json_like, relaxed, spoiled
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator import Orchestrator, S3Object, SessionContext
@@ -257,42 +257,8 @@ def test_any_values_in_the_known_fields_are_read_or_refused(extra: dict[str, obj
         read(json.dumps({**body, **extra}))
 
 
-def paths(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Yield the way to every part of a JSON value."""
-    yield path
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from paths(part, (*path, key))
-    elif isinstance(value, list):
-        for position, part in enumerate(value):
-            yield from paths(part, (*path, position))
-
-
-@st.composite
-def mutated(draw: st.DrawFn) -> object:
-    """Return a valid body of which one to three parts were replaced, dropped or doubled."""
-    body: Any = copy.deepcopy(BODIES[draw(st.sampled_from(sorted(BODIES)))])
-    for _ in range(draw(st.integers(1, 3))):
-        way = draw(st.sampled_from(sorted(paths(body), key=repr)))
-        if not way:
-            continue
-        parent = body
-        for step in way[:-1]:
-            parent = parent[step]
-        match draw(st.sampled_from(["replace", "drop", "double", "wrap"])):
-            case "replace":
-                parent[way[-1]] = draw(json_like)
-            case "drop":
-                del parent[way[-1]]
-            case "double":
-                parent[way[-1]] = [parent[way[-1]], parent[way[-1]]]
-            case _:
-                parent[way[-1]] = {"Records": parent[way[-1]]}
-    return body
-
-
-@given(body=mutated())
-@settings(relaxed, max_examples=400)
+@given(body=spoiled(st.sampled_from([BODIES[name] for name in sorted(BODIES)])))
+@examples(400)
 def test_a_valid_body_with_some_of_it_spoiled_is_read_or_refused(body: object) -> None:
     """Nothing but Poison, with a reason that is known."""
     read(json.dumps(body))
@@ -352,7 +318,7 @@ xrays = st.builds(
 )
 @example({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"}, None)
 @example({}, "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1")
-@settings(relaxed, max_examples=300)
+@examples(300)
 def test_any_header_is_a_valid_trace_parent_or_none(attributes: dict[str, str], header: str | None) -> None:
     """W3C, level 1; and its parts bind a log line."""
     parent = trace_parent(xray_header=header, attributes=attributes)
@@ -379,7 +345,7 @@ def test_a_valid_trace_is_kept_and_the_attribute_goes_before_the_header() -> Non
 @example(base64.urlsafe_b64encode(b"[" * 100_000).decode())
 @example(base64.urlsafe_b64encode(b'[1e999,"s"]').decode())
 @example(base64.urlsafe_b64encode(b'[NaN,"s"]').decode())
-@settings(relaxed, max_examples=300)
+@examples(300)
 def test_any_cursor_is_a_position_or_a_value_error(cursor: str) -> None:
     """It comes back from outside; in memory and in the table."""
     listing = MemoryHeads().listing(status=None, session_type=None, tenant=None, cursor=cursor, limit=5)
@@ -398,7 +364,7 @@ def test_any_cursor_is_a_position_or_a_value_error(cursor: str) -> None:
     operation=st.none() | anything,
     data=anything | json_like.map(json.dumps),
 )
-@settings(relaxed, max_examples=300)
+@examples(300)
 def test_any_item_is_an_event_or_unreadable(status: str, operation: str | None, data: str) -> None:
     """The table is within reach of other hands."""
     with suppress(UnreadableEvent):

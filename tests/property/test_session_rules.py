@@ -1,12 +1,40 @@
 """Laws of the pure rules, for any messages in any order: late, repeated, wrong, of another attempt or kind."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from any_messages import (
+    NOON,
+    agent_messages,
+    alarms,
+    delivered,
+    dismissals,
+    draws,
+    ends,
+    errors,
+    instants,
+    json_values,
+    message_ids,
+    messages,
+    names,
+    progress_messages,
+    retries,
+    starts,
+    step_messages,
+    waiting_messages,
+)
+from any_values import FACTOR, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from orchestrator.journal.codec import decode, encode, operation_of, type_name
 from orchestrator.session import events as e
@@ -16,106 +44,32 @@ from orchestrator.session.notices import EndChild, StartNext, notices
 from orchestrator.session.owed import Ring, next_instant, owed, owed_for
 from orchestrator.session.state import Operation, SessionState, begin, evolve, replay
 from orchestrator.session.transitions import OperationKind, SessionStatus
-from orchestrator.session.values import DELAY_SECONDS_MAX, ErrorRecord, Json, RetrySpec, truncate_to_millis
+from orchestrator.session.values import RetrySpec, truncate_to_millis
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TERMINAL = (e.SessionCompleted, e.SessionFailed, e.SessionCancelled, e.SessionContinued)
 STARTED = start("main", "acme", None, trace=None, task_token=None)
 Journal: TypeAlias = list[e.Recorded]
 
-texts = st.text(max_size=8)
-leaves: st.SearchStrategy[Json] = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
-)
-json_values: st.SearchStrategy[Json] = (
-    leaves | st.lists(leaves, max_size=2) | st.dictionaries(texts, leaves, max_size=2)
-)
-json_objects = st.dictionaries(texts, json_values, max_size=2)
-operations = st.sampled_from(["a", "b", "a#2"])
-attempts = st.integers(1, 4)
-errors = st.builds(ErrorRecord, texts, texts, texts)
-draws = st.floats(0, 1, exclude_max=True)
-positive = st.floats(0, 1e300, allow_nan=False)
-retries = st.builds(
-    RetrySpec,
-    max_attempts=st.integers(1, 1_000_000),
-    initial_delay=positive,
-    max_delay=positive,
-    multiplier=st.floats(1, 1e300),
-)
 
-step_messages: st.SearchStrategy[m.Message] = st.one_of(
-    st.builds(m.StepStarting, operations, attempts, st.booleans()),
-    st.builds(m.StepSucceeded, operations, attempts, json_values),
-    st.builds(m.StepAttemptFailed, operations, attempts, errors, retries, st.booleans(), draws),
-)
-agent_messages: st.SearchStrategy[m.Message] = st.one_of(
-    st.builds(
-        m.AgentRequested,
-        operations,
-        texts,
-        json_values,
-        kwargs=st.none() | json_objects,
-        timeout=st.none() | positive,
-        retry=st.none() | retries,
-        knew_of_stop=st.booleans(),
-    ),
-    st.builds(m.AgentSucceeded, operations, attempts, json_values, st.none() | json_objects),
-    st.builds(m.AgentAttemptFailed, operations, attempts, errors, st.booleans(), draws),
-)
-seconds = st.floats(0, 1e6) | st.just(DELAY_SECONDS_MAX)
-timeouts = st.none() | seconds
-names = st.sampled_from(["go", "stop"])
-message_ids = st.integers(1, 8).map("m{}".format)
-others = st.sampled_from(["x-1", "x-2"])
-"""Callback ids and child ids: few, so that the right one is met as well as a wrong one."""
-
-waiting_messages: st.SearchStrategy[m.Message] = st.one_of(
-    st.builds(m.TimerRequested, operations, seconds, st.booleans()),
-    st.builds(m.TimerDue, operations),
-    st.builds(m.SignalAwaited, operations, names, timeouts, st.booleans()),
-    st.builds(m.CallbackRequested, operations, others, timeouts, st.booleans()),
-    st.builds(
-        m.ApprovalAsked,
-        operations,
-        others,
-        json_values,
-        st.none() | st.lists(texts, max_size=2),
-        timeouts,
-        st.booleans(),
-    ),
-    st.builds(m.ChildRequested, operations, texts, others, json_values, st.booleans()),
-    st.builds(m.PatchReached, texts),
-)
-signals_sent = st.builds(m.SignalSent, message_ids, names, json_values)
-delivered: st.SearchStrategy[m.Delivered] = st.one_of(
-    signals_sent,
-    st.builds(m.CancelAsked, message_ids, texts),
-    st.builds(m.CallbackAnswered, others, operations, json_values, st.none() | errors, st.booleans()),
-    st.builds(m.ChildEnded, message_ids, operations, others, json_values, st.none() | errors),
-)
-progress_messages: st.SearchStrategy[m.Message] = st.builds(
-    m.ProgressMade, operations, texts, st.none() | st.floats(0, 100), json_values
-)
-alarms: st.SearchStrategy[m.Message] = st.sampled_from([m.TimeLimitReached(), m.GraceOver()])
-ends: st.SearchStrategy[m.Message] = st.one_of(
-    st.builds(m.HandlerReturned, json_values, st.booleans()),
-    st.builds(m.HandlerRaised, errors, st.booleans()),
-    st.builds(m.HandlerContinued, json_values, st.booleans()),
-    st.builds(m.CrashLoopDetected, st.integers(1, 10)),
-)
-dismissals: st.SearchStrategy[m.Message] = st.builds(m.Dismissed, message_ids, texts)
-"""Told only to a session that never ran: its journal is short, and knows no message."""
-messages = st.one_of(step_messages, agent_messages, waiting_messages, delivered, progress_messages, alarms, ends)
-starts = st.builds(
-    replace,
-    st.builds(lambda payload: start("main", "acme", payload, trace=None, task_token=None), json_values),
-    parent=st.none() | texts,
-    parent_operation=st.none() | texts,
-    time_limit=timeouts,
-    patches=st.none() | st.lists(texts, max_size=2),
-)
-instants = st.integers(0, 10**12).map(lambda millis: NOON + timedelta(milliseconds=millis))
+def outcomes(operation: Operation) -> st.SearchStrategy[m.Message]:
+    """Return the outcomes that fit such an operation, its attempt and its ids."""
+    name, attempt, order = st.just(operation.operation_id), st.just(operation.attempt), operation.order
+    match operation.kind:
+        case OperationKind.STEP:
+            return st.builds(m.StepSucceeded, name, attempt, json_values) | st.builds(
+                m.StepAttemptFailed, name, attempt, errors, retries, st.booleans(), draws
+            )
+        case OperationKind.AGENT:
+            return st.builds(m.AgentSucceeded, name, attempt, json_values) | st.builds(
+                m.AgentAttemptFailed, name, attempt, errors, st.booleans(), draws
+            )
+    match order:
+        case e.CallbackCreated(callback_id=promised) | e.ApprovalRequested(callback_id=promised):
+            late = st.sampled_from([False, False, True])
+            return st.builds(m.CallbackAnswered, st.just(promised), name, json_values, st.none() | errors, late)
+        case e.ChildStarted(child_id=child):
+            return st.builds(m.ChildEnded, message_ids, name, st.just(child), json_values, st.none() | errors)
+    return st.builds(m.TimerDue, name)
 
 
 class Session(RuleBasedStateMachine):
@@ -154,6 +108,18 @@ class Session(RuleBasedStateMachine):
     def work(self, message: m.Message) -> None:
         """Hear of an operation."""
         self.tell(message)
+
+    @precondition(lambda self: self.state.open_operations or self.open_steps())
+    @rule(which=st.integers(0, 9), data=st.data())
+    def hear_how_it_went(self, which: int, data: st.DataObject) -> None:
+        """Hear of something that is open what it waits for: drawn blindly, that would hardly ever be met."""
+        found = [*sorted(self.state.open_operations.values(), key=lambda op: op.started_seq), *self.open_steps()]
+        operation = found[which % len(found)]
+        self.tell(data.draw(outcomes(operation)))
+
+    def open_steps(self) -> list[Operation]:
+        """Return the steps that were begun and are not settled."""
+        return [op for op in self.state.operations.values() if op.kind is OperationKind.STEP and not op.is_settled]
 
     @rule(message=delivered)
     def receive(self, message: m.Delivered) -> None:
@@ -388,8 +354,28 @@ def taken_by(event: e.ValueRecorded) -> tuple[str, str]:
     return str(event.value["signal"]), str(event.value["message_id"])
 
 
-Session.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Session.TestCase.settings = settings(max_examples=60 * FACTOR, stateful_step_count=30, deadline=None)
 TestSession = Session.TestCase
+
+
+def test_the_session_above_meets_every_kind_of_event_in_all_its_kinds_of_life() -> None:
+    """Else its laws might hold for want of something that could break them."""
+
+    class Watched(Session):
+        def teardown(self) -> None:
+            seen.update(type(each.event) for each in self.journal)
+            stop = self.state.stop
+            seen.update([] if stop is None else [stop.cause])
+            seen.update(["forced"] if stop is not None and stop.forced_seq is not None else [])
+
+    seen: set[object] = set()
+    run_state_machine_as_test(
+        Watched,
+        settings=settings(
+            max_examples=150, stateful_step_count=30, deadline=None, database=None, derandomize=True, print_blob=False
+        ),
+    )
+    assert {*e.TYPE_NAMES, "request", "time_limit", "forced"} <= seen, {*e.TYPE_NAMES} - seen
 
 
 @given(
@@ -397,7 +383,7 @@ TestSession = Session.TestCase
     told=st.lists(st.tuples(messages | dismissals, st.integers(-(10**7), 10**7)), max_size=40),
     at=instants,
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_what_is_decided_can_be_written_read_and_folded(
     first: e.SessionStarted, told: list[tuple[m.Message, int]], at: datetime
 ) -> None:
@@ -417,7 +403,7 @@ def test_what_is_decided_can_be_written_read_and_folded(
 
 
 @given(told=st.lists(delivered, max_size=10), tail=messages)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_journal_ends_before_it_is_too_long(told: list[m.Delivered], tail: m.Message) -> None:
     """Nothing that is decided goes past the limit, and the last event that fits is an end."""
     longest = EVENTS_MAX + CLEAN_UP_EVENTS
@@ -430,7 +416,7 @@ def test_a_journal_ends_before_it_is_too_long(told: list[m.Delivered], tail: m.M
 
 
 @given(retry=retries, attempt=st.integers(1, 1_000_000), jitter=draws, now=instants)
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_a_pause_is_never_negative_nor_over_its_limit(
     retry: RetrySpec, attempt: int, jitter: float, now: datetime
 ) -> None:
@@ -441,7 +427,7 @@ def test_a_pause_is_never_negative_nor_over_its_limit(
 
 
 @given(retry=retries, jitter=draws)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_pauses_never_shrink_as_attempts_go_on(retry: RetrySpec, jitter: float) -> None:
     """With the same draw, that is."""
     pauses = [retry.delay_after(attempt, jitter) for attempt in range(1, 80)]
