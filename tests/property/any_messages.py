@@ -22,7 +22,7 @@ json_values: st.SearchStrategy[Json] = (
     leaves | st.lists(leaves, max_size=2) | st.dictionaries(texts, leaves, max_size=2)
 )
 json_objects = st.dictionaries(texts, json_values, max_size=2)
-operations = st.sampled_from(["a", "b", "a#2"])
+operations = st.sampled_from(["a", "b", "a#2", "c", "s/d", "s/d#2"])
 attempts = st.integers(1, 4)
 errors = st.builds(ErrorRecord, texts, texts, texts)
 draws = st.floats(0, 1, exclude_max=True)
