@@ -28,6 +28,8 @@ Wire: TypeAlias = "dict[str, AttributeValueTypeDef]"
 
 PARTITION_KEY: Final = "PK"
 SORT_KEY: Final = "SK"
+NUMBER_DIGITS_MAX: Final = 126
+"""Digits before the point (DynamoDB, "Data types"): a longer one would take for ever to be written out."""
 EXPIRES_AT: Final = "expires_at"
 """Epoch seconds; DynamoDB deletes late, so an item whose instant has passed counts as absent."""
 
@@ -149,8 +151,7 @@ def _plain(value: AttributeValueTypeDef) -> Value:
     if "S" in value:
         return value["S"]
     if "N" in value:
-        number = Decimal(value["N"])
-        return int(number) if number == number.to_integral_value() else float(number)
+        return _number(value["N"])
     if "BOOL" in value:
         return value["BOOL"]
     if "SS" in value:
@@ -160,6 +161,16 @@ def _plain(value: AttributeValueTypeDef) -> Value:
         # The SDK has decoded it; JSON holds it encoded.
         return b64decode(raw) if isinstance(raw, str) else bytes(value["B"])
     return None
+
+
+def _number(text: str) -> int | float:
+    """Return the number of a text. Raises `ValueError` for what DynamoDB would not take for one."""
+    if text.isdecimal():
+        return int(text)
+    number = Decimal(text)
+    if not number.is_finite() or number.adjusted() > NUMBER_DIGITS_MAX:
+        raise ValueError("a number beyond all that are stored")
+    return int(number) if number == number.to_integral_value() else float(number)
 
 
 def lone_put(table: str, write: Insert) -> PutItemInputTypeDef:

@@ -64,7 +64,11 @@ class Queue:
                 "MessageAttributeNames": ["All"],
             },
         )
-        return tuple(_message(wire) for wire in _Received.model_validate(answer).messages)
+        try:
+            return tuple(_message(wire) for wire in _Received.model_validate(answer).messages)
+        except ValueError:
+            # No service of AWS writes such a thing: something on the way did. Its text may quote what was sent.
+            raise ConnectionError("the answer to a poll holds what is no message") from None
 
     async def delete(self, receipts: Sequence[str]) -> None:
         """Delete up to 10 deliveries. One that cannot be deleted comes again, which is harmless."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -113,7 +112,7 @@ class SignedClient:
 def _error(operation: str, status: int, query_error: str | None, raw: bytes) -> ClientError:
     """Return the error answer as the SDK would raise it; a body that is no JSON counts by its status alone."""
     try:
-        body = json.loads(raw)
+        body = from_json(raw)
     except ValueError:
         body = {}
     fields = body if isinstance(body, dict) else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from botocore.exceptions import ClientError, NoCredentialsError
 
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
     from types_aiobotocore_dynamodb.type_defs import QueryInputTypeDef
 
 T = TypeVar("T")
-
-
-class _Page(TypedDict):
-    """What is read of the answer to a query."""
-
-    Items: list[items.Wire]
-    LastEvaluatedKey: NotRequired[items.Wire]
 
 
 TRANSACTION_WRITES_MAX: Final = 100
@@ -190,18 +183,24 @@ class Table:
 
     async def _pages(self, request: QueryInputTypeDef) -> AsyncIterator[Item]:
         while True:
-            page = await self._insist(partial(self._page, request))
-            for wire in page["Items"]:
-                yield items.from_wire(wire)
-            if not page.get("LastEvaluatedKey"):
+            page, last_key = await self._insist(partial(self._page, request))
+            for item in page:
+                yield item
+            if last_key is None:
                 return
-            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+            request["ExclusiveStartKey"] = last_key
 
-    async def _page(self, request: QueryInputTypeDef) -> _Page:
+    async def _page(self, request: QueryInputTypeDef) -> tuple[list[Item], items.Wire | None]:
+        """Return a page's items, and the key behind which the next one begins; `None` for the last page."""
         answer = await self._signed.call("Query", request)
-        if not isinstance(answer.get("Items"), list):
+        rows, last_key = answer.get("Items"), answer.get("LastEvaluatedKey")
+        if not isinstance(rows, list) or not isinstance(last_key, dict | None):
             raise ConnectionError("the answer to a query holds no items")
-        return cast("_Page", answer)
+        try:
+            return [items.from_wire(cast("items.Wire", row)) for row in rows], cast("items.Wire", last_key) or None
+        except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
+            # No service of AWS writes such a thing: something on the way did.
+            raise ConnectionError(f"an item that is none: {type(error).__name__}") from None
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return the call's answer; raises `Refused` for an error that patience does not mend."""

@@ -126,7 +126,7 @@ def _callback(item: Item) -> Callback:
     try:
         return _parsed(item)
     except (KeyError, ValueError) as error:
-        raise UnreadableCallback(f"the item {item[PARTITION_KEY]} cannot be read: {error}") from None
+        raise UnreadableCallback(f"the item {item[PARTITION_KEY]!s} cannot be read: {error}") from None
 
 
 def _parsed(item: Item) -> Callback:

@@ -59,18 +59,18 @@ def decode_message(item: InboxItem) -> m.Delivered:
             "kind": "callback",
             "operation": str(operation),
             "result": result,
-            "error": error,
+            "error": failed,
             "timed_out": bool(timed_out),
         }:
-            return m.CallbackAnswered(message_id, operation, result, _error(item, error), timed_out)
+            return m.CallbackAnswered(message_id, operation, result, _error(item, failed), timed_out)
         case {
             "kind": "child",
             "operation": str(operation),
             "child_id": str(child_id),
             "result": result,
-            "error": error,
+            "error": failed,
         }:
-            return m.ChildEnded(message_id, operation, child_id, result, _error(item, error))
+            return m.ChildEnded(message_id, operation, child_id, result, _error(item, failed))
     raise UnreadableMessage(f"inbox message {message_id} is of a form that this version does not know")
 
 

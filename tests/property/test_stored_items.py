@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from any_messages import NOON, messages
 from any_messages import starts as told_starts
@@ -41,7 +41,7 @@ from orchestrator.session.notices import notices
 from orchestrator.session.owed import next_instant, owed
 from orchestrator.session.state import SessionState, begin, evolve
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import ErrorRecord, RetrySpec, compact_json, format_instant
+from orchestrator.session.values import ErrorRecord, Json, RetrySpec, compact_json, format_instant
 from orchestrator.tenants import Quota
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
 from orchestrator.views import _state_view, event_view, head_view
@@ -241,7 +241,7 @@ HEAD_ATTRIBUTES: Final = sorted({*head_item(a_head()), "shape"} - {"PK", "SK"})
 @examples(500)
 def test_any_head_item_is_a_head_or_unreadable(changed: Item) -> None:
     """And a HEAD that was read can be shown, compared, claimed and written again."""
-    item = {name: value for name, value in {**head_item(a_head()), **changed}.items() if value is not None}
+    item: Item = {name: value for name, value in {**head_item(a_head()), **changed}.items() if value is not None}
     try:
         head = head_of(item)
     except UnreadableHead:
@@ -305,7 +305,9 @@ def assert_decidable(message: m.Delivered) -> None:
         encode(event)
 
 
-answers: Final = st.one_of(st.just(TIMED_OUT), payloads.map(success), errors.map(failure))
+answers: Final[st.SearchStrategy[str]] = st.one_of(
+    st.just(TIMED_OUT), payloads.map(lambda result: success(cast("Json", result))), errors.map(failure)
+)
 
 
 @given(
@@ -319,7 +321,9 @@ answers: Final = st.one_of(st.just(TIMED_OUT), payloads.map(success), errors.map
 def test_any_callback_item_is_a_callback_or_unreadable(changed: Item, answer: str) -> None:
     """And the message of an answer that was read can be decided about."""
     promised = Callback("cb-1", "s", "a", frozenset({"0" * 64}), NOON, answer)
-    item = {name: value for name, value in {**callback_item(promised, NOON), **changed}.items() if value is not None}
+    item: Item = {
+        name: value for name, value in {**callback_item(promised, NOON), **changed}.items() if value is not None
+    }
     try:
         callback = _callback(item)
         assert callback.times_out_at is None or (callback.times_out_at < NOON or callback.times_out_at >= NOON)

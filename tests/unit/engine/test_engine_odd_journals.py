@@ -6,9 +6,10 @@ from engine_world import NOON, World, app_of
 from actors import settle
 from orchestrator import AgentFailed, SessionContext
 from orchestrator.artifacts import ArtifactTooLarge
+from orchestrator.inbox import InboxItem
 from orchestrator.journal import UnreadableEvent
 from orchestrator.journal.folding import read_state
-from orchestrator.session.events import Recorded, ValueRecorded
+from orchestrator.session.events import Recorded, SessionCompleted, ValueRecorded
 
 
 async def test_events_that_contradict_each_other_are_unreadable() -> None:
@@ -50,3 +51,28 @@ async def test_an_agent_whose_result_no_bucket_takes_fails_its_operation() -> No
     world.artifacts.put = refuse  # type: ignore[method-assign, assignment]
     end = await world.run(app_of(handler, huge=huge))
     assert "ARTIFACT_TOO_LARGE" == getattr(end, "result", end)
+
+
+async def test_a_message_that_cannot_be_read_blocks_its_session_and_is_kept() -> None:
+    """It was acknowledged, so it is not dropped; and once it can be read, or is gone, the session goes on (I9, I11)."""
+
+    async def handler(ctx: SessionContext) -> object:
+        return await ctx.wait_for_signal("go")
+
+    world, app = World(), app_of(handler)
+    async with world.node(app) as node:
+        await node.start()
+        await settle()
+        odd = InboxItem("newer", 1, '{"kind":"telepathy"}')
+        await world.inbox.put("s", odd)
+        await world.heads.bump_inbox("s")
+        await node.router.wake("s")
+        assert "UNREADABLE_MESSAGE" in await world.blocked()
+        await node.deliveries.signal("s", "go", 1, "later")
+        await settle()
+        assert [odd.body] == [item.body for item in await world.inbox.read("s") if item.message_id == "newer"]
+        assert ["newer", "later"] == [item.message_id for item in await world.inbox.read("s")]
+        await world.inbox.delete("s", ["newer"])
+        assert await node.claim()
+        assert SessionCompleted(result=1) == await world.end()
+    assert [] == world.errors_logged()
