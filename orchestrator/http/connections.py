@@ -6,10 +6,10 @@ aiohttp's own protocol with two of its hooks overridden; everything else about a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -18,9 +18,12 @@ from orchestrator.http.addresses import authority
 from orchestrator.http.problems import CODES, Problem, response
 
 SHUTDOWN_SECONDS_MAX: Final = 5.0
+CONTINUE: Final = "100-continue"
 IDLE_SECONDS_MAX: Final = 75.0
 """For the head of a request, the first one too. Longer than a load balancer keeps a connection that nobody uses (ALB:
 60 s), so that it is never handed one that we are about to close."""
+
+_Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Connection(web.RequestHandler):
@@ -74,6 +77,7 @@ async def listening(
     await runner.setup()
     try:
         assert runner.server is not None, "set up in the line before"
+        runner.server.request_handler = _refusing_wishes(runner.server.request_handler)
         listener = await _listener(runner.server, host, port, idle_seconds_max)
         try:
             bound = listener.sockets[0].getsockname()
@@ -97,17 +101,17 @@ async def _listener(server: web.Server, host: str, port: int, idle_seconds_max: 
         raise Unavailable(f"ORCHESTRATOR_PORT: cannot listen on {host}:{port}: {error.strerror}") from None
 
 
-async def meet_expectation(request: web.Request) -> web.StreamResponse | None:
-    """Let a client that waits for it send its body; refuse any other wish (RFC 9110, 10.1.1). `None`: go on.
+def _refusing_wishes(handler: _Handler) -> _Handler:
+    """Return the handler of all requests, which refuses any wish but to be told to go on (RFC 9110, 10.1.1).
 
-    aiohttp's own does the same, but for the problem.
+    aiohttp's own refusal is no problem, and quotes what may have no UTF-8; it meets what no route matches, too.
     """
-    if request.version < HttpVersion11:
-        return None
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # Those bytes are no part of the answer, which has yet to begin.
-        request.writer.output_size = 0
-        return None
-    wish = HTTPStatus.EXPECTATION_FAILED
-    return response(Problem(wish, CODES[wish], "Expect: only 100-continue is known"))
+
+    async def answered(request: web.BaseRequest) -> web.StreamResponse:
+        wish = request.headers.get(hdrs.EXPECT)
+        if not wish or wish.lower() == CONTINUE or request.version < HttpVersion11:
+            return await handler(request)
+        failed = HTTPStatus.EXPECTATION_FAILED
+        return response(Problem(failed, CODES[failed], f"Expect: only {CONTINUE} is known"))
+
+    return answered

@@ -29,7 +29,7 @@ from orchestrator.http.bodies import (
     json_body,
     object_body,
 )
-from orchestrator.http.connections import listening, meet_expectation
+from orchestrator.http.connections import listening
 from orchestrator.http.openapi import document
 from orchestrator.http.page import PAGE_HEADERS, page
 from orchestrator.http.problems import Handler, Problem, draining, middleware, unserved
@@ -115,7 +115,7 @@ class Endpoints:
         for route in routes:
             # A GET answers HEAD as well: probes and caches ask with it.
             add = app.router.add_get if route.method == hdrs.METH_GET else app.router.add_post
-            add(route.path, handlers[route.operation_id], expect_handler=meet_expectation)
+            add(route.path, handlers[route.operation_id])
         app.on_shutdown.append(self._close_streams)
         return app
 

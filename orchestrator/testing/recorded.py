@@ -9,7 +9,6 @@ import asyncio
 import json
 from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,7 @@ from orchestrator.journal.codec import decode
 from orchestrator.payloads import parse_json
 from orchestrator.replaying import replay_journal
 from orchestrator.session.events import Recorded
-from orchestrator.session.values import Json, JsonObject, compact_json, is_valid_id
+from orchestrator.session.values import Json, JsonObject, compact_json, instant_of, is_valid_id
 
 SUFFIX: Final = ".jsonl"
 UNNAMED: Final = "recorded"
@@ -121,7 +120,7 @@ def recorded_of(view: Mapping[str, Json]) -> Recorded:
     return Recorded(
         seq=seq,
         event=decode(str(view["status"]), None if operation is None else str(operation), json.dumps(view["data"])),
-        at=datetime.fromisoformat(str(view["at"])),
+        at=instant_of(str(view["at"])),
         epoch=epoch,
         node=str(view["node"]),
         event_id=str(view["event_id"]),
