@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from orchestrator.answers import message_of
+from orchestrator.artifacts import ArtifactUnreadable
 from orchestrator.callbacks import expiry_of, issued_with
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
 from orchestrator.intake import Start
@@ -15,11 +16,12 @@ from orchestrator.notifications import ApprovalNotice, Notifications
 from orchestrator.payloads import InvalidPayload
 from orchestrator.router import IdempotencyConflict, NotYetThere, Router
 from orchestrator.session import messages as m
-from orchestrator.session.events import SessionStarted
+from orchestrator.session.events import ChildStarted, SessionStarted
 from orchestrator.session.notices import FreeSlot, StartNext, child_ended
 from orchestrator.session.owed import Publish, StartChild
 from orchestrator.session.state import SessionState
-from orchestrator.session.values import ID_LENGTH_MAX, ErrorRecord
+from orchestrator.session.values import ID_LENGTH_MAX, ErrorRecord, Json
+from orchestrator.tenants import SLOT
 
 LARGE: Final = 1 << 30
 """Longer than any inline payload: what was in the bucket goes there again."""
@@ -45,18 +47,7 @@ class NodeOutside:
         payload = await self._ports.payloads.open(order.input)
         try:
             declared.input_type.load(payload)
-            accepted = await self._router.start(
-                Start(
-                    session_type=order.session_type,
-                    session_id=order.child_id,
-                    tenant=state.started.tenant,
-                    input=payload,
-                    trace=state.started.trace,
-                    input_bytes=LARGE if payload is not order.input else 0,
-                    parent=state.session_id,
-                    parent_operation=effect.operation,
-                )
-            )
+            accepted = await self._router.start(_start_of(state.session_id, state.started, order, payload))
         except (InvalidPayload, IdempotencyConflict) as error:
             return _refused(effect, error.code, str(error))
         if accepted.is_begun:
@@ -64,16 +55,26 @@ class NodeOutside:
         # The journal may be of another session that asked for the same child: even one that nobody accepted before us.
         return await self._end_of_shared(state, effect)
 
-    async def end_child(self, parent: str, child_id: str, message: m.CancelAsked) -> None:
+    async def end_child(
+        self, parent: str, started: SessionStarted, order: ChildStarted, message: m.CancelAsked
+    ) -> None:
         """See `Outside.end_child`."""
-        async for first in self._ports.journal.read(child_id):
-            if isinstance(first.event, SessionStarted) and first.event.parent == parent:
-                await self.deliver(child_id, message)
-            return
+        async for first in self._ports.journal.read(order.child_id):
+            if not isinstance(first.event, SessionStarted) or first.event.parent != parent:
+                return
+            break
+        if await self._ports.heads.get(order.child_id) is None:
+            # Its creation may still be on its way, from here or from a node that stood still: whoever comes with it
+            # after this finds a session that ends without ever having run.
+            with suppress(ArtifactUnreadable, IdempotencyConflict):
+                payload = await self._ports.payloads.open(order.input)
+                await self._router.start(_start_of(parent, started, order, payload), is_dismissed=True)
+        await self.deliver(order.child_id, message)
 
     async def start_next(self, notice: StartNext) -> None:
         """See `Outside.start_next`."""
-        await self._router.begin(notice.session_id, self._router.renewed(notice.started), has_slot=notice.has_slot)
+        marks = (SLOT,) if notice.has_slot else ()
+        await self._router.begin(notice.session_id, self._router.renewed(notice.started), marks=marks)
         await self._router.hand_over(notice)
 
     async def deliver(self, session_id: str, message: m.Delivered) -> None:
@@ -132,6 +133,19 @@ class NodeOutside:
         except (UnknownSession, NotYetThere):
             return None
         return await read_state(self._ports.journal, head.session_id)
+
+
+def _start_of(parent: str, started: SessionStarted, order: ChildStarted, payload: Json) -> Start:
+    return Start(
+        session_type=order.session_type,
+        session_id=order.child_id,
+        tenant=started.tenant,
+        input=payload,
+        trace=started.trace,
+        input_bytes=LARGE if payload is not order.input else 0,
+        parent=parent,
+        parent_operation=order.operation,
+    )
 
 
 def _refused(effect: StartChild, code: str, text: str) -> m.ChildEnded:

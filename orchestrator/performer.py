@@ -21,6 +21,7 @@ from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, desc
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
+from orchestrator.session.events import ChildStarted, SessionStarted
 from orchestrator.session.notices import EndChild, FreeSlot, Notice, StartNext, TellParent, cancel_of_child
 from orchestrator.session.owed import CancelChild, CloseCallback, Publish, Ring, RunAgent, StartChild
 from orchestrator.session.state import SessionState
@@ -42,8 +43,10 @@ class Outside(Protocol):
         """Have the child accepted. Return its end where that will not be told by the child itself; `None` else."""
         ...
 
-    async def end_child(self, parent: str, child_id: str, message: m.CancelAsked) -> None:
-        """Ask the child to end, if it is this parent's: one that somebody else started is left to them."""
+    async def end_child(
+        self, parent: str, started: SessionStarted, order: ChildStarted, message: m.CancelAsked
+    ) -> None:
+        """Ask the child to end, begun or not, if it is this parent's: one of somebody else's is left to them."""
         ...
 
     async def start_next(self, notice: StartNext) -> None:
@@ -90,7 +93,8 @@ class Performer:
             case StartChild():
                 return await self.outside().start_child(state, effect)
             case CancelChild():
-                await self.outside().end_child(state.session_id, effect.child_id, cancel_of_child(state))
+                cancel = cancel_of_child(state)
+                await self.outside().end_child(state.session_id, state.started, effect.order, cancel)
                 return None
             case Publish():
                 return await self.outside().publish(state, effect)
@@ -103,7 +107,7 @@ class Performer:
             case TellParent():
                 await self.outside().deliver(notice.parent, notice.message)
             case EndChild():
-                await self.outside().end_child(notice.parent, notice.child_id, notice.message)
+                await self.outside().end_child(notice.parent, notice.started, notice.order, notice.message)
             case FreeSlot():
                 await self.outside().free_slot(notice)
             case StartNext():

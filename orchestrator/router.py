@@ -6,6 +6,7 @@ the session, whoever wrote event 1; one claim or creation of a session at a time
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,7 +37,7 @@ from orchestrator.session.values import Json, truncate_to_millis
 from orchestrator.session_actor import SessionActor
 from orchestrator.session_ports import ActorMessage, Deliver, InboxChanged, LeaveSoon, SessionPorts
 from orchestrator.slots import Slots
-from orchestrator.tenants import SLOT
+from orchestrator.tenants import DISMISSED
 
 FIRST_EPOCH: Final = 1
 
@@ -90,21 +91,21 @@ class Router:
         self.is_draining = False
         self.slots = Slots(ports, self._guards, capacity, takes=lambda: not self.is_draining, bring_up=self._bring_up)
 
-    async def start(self, request: Start) -> Accepted:
-        """Accept the session: returning means that event 1 and HEAD are durable (I3).
+    async def start(self, request: Start, *, is_dismissed: bool = False) -> Accepted:
+        """Accept the session: returning means that event 1 and HEAD are durable (I3). `is_dismissed`: to end unrun.
 
         Raises:
             IdempotencyConflict: the id is taken by another payload. The session that has it goes on (or begins).
         """
         event = await self._start_event(request)
-        return await self.begin(request.session_id, event)
+        return await self.begin(request.session_id, event, marks=(DISMISSED,) if is_dismissed else ())
 
-    async def begin(self, session_id: str, event: SessionStarted, *, has_slot: bool = False) -> Accepted:
-        """Accept a session that begins with this event; see `start`. `has_slot`: of the generation before."""
+    async def begin(self, session_id: str, event: SessionStarted, *, marks: Sequence[str] = ()) -> Accepted:
+        """Accept a session that begins with this event; see `start`. `marks`: what HEAD says of it from its first."""
         async with self._guards.holding(session_id):
-            if await self._inserted_first(session_id, event, has_slot=has_slot):
+            if await self._inserted_first(session_id, event, marks):
                 return Accepted(session_id, is_new=True, is_begun=True)
-            return await self._accepted_before(session_id, event, has_slot=has_slot)
+            return await self._accepted_before(session_id, event, marks)
 
     async def deliver(self, session_id: str, message: m.Delivered, *, has_new_id: bool = False) -> None:
         """Tell the session; returning means that the message is durable (I9). `has_new_id`: made for it just now.
@@ -223,7 +224,7 @@ class Router:
             head.owner == self.ports.node_id and self._system.get(head.session_id) is None
         )
 
-    async def _inserted_first(self, session_id: str, event: SessionStarted, *, has_slot: bool) -> bool:
+    async def _inserted_first(self, session_id: str, event: SessionStarted, marks: Sequence[str]) -> bool:
         """Return whether the session is new, and then accepted and begun."""
         now = truncate_to_millis(self.ports.clock.now())
         first = Recorded(1, event, now, FIRST_EPOCH, self.ports.node_id, self.ports.new_id())
@@ -231,15 +232,15 @@ class Router:
             await self.ports.journal.append(session_id, (first,), started_at=now)
         except JournalConflict:
             return False
-        return await self._complete_creation(session_id, first, has_slot=has_slot)
+        return await self._complete_creation(session_id, first, marks)
 
-    async def _accepted_before(self, session_id: str, event: SessionStarted, *, has_slot: bool) -> Accepted:
+    async def _accepted_before(self, session_id: str, event: SessionStarted, marks: Sequence[str]) -> Accepted:
         """Answer a start whose event 1 stands already; completes a creation that died half-way (rule 14)."""
         first = await self._first_event(session_id)
         assert isinstance(first.event, SessionStarted), f"event 1 of {session_id} is {type(first.event).__name__}"
         is_new = False
         if await self.ports.heads.get(session_id) is None:
-            is_new = await self._complete_creation(session_id, first, has_slot=has_slot)
+            is_new = await self._complete_creation(session_id, first, marks)
         if not decide.same_start(first.event, event):
             raise IdempotencyConflict(session_id)
         return Accepted(session_id, is_new=is_new)
@@ -249,12 +250,12 @@ class Router:
             return first
         raise AssertionError(f"event 1 of {session_id} vanished: events are never deleted early")
 
-    async def _complete_creation(self, session_id: str, first: Recorded, *, has_slot: bool) -> bool:
+    async def _complete_creation(self, session_id: str, first: Recorded, marks: Sequence[str]) -> bool:
         """Insert HEAD over a durable event 1; return whether this node's insert made the session's HEAD."""
         state = begin(session_id, first)
         with self._capacity.place() as has_place:
             # A full or draining node accepts all the same, and leaves the session due at once for one that has room.
-            head = self._new_head(state, takes_it=has_place and not self.is_draining, has_slot=has_slot)
+            head = self._new_head(state, has_place and not self.is_draining and DISMISSED not in marks, marks)
             if self._needs_slot(state):
                 standing = await self.slots.seat(head)
             else:
@@ -270,7 +271,7 @@ class Router:
         is_root = state.started.parent is None and first_generation(state.session_id) == state.session_id
         return is_root and self.slots.limits(state.started.tenant)
 
-    def _new_head(self, state: SessionState, *, takes_it: bool, has_slot: bool) -> Head:
+    def _new_head(self, state: SessionState, takes_it: bool, marks: Sequence[str]) -> Head:
         return Head(
             session_id=state.session_id,
             session_type=state.started.session_type,
@@ -285,7 +286,7 @@ class Router:
             created_at=state.started_at,
             updated_at=state.started_at,
             wake_at=None if takes_it else state.started_at,
-            attributes={SLOT: True} if has_slot else {},
+            attributes=dict.fromkeys(marks, True),
         )
 
     async def _start_event(self, request: Start) -> SessionStarted:

@@ -36,11 +36,15 @@ class TellParent:
 
 @dataclass(frozen=True, slots=True)
 class EndChild:
-    """A child session that nobody waits for any more is to end; `seq` is that of the event which ordered it."""
+    """A child session that nobody waits for any more is to end; `seq` is that of the event which ordered it.
+
+    `started` is the start of its parent.
+    """
 
     parent: str
+    started: e.SessionStarted
     seq: int
-    child_id: str
+    order: e.ChildStarted
     message: m.CancelAsked
 
     @property
@@ -95,8 +99,9 @@ def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...
     told: list[Notice] = [
         EndChild(
             parent=state.session_id,
+            started=state.started,
             seq=op.started_seq,
-            child_id=op.order.child_id,
+            order=op.order,
             message=cancel_of_child(state),
         )
         for op in state.open_operations.values()

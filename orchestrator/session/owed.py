@@ -66,7 +66,7 @@ class CancelChild:
     """Tell the child session to end."""
 
     operation: str
-    child_id: str
+    order: e.ChildStarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _effects(operation: Operation, state: SessionState) -> Iterator[tuple[Effect
     is_interrupted = stop is not None and operation.started_seq < stop.seq
     if isinstance(order, e.ChildStarted):
         if is_interrupted:
-            yield (name, CANCELLING), CancelChild(name, order.child_id)
+            yield (name, CANCELLING), CancelChild(name, order)
         else:
             yield (name, STARTING), StartChild(name, order)
         return

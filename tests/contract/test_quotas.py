@@ -301,3 +301,23 @@ async def test_of_many_nodes_that_promote_a_session_one_gets_it(quotas: Quotas) 
     assert 1 == sum(isinstance(each, Head) for each in outcomes)
     assert 3 == sum(isinstance(each, NotOwner) for each in outcomes)
     assert (1, 0) == await counts(quotas)
+
+
+@pytest.mark.usefixtures("isolated")
+async def test_a_slot_that_everybody_gives_back_at_once_is_given_back_once(quotas: Quotas) -> None:
+    """The count is exact and never below nothing, and each of those who wait gets in once."""
+    waiting = await fill(quotas, "a", "b", "c")
+    await asyncio.gather(*(quotas.free("acme", "first") for _ in range(10)))
+    assert (1, 3) == await counts(quotas)
+    for seen in waiting:
+        promoted = await asyncio.gather(
+            *(promote(quotas, seen, node_id=f"node-{n}") for n in range(4)),
+            *(quotas.free("acme", "first") for _ in range(4)),
+            return_exceptions=True,
+        )
+        assert 1 == sum(isinstance(each, Head) for each in promoted)
+        assert not [each for each in promoted if isinstance(each, Exception) and not isinstance(each, NotOwner)]
+        await asyncio.gather(*(quotas.free("acme", seen.session_id) for _ in range(10)))
+    assert (1, 0) == await counts(quotas)
+    await asyncio.gather(*(quotas.free("acme", each) for each in ("first", "second", "a", "b", "c") * 5))
+    assert (0, 0) == await counts(quotas)

@@ -36,6 +36,9 @@ class Line:
         self._faults: dict[str, tuple[int, Exception]] = {}
         self.calls = 0
         self._cut_at = 0
+        self._freezes_at = 0
+        self._freezes_answered = False
+        self._is_frozen = False
         self._reached = asyncio.Event()
 
     @property
@@ -78,6 +81,13 @@ class Line:
         self._held, self._held_call = asyncio.Event(), name
         self._reached.clear()
 
+    def freeze_at(self, call: int, *, answered: bool = False) -> None:
+        """Hold everything, both ways, from the call of that number on: that one unheard, or done and its answer kept.
+
+        As a process that stands still: `thaw` lets it go on, as if no time had passed.
+        """
+        self._freezes_at, self._freezes_answered = call, answered
+
     def hold_answer(self, name: str) -> None:
         """Keep the answers to calls of that name on their way until `thaw`: the table did what it was asked."""
         self._held_answer = name
@@ -89,8 +99,9 @@ class Line:
             await self._reached.wait()
 
     def thaw(self) -> None:
-        """Let pass what was held."""
-        held, self._held, self._held_answer = self._held, None, ""
+        """Let pass what was held, and whatever comes."""
+        self._freezes_at = 0
+        held, self._held, self._held_answer, self._is_frozen = self._held, None, "", False
         if held is not None:
             held.set()
 
@@ -98,6 +109,8 @@ class Line:
         """Carry a request to the table."""
         self.calls += 1
         self._is_cut |= self.calls == self._cut_at
+        if self.calls == self._freezes_at and not self._freezes_answered:
+            self._freeze()
         if self._held is not None and self._held_call in {"", name}:
             self._reached.set()
             await self._held.wait()
@@ -114,11 +127,18 @@ class Line:
     async def back(self, name: str) -> None:
         """Carry the answer back."""
         self._changed.fire()
-        if self._held is not None and self._held_answer == name:
+        if self._freezes_answered and self._freezes_at and self.calls >= self._freezes_at:
+            self._freeze()
+        if self._held is not None and (self._is_frozen or self._held_answer == name):
             self._reached.set()
             await self._held.wait()
         self._is_cut |= self._cut_after == name
         self._check()
+
+    def _freeze(self) -> None:
+        self._freezes_at = 0
+        self.hold()
+        self._is_frozen = True
 
     def _check(self) -> None:
         if self._is_cut:

@@ -1,6 +1,8 @@
 """Sessions that start sessions: the end of one is told to the other exactly once, whoever dies in between (I2, I6)."""
 
 import asyncio
+from contextlib import suppress
+from itertools import count
 
 import pytest
 from engine_life import crash_at_every_call, live, look_after, until_suspended
@@ -9,6 +11,7 @@ from pydantic import BaseModel
 
 from actors import settle
 from orchestrator import ChildSessionFailed, NonRetryable, Orchestrator, SessionCancelled, SessionContext, StepFailed
+from orchestrator.inbox import SessionEnded
 from orchestrator.outside import POLL_SECONDS_MAX
 from orchestrator.owned_head import OUTBOX_GRACE
 from orchestrator.session.events import ChildStarted, SessionFailed
@@ -501,3 +504,36 @@ async def test_a_child_hears_of_its_end_though_its_parent_ends_while_telling_it(
         node.line.thaw()
         await live(world, node, "s", await child_of(world))
     assert Cancelled("no more") == (await world.recorded(await child_of(world)))[-1].event
+
+
+async def test_a_child_whose_creation_comes_through_after_its_parents_end_ends_too() -> None:
+    """A node stood still on the way, at each of its calls; the parent was cancelled elsewhere meanwhile (rule 9)."""
+
+    async def parent(ctx: SessionContext) -> object:
+        await ctx.wait_for_signal("begin")
+        return await ctx.run_session("child")
+
+    for call in count(1):
+        world, app = World(), family(parent, child=patient)
+        async with world.node(app) as zombie, world.node(app, "node-2") as successor:
+            await zombie.start()
+            await settle()
+            zombie.line.freeze_at(zombie.line.calls + call)
+            asking = asyncio.ensure_future(zombie.deliveries.signal("s", "begin", None, "m"))
+            await settle()
+            is_whole = not zombie.line.is_held
+            await successor.deliveries.cancel("s", "enough", "c")
+            await live(world, successor, "s", dead=("node-1",))
+            zombie.line.thaw()
+            await settle()
+            page = await world.heads.listing(status=None, session_type="child", tenant=None, cursor=None, limit=9)
+            children = [head.session_id for head in page.heads]
+            await live(world, successor, "s", *children, dead=("node-1",))
+            ends = [(await world.recorded(child))[-1].event for child in children]
+            assert [Cancelled("enough")] * len(children) == ends
+            assert [] == world.errors_logged()
+            with suppress(SessionEnded):
+                await asking
+        if is_whole:
+            break
+    assert call > 4

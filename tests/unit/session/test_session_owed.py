@@ -130,7 +130,9 @@ def test_a_stop_takes_away_what_was_under_way(waiting: str, stop: tuple[e.Event,
 def test_a_stop_reaches_the_children_that_are_under_way(stop: tuple[e.Event, ...]) -> None:
     """With its reason, until they have ended."""
     effects = owed_beside_handler(after(CHILD, *stop))
-    assert CancelChild("a", "child-1") == effects.pop(("a", CANCELLING))
+    effect = effects.pop(("a", CANCELLING))
+    assert isinstance(effect, CancelChild)
+    assert "child-1" == effect.order.child_id
     assert {GRACE_KEY, LAST_GRACE_KEY} >= effects.keys()
     ended = after(CHILD, *stop, e.ChildFailed("a", ERROR))
     assert {GRACE_KEY, LAST_GRACE_KEY} >= owed_beside_handler(ended).keys()
@@ -254,7 +256,7 @@ def test_an_end_ends_the_children_that_nobody_waits_for_any_more(end: e.Event) -
     children = [e.ChildStarted(f"k{n}", "child", f"child-{n}", None) for n in range(3)]
     told = notices(after(*children, TIMER, e.ChildCompleted("k1", None), end, started=CHILD_OF))
     ended = [notice for notice in told if isinstance(notice, EndChild)]
-    assert {"child-0": "child:2", "child-2": "child:4"} == {n.child_id: n.notice_id for n in ended}
+    assert {"child-0": "child:2", "child-2": "child:4"} == {n.order.child_id: n.notice_id for n in ended}
     assert {m.CancelAsked("parent:s", "its parent session ended")} == {notice.message for notice in ended}
     others = [notice for notice in told if not isinstance(notice, EndChild)]
     assert [StartNext if isinstance(end, e.SessionContinued) else TellParent] == [type(notice) for notice in others]
