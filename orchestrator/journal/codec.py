@@ -7,6 +7,7 @@ What it complains of it never quotes: a payload may stand there, and the text of
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime
@@ -20,6 +21,8 @@ from orchestrator.session.events import EVENT_TYPES, TYPE_NAMES, Event
 from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec, format_instant, instant_of
 
 _OPERATION: Final = "operation"
+NUMBER_MAX: Final = sys.float_info.max
+"""A whole number over this one is no float."""
 
 
 def type_name(event: Event) -> str:
@@ -105,13 +108,14 @@ def _text(value: Json) -> str:
 
 
 def _whole(value: Json) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"a whole number was expected, not {_kind(value)}")
+    # Whatever is counted in an event is counted from one.
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise TypeError(f"a whole number from 1 was expected, not {_kind(value)}")
     return value
 
 
 def _number(value: Json) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -NUMBER_MAX <= value <= NUMBER_MAX:
         raise TypeError(f"a number was expected, not {_kind(value)}")
     return value
 
@@ -133,12 +137,15 @@ def _record(value: Json) -> ErrorRecord:
 
 def _policy(value: Json) -> RetrySpec:
     policy, default = _fields(value), RetrySpec()
-    return RetrySpec(
+    read = RetrySpec(
         max_attempts=_whole(policy.get("max_attempts", default.max_attempts)),
         initial_delay=_number(policy.get("initial_delay", default.initial_delay)),
         max_delay=_number(policy.get("max_delay", default.max_delay)),
         multiplier=_number(policy.get("multiplier", default.multiplier)),
     )
+    if read.initial_delay < 0 or read.max_delay < 0 or read.multiplier < 1:
+        raise TypeError("a policy whose pauses are none")
+    return read
 
 
 def _optional(read: Callable[[Json], object]) -> Callable[[Json], object]:

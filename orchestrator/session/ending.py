@@ -14,7 +14,7 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.decision import NOTHING, Decision
 from orchestrator.session.state import SessionState, Stop
-from orchestrator.session.values import ErrorRecord, next_milli
+from orchestrator.session.values import DELAY_SECONDS_MAX, ErrorRecord, next_milli
 
 GRACE: Final = timedelta(seconds=60)
 """How long a handler may take to end after it was asked to; then it is stopped."""
@@ -96,7 +96,9 @@ def first_generation(session_id: str) -> str:
 def time_limit_at(state: SessionState) -> datetime | None:
     """Return when the session has lived as long as it may; `None` where nothing limits it."""
     limit = state.started.time_limit
-    return None if limit is None else next_milli(state.started_at + timedelta(seconds=limit))
+    if limit is None:
+        return None
+    return next_milli(state.started_at + timedelta(seconds=min(max(limit, 0.0), DELAY_SECONDS_MAX)))
 
 
 def grace_over_at(stop: Stop) -> datetime:
