@@ -12,6 +12,7 @@ FUNCTION_LINES_MAX = 60
 TRACES = re.compile(r"/[h]ome/[a-z]|/[r]oot/|[T]ODO|[F]IXME")
 NAMED_FILE = re.compile(r"`((?:actors|bench|docs|examples|orchestrator|tests)/[\w./-]+\.(?:py|md))`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+NAMED_TEST = re.compile(r"^(?:async )?def (test_[a-z0-9_]+)", re.MULTILINE)
 OTHER_WORDS = re.compile(r"\bworkflow|\bexecutor_id|\bjob\b", re.IGNORECASE)
 
 
@@ -67,6 +68,18 @@ def test_what_the_documents_point_at_is_there() -> None:
         if not (base / name).exists()
     ]
     assert [] == missing
+
+
+def test_every_test_that_a_document_names_is_there() -> None:
+    """A guarantee that cites a test which was renamed cites nothing."""
+    known = {name for path in (ROOT / "tests").rglob("*.py") for name in NAMED_TEST.findall(path.read_text())}
+    cited = {
+        name: page.name
+        for page in (ROOT / "docs").rglob("*.md")
+        for name in re.findall(r"`(test_[a-z0-9_]+)`", page.read_text())
+    }
+    assert {} == {name: page for name, page in cited.items() if name not in known}
+    assert cited, "some are cited"
 
 
 def test_every_rule_that_a_comment_cites_is_listed() -> None:
