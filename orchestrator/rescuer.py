@@ -7,10 +7,11 @@ monotonic clock, or when its process is provably gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from actors import Clock, Signal
@@ -249,15 +250,19 @@ class Rescuer:
             if self._is_draining or self._ports.capacity.free() <= 0:
                 self._claims.release()
                 return
-            claim = self._ports.router.claim(
-                session_id, dead_owner=dead_owner, only_unowned=only_unowned, due_before=due_before
+            claim = partial(
+                self._ports.router.claim,
+                session_id,
+                dead_owner=dead_owner,
+                only_unowned=only_unowned,
+                due_before=due_before,
             )
             tasks.create_task(self._carry_out(claim, session_id, dead_owner), name=f"claim {session_id}")
 
-    async def _carry_out(self, claim: Coroutine[object, object, bool], session_id: str, dead_owner: str | None) -> None:
+    async def _carry_out(self, claim: Callable[[], Awaitable[bool]], session_id: str, dead_owner: str | None) -> None:
         try:
             with self._keeping_on("claim"):
-                if await claim:
+                if await claim():
                     self._ports.log.info("session_claimed", session_id=session_id, dead_owner=dead_owner)
         finally:
             self._claims.release()

@@ -72,9 +72,12 @@ class Cluster:
     def _start(self) -> None:
         self._started += 1
         name = f"node-{self._started}"
-        node = SimNode(self._cloud, name, self._apps[self.code], self.settings, self._ended)
+        node = SimNode(self._cloud, name, self._apps[self.code], self.settings, self._ended, self._at)
         self.nodes.append(node)
         node.start()
+
+    def _at(self, address: str) -> SimNode | None:
+        return next((node for node in self.living if node.address == address), None)
 
     def _ended(self, why: str) -> None:
         self.ends[why.partition(":")[0]] += 1

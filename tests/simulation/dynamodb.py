@@ -79,7 +79,8 @@ class SimTable:
     def is_quiet(self) -> bool:
         """Whether every session has ended, and nobody owes or owns anything of it."""
         return all(
-            head["state"]["S"] in ENDED and "outbox" not in head and "owner" not in head for head in self._heads.values()
+            head["state"]["S"] in ENDED and "outbox" not in head and "owner" not in head
+            for head in self._heads.values()
         )
 
     def item(self, pk: str, sk: str) -> Item | None:
@@ -165,7 +166,9 @@ class SimTable:
             for (kind, body), place in zip(actions, places, strict=True)
         ]
         if any(item is not None and self._is_too_large(place, item) for place, item in zip(places, after, strict=True)):
-            raise refused("ValidationException", "TransactWriteItems", "Item size has exceeded the maximum allowed size")
+            raise refused(
+                "ValidationException", "TransactWriteItems", "Item size has exceeded the maximum allowed size"
+            )
         for place, item in zip(places, after, strict=True):
             self._store(place, item)
         if token is not None:

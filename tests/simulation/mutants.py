@@ -307,7 +307,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ((InFlight, "_tell_all", clears_the_outbox_first),),
     ),
     Mutant(
-        "a claimer appends behind a higher epoch", ("I7",), 300, ((SessionActor, "_resume", resumes_behind_higher_epochs),)
+        "a claimer appends behind a higher epoch",
+        ("I7",),
+        300,
+        ((SessionActor, "_resume", resumes_behind_higher_epochs),),
     ),
     Mutant("a claim is not recorded in the journal", ("I7",), 50, ((SessionActor, "_resume", nothing),)),
     Mutant(

@@ -147,7 +147,9 @@ class Line:
         fault, way = self._fault(service, operation), self._way(service)
         if self._world.time < self.cut_off_until:
             # Nothing gets through: it is refused, or waits on the way until something does.
-            fault, way = self._world.chance.choice([("reset", way), (fault, self.cut_off_until - self._world.time + way)])
+            fault, way = self._world.chance.choice(
+                [("reset", way), (fault, self.cut_off_until - self._world.time + way)]
+            )
         if way > READ_SECONDS_MAX:
             self._world.after(float(READ_SECONDS_MAX), lambda: self._give_up(answered))
         if fault == "reset":

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from random import Random
 from typing import Any, NoReturn, TypeVar
 
 from actors import Cancellable
 from orchestrator import Orchestrator
+from orchestrator.cluster.directory import Directory
 from orchestrator.http.server import HttpPorts
 from orchestrator.machine import Machine
+from orchestrator.pokes import UnknownNode, signature
 from orchestrator.service import Node, build
 from orchestrator.settings import Settings
 from tests.simulation.loops import SimLoop
@@ -31,6 +33,7 @@ GUARD_SECONDS = (0.0, 0.1, 0.4, 0.6)
 GUARD_HANDLES_MAX = 400
 HTTP_WAY_SECONDS = (0.001, 0.004, 0.05)
 HTTP_PATIENCE_SECONDS = 20.0
+POKES_THAT_ARRIVE = 0.8
 
 
 class Unanswered(Exception):
@@ -39,6 +42,28 @@ class Unanswered(Exception):
 
 class _Ended(BaseException):
     """The process has ended; nothing of it runs any more."""
+
+
+class SimPokes:
+    """`Pokes` of one node, over the simulation's network; `find` returns who answers at an address."""
+
+    def __init__(self, node: SimNode, directory: Directory, find: Callable[[str], SimNode | None]) -> None:
+        self._node = node
+        self._directory = directory
+        self._find = find
+
+    async def poke(self, node_id: str) -> None:
+        """See `Pokes.poke`."""
+        self._node.loop.create_task(self._carry(node_id))
+
+    async def run(self) -> None:
+        """See `Pokes.run`: they carry themselves."""
+        await self._node.loop.create_future()
+
+    async def _carry(self, node_id: str) -> None:
+        record = await self._directory.find(node_id)
+        if record is not None and record.poke_key is not None:
+            self._node.poke(self._find(record.address), node_id, signature(record.poke_key, node_id))
 
 
 class _Threads(Executor):
@@ -73,8 +98,18 @@ class SimClock:
 class SimNode:
     """A process of ours, from its start to its end. `on_end(why)` is called once, when it has ended."""
 
-    def __init__(self, cloud: Cloud, name: str, app: Orchestrator, settings: Settings, on_end: Callable[[str], None]):
+    def __init__(
+        self,
+        cloud: Cloud,
+        name: str,
+        app: Orchestrator,
+        settings: Settings,
+        on_end: Callable[[str], None],
+        find: Callable[[str], SimNode | None],
+    ) -> None:
+        """`find` returns the node at an address."""
         self._cloud = cloud
+        self._find = find
         self._world = cloud.world
         self._settings = settings
         self._app = app
@@ -85,7 +120,7 @@ class SimNode:
         self._stop: asyncio.Event | None = None
         self._rooms: Node | None = None
         self.name = name
-        self.version = getattr(app, "version", "")
+        self.address = f"{name}.simulated:8080"
         self.loop = cloud.world.loop(name)
         self.line = Line(cloud, name, self.loop)
         self.clock = SimClock(cloud.world, self.loop)
@@ -106,8 +141,14 @@ class SimNode:
 
     async def _live(self, stop: asyncio.Event) -> None:
         try:
-            rooms = await build(self._app, self._settings, self.line.clients(), self._machine(), _listening(self.name))
-            self._rooms = rooms
+            self._rooms = rooms = await build(
+                self._app,
+                self._settings,
+                self.line.clients(),
+                self._machine(),
+                _listening(self.address),
+                lambda directory: SimPokes(self, directory, self._find),
+            )
             await rooms.run(stop, None)
         except Exception as error:
             self._end(f"failed: {error!r}")
@@ -237,13 +278,24 @@ class SimNode:
         self._world.after(self._way(), arrive)
         self._world.after(HTTP_PATIENCE_SECONDS, unanswered)
 
+    def poke(self, other: SimNode | None, node_id: str, signed: str) -> None:
+        """Poke another node; now and then that is lost on the way."""
+
+        def arrive() -> None:
+            if other is not None and other.takes:
+                with suppress(UnknownNode):
+                    other.rooms.http.doorbell.push(node_id, signed)
+
+        if self.is_alive and self._world.chance.random() < POKES_THAT_ARRIVE:
+            self._world.after(self._way(), arrive)
+
     def _way(self) -> float:
         return self._world.chance.choice(HTTP_WAY_SECONDS)
 
 
-def _listening(name: str) -> Any:
+def _listening(address: str) -> Any:
     @asynccontextmanager
     async def listen(_: HttpPorts) -> AsyncIterator[str]:
-        yield f"{name}:8080"
+        yield address
 
     return listen

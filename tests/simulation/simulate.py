@@ -83,9 +83,7 @@ class _Run:
         self._cluster = Cluster(self._cloud, self._story, Random(draws.random()))
         self._mayhem = Mayhem(self._cluster, self._cloud, Random(draws.random()))
         self._loop = world.loop("people")
-        self._people = People(
-            self._cloud, self._loop, lambda: self._cluster.nodes, self._story, Random(draws.random())
-        )
+        self._people = People(self._cloud, self._loop, lambda: self._cluster.nodes, self._story, Random(draws.random()))
         self._draws = draws
         self._outcomes: dict[tuple[str, str], int] = {}
         self._resumed: dict[tuple[str, str], int] = {}
@@ -170,7 +168,6 @@ class _Run:
         if recorded is not None and resumed is not None and resumed > recorded:
             detail = "read"
         self._people.records.append(Record("ran", session_id, operation, attempt, epoch, value, detail=detail))
-
 
     def _is_ordered(self, session_id: str, operation: str, detail: str) -> bool:
         """Return whether the event that orders the run stands in the table."""
