@@ -110,6 +110,23 @@ async def test_a_node_whose_beats_are_late_but_come_is_left_alone() -> None:
         assert [] == running.logged("node_declared_dead")
 
 
+async def test_a_node_that_beats_while_it_is_being_declared_dead_is_not() -> None:
+    """The mark is refused where the beat has moved since it was listed (rule 3)."""
+    async with town() as running:
+        first, second = await running.join(), await running.join()
+        await running.pass_time(2)
+        first.line.hold_on("nodes.beat")
+        second.line.hold_on("nodes.declare_dead")
+        await running.pass_time(NODE_TIMEOUT_SECONDS + 2 * HEARTBEAT_SECONDS)
+        await second.line.until_held()
+        first.line.thaw()
+        await running.pass_time(HEARTBEAT_SECONDS)
+        second.line.thaw()
+        await running.pass_time(HEARTBEAT_SECONDS)
+        assert not await running.is_marked(first)
+        assert not first.line.is_cut
+
+
 @pytest.mark.parametrize("node_timeouts", [0.5, 1.2])
 async def test_a_node_that_had_no_turn_for_the_timeout_ends_itself(node_timeouts: float) -> None:
     """Before it does anything else, though it was not declared dead yet; one that was late for less goes on."""
