@@ -40,13 +40,15 @@ _GENERATION = re.compile(r":g\d+$")
 class Record:
     """Something that happened outside the table, as whoever saw it wrote it down.
 
-    `accepted`: a client was told that the session is accepted (`value`: the digest of what it asked for, as event 1 holds it;
-    `detail`: `not durable` where event 1 or HEAD was missing at that moment). `conflict`: a client was told that the
-    key is taken by another payload. `told`: a message was acknowledged (`detail`: its kind). `ran`: the code of a step
-    or an agent began (`epoch`: 0 where unknown; `detail`: `read` where its node had read the outcome already, `early`
-    where the event that orders it was not written, `once` for a step that is `at_most_once`). `notified`: people were
-    asked for an approval (`detail`: `early`, as there). `bad`: a message that can never
-    succeed was sent. `dead-lettered`: it was found in the dead-letter queue (`detail`: the error code).
+    `accepted`: a client was told that the session is accepted (`value`: the digest of what it asked for, as event 1
+    holds it; `detail`: `not durable` where event 1 or HEAD was missing at that moment).
+    `conflict`: a client was told that the key is taken by another payload (`value`: the digest of its own).
+    `told`: a message was acknowledged (`detail`: its kind).
+    `ran`: the code of a step or an agent began (`epoch`: 0 where unknown; `detail`: `read` where its node had read the
+    outcome already, `early` where the event that orders it was not written, `once` for a step that is `at_most_once`).
+    `notified`: people were asked for an approval (`detail`: `early`, as there).
+    `bad`: a message that can never succeed was sent (`value`: the message's id).
+    `dead-lettered`: a message was found in the dead-letter queue (`value`: its id; `detail`: the error code).
     """
 
     kind: str
@@ -188,7 +190,8 @@ def _ownership(session: Session) -> Iterator[str]:
 
 def _rest(session: Session) -> Iterator[str]:
     """I8: it has ended. I2, I6: its HEAD says so, and owes nothing."""
-    session_id, head, end = session.session_id, session.head, session.end
+    session_id, end = session.session_id, session.end
+    head = None if session.head is None else {name: _shown(value) for name, value in session.head.items()}
     if head is None:
         # An event 1 without HEAD was never accepted.
         if len(session.events) > 1:
@@ -202,7 +205,7 @@ def _rest(session: Session) -> Iterator[str]:
         return
     if head.get("state") != STATE_OF_END[end.status]:
         yield f"I2: HEAD of {session_id} says {head.get('state')}, its journal {end.status}"
-    if head.get("last_seq") != end.seq:
+    if head.get("last_seq") != str(end.seq):
         yield f"I2: HEAD of {session_id} says {head.get('last_seq')} events, its journal {end.seq}"
     if head.get("outbox") or head.get("owner") or head.get("wake_at"):
         yield f"I6: {session_id} still owes {head.get('outbox')} (owner {head.get('owner')}, due {head.get('wake_at')})"
@@ -248,6 +251,10 @@ def _seen(session: Session, recorded: Mapping[str, Event]) -> Iterator[str]:
     for value in seen if isinstance(seen, list) else ():
         if value not in known:
             yield f"I5: {session.session_id} saw {value!r:.80}, which its journal does not hold"
+
+
+def _shown(value: Value) -> str:
+    return "" if value is None else str(value)
 
 
 def _relatives(session: Session, sessions: Mapping[str, Session]) -> Iterator[str]:
@@ -382,12 +389,16 @@ def _sizes(items: Sequence[Item], objects: set[str]) -> Iterator[str]:
     for item in items:
         size = sum(len(name) + len(str(value)) for name, value in item.items())
         if size > ITEM_BYTES_MAX:
-            yield f"I12: {item['PK']} {item['SK']} has {size} bytes"
+            yield f"I12: {_place(item)} has {size} bytes"
         text = str(item.get("data", ""))
         if '"artifact"' in text:
             for reference in _references(json.loads(text)):
                 if reference.split("/", 3)[3] not in objects:
-                    yield f"I12: {item['PK']} {item['SK']} refers to {reference}, where nothing is"
+                    yield f"I12: {_place(item)} refers to {reference}, where nothing is"
+
+
+def _place(item: Item) -> str:
+    return f"{_shown(item['PK'])} {_shown(item['SK'])}"
 
 
 def _references(value: Any) -> Iterator[str]:

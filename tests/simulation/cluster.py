@@ -83,6 +83,17 @@ class Cluster:
         self.ends[why.partition(":")[0]] += 1
         self._world.after(self._draws.choice(RESTART_SECONDS), self.fill)
 
+    def roll(self) -> None:
+        """Deploy the next code."""
+        self.code = min(self.code + 1, len(CODES) - 1)
+        self._world.note("world", f"deployment {self.code} begins")
+        self.replaced()
+
+    def grow(self) -> None:
+        """Want one node more."""
+        self.size = min(NODES_MAX, self.size + 1)
+        self.fill()
+
     def replaced(self) -> None:
         """Let all nodes of today go, one after another, and new ones come in their place, as a deployment does."""
         for number, node in enumerate(self.living):
@@ -149,14 +160,14 @@ class Mayhem:
             case "outage":
                 self._outage(draws)
             case "roll":
-                cluster.code = min(cluster.code + 1, len(CODES) - 1)
-                self._world.note("world", f"deployment {cluster.code} begins")
-                cluster.replaced()
+                cluster.roll()
             case "grow":
-                cluster.size = min(NODES_MAX, cluster.size + 1)
-                cluster.fill()
-            case _ if victim is None:
-                pass
+                cluster.grow()
+            case _ if victim is not None:
+                self._hit(victim, kind, draws)
+
+    def _hit(self, victim: SimNode, kind: str, draws: Random) -> None:
+        match kind:
             case "crash":
                 victim.kill()
             case "crash at":

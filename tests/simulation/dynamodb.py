@@ -144,9 +144,8 @@ class SimTable:
     def _check_condition(self, request: Request, place: Place, operation: str) -> None:
         if not self._meets(request, place):
             standing = self._items.get(place)
-            raise refused(
-                "ConditionalCheckFailedException", operation, **({} if standing is None else {"Item": dict(standing)})
-            )
+            more: dict[str, Any] = {} if standing is None else {"Item": dict(standing)}
+            raise refused("ConditionalCheckFailedException", operation, **more)
 
     def _transact(self, request: Request) -> dict[str, Any]:
         token = request.get("ClientRequestToken")

@@ -11,12 +11,14 @@ import heapq
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from contextvars import Context
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 HANDLES_A_TURN_MAX = 2_000_000
 """More callbacks than that without time passing are a loop that never rests: a bug, told as one."""
@@ -26,7 +28,7 @@ class NeverAtRest(AssertionError):
     """Some process runs on and on without waiting for anything."""
 
 
-class SimLoop(asyncio.AbstractEventLoop):
+class SimLoop(asyncio.BaseEventLoop):
     """A loop whose time, threads and errors belong to the simulation.
 
     `now` returns the time in seconds; `at(when, callback)` has the simulation call back then; `thread(run)` has it run
@@ -41,11 +43,13 @@ class SimLoop(asyncio.AbstractEventLoop):
         thread: Callable[[Callable[[], None]], None],
         failed: Callable[[dict[str, Any]], None],
     ) -> None:
+        self._due_now: deque[asyncio.Handle] = deque()
+        super().__init__()
+        self._due_now.clear()
         self._now = now
         self._at = at
         self._thread = thread
         self._failed = failed
-        self._ready: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._numbers = count()
         self._factory: Any = None
@@ -59,15 +63,15 @@ class SimLoop(asyncio.AbstractEventLoop):
     @property
     def is_ready(self) -> bool:
         """Whether something would run now."""
-        return not self.is_stopped and bool(self._ready)
+        return not self.is_stopped and bool(self._due_now)
 
     def turn(self) -> None:
         """Run what is ready, and what becomes ready by that, until the process is at rest or stopped."""
         with self._running():
             for _ in range(HANDLES_A_TURN_MAX):
-                if self.is_stopped or not self._ready:
+                if self.is_stopped or not self._due_now:
                     return
-                handle = self._ready.popleft()
+                handle = self._due_now.popleft()
                 if not handle.cancelled():
                     handle._run()
                 if self.after is not None:
@@ -96,7 +100,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         while self._timers and self._timers[0][0] <= now:
             _, _, timer = heapq.heappop(self._timers)
             if not timer.cancelled():
-                self._ready.append(timer)
+                self._due_now.append(timer)
 
     def thaw(self) -> None:
         """Go on after a stop: what fell due meanwhile is late."""
@@ -114,7 +118,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             tasks = asyncio.all_tasks(self)
             if not tasks:
                 return
-            self._ready.extend(timer for _, _, timer in self._timers)
+            self._due_now.extend(timer for _, _, timer in self._timers)
             self._timers.clear()
 
     # --- asyncio's side ------------------------------------------------------------------------------------------
@@ -123,22 +127,28 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Return the simulation's time."""
         return self._now()
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         """Run the callback in this or the next turn."""
         handle = asyncio.Handle(callback, args, self, context)
-        self._ready.append(handle)
+        self._due_now.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Run the callback in this or the next turn: no thread of this process is another one."""
+        return self.call_soon(callback, *args, context=context)
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Run the callback after so many seconds."""
         return self.call_at(self._now() + max(0.0, delay), callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Run the callback at that time."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
@@ -157,19 +167,20 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Return a future of this loop."""
         return asyncio.Future(loop=self)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
         *,
-        name: str | None = None,
+        name: object = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
         """Return a task of this loop, by its factory where one is set."""
         if self._factory is None:
-            return asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
+            named = None if name is None else str(name)
+            return asyncio.Task(coro, loop=self, name=named, context=context)
         task: asyncio.Task[T] = self._factory(self, coro, context=context)
         if name is not None:
-            task.set_name(name)
+            task.set_name(str(name))
         return task
 
     def set_task_factory(self, factory: Any) -> None:
@@ -180,7 +191,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Return the factory, or `None`."""
         return self._factory
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """Run the function as a thread would: beside the loop, and some moments later."""
         done: asyncio.Future[T] = self.create_future()
 
@@ -212,6 +223,9 @@ class SimLoop(asyncio.AbstractEventLoop):
     def is_closed(self) -> bool:
         """Return False."""
         return False
+
+    def __del__(self) -> None:
+        """Nothing of the machine's was opened: there is nothing to close."""
 
     async def shutdown_asyncgens(self) -> None:
         """Do nothing: generators are closed where they are used."""

@@ -1,7 +1,7 @@
 """Deliberate breaks of the product, one guard each: the simulation must find every one of them, or it proves nothing.
 
-To change it: a new guard of an invariant gets a mutant here. `within` is how many seeds it may take, from seed 0 on;
-`breaks` are the invariants of which the checker must name one.
+To change it: a new guard of an invariant gets a mutant here. `within` is how many seeds it may take, from seed `first`
+on; `breaks` are the invariants of which the checker must name one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from orchestrator.driver import Driver
 from orchestrator.errors import Poison, Stale
 from orchestrator.in_flight import InFlight
 from orchestrator.inbox.codec import decode_message
-from orchestrator.inbox.dynamodb import DynamoDBInbox
 from orchestrator.intake import Envelope
 from orchestrator.journal import JournalConflict
 from orchestrator.journal.dynamodb import DynamoDBJournal
@@ -36,7 +35,7 @@ from orchestrator.session import decide
 from orchestrator.session import events as e
 from orchestrator.session.mail import Mail
 from orchestrator.session_actor import SessionActor
-from orchestrator.tenants.dynamodb import DynamoDBQuotas, _key, _slot_key
+from orchestrator.tenants.dynamodb import DynamoDBQuotas, _slot_key
 
 Make: TypeAlias = Callable[[Any], Any]
 Calls: TypeAlias = Callable[..., Any]
@@ -50,6 +49,11 @@ class Mutant:
     breaks: tuple[str, ...]
     within: int
     replaced: tuple[tuple[Any, str, Make], ...]
+    first: int = 0
+
+    def seeds(self) -> range:
+        """Return the seeds within which it must be found."""
+        return range(self.first, self.first + self.within)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -91,18 +95,15 @@ def unconditional_put(before: Calls) -> Calls:
 
 
 def conflict_taken_for_success(before: Calls) -> Calls:
-    async def append(self: DynamoDBJournal, *args: Any, **kwargs: Any) -> None:
-        with suppress(JournalConflict):
-            await before(self, *args, **kwargs)
+    async def append(self: DynamoDBJournal, session_id: str, events: Any, **kwargs: Any) -> None:
+        try:
+            await before(self, session_id, events, **kwargs)
+        except JournalConflict:
+            # Creation has conflicts of its own.
+            if events[0].seq == 1:
+                raise
 
     return append
-
-
-def decides_after_the_end(before: Calls) -> Calls:
-    def decided(state: Any, message: Any, now: Any) -> Any:
-        return before(replace(state, end=None) if state.has_ended else state, message, now)
-
-    return decided
 
 
 def resumes_behind_higher_epochs(before: Calls) -> Calls:
@@ -147,7 +148,7 @@ def releases_whatever_came(before: Calls) -> Calls:
 
 def finds_nothing(before: Calls) -> Calls:
     async def none(*args: object, **kwargs: object) -> AsyncIterator[str]:
-        for each in ():
+        for each in list[str]():
             yield each
 
     return none
@@ -270,7 +271,6 @@ def seals_nothing(before: Calls) -> Calls:
     return seal
 
 
-assert _key
 MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "an event is written whatever stands in its place",

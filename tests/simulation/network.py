@@ -187,7 +187,7 @@ class Line:
 
     # --- there ---------------------------------------------------------------------------------------------------
 
-    def _arrive(  # noqa: PLR0917
+    def _arrive(
         self,
         service: str,
         operation: str,

@@ -51,10 +51,11 @@ class SimPokes:
         self._node = node
         self._directory = directory
         self._find = find
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def poke(self, node_id: str) -> None:
         """See `Pokes.poke`."""
-        self._node.loop.create_task(self._carry(node_id))
+        self._under_way.add(self._node.loop.create_task(self._carry(node_id)))
 
     async def run(self) -> None:
         """See `Pokes.run`: they carry themselves."""

@@ -22,10 +22,10 @@ from orchestrator.deliveries import (
     WrongToken,
 )
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
-from orchestrator.intake.formats import StartBody, derive_session_id
+from orchestrator.intake.formats import StartBody
 from orchestrator.router import Accepted, IdempotencyConflict
 from orchestrator.service import Node
-from orchestrator.session.values import payload_digest
+from orchestrator.session.values import derive_session_id, payload_digest
 from tests.simulation.checker import Record
 from tests.simulation.loops import SimLoop
 from tests.simulation.network import Cloud

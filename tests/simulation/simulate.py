@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 import structlog
+from structlog.typing import EventDict
 
 from orchestrator.aws.items import Item
 from tests.simulation.checker import Record, violations
@@ -141,7 +142,7 @@ class _Run:
         status, node, seq = str(item["status"]), str(item["node"]), int(str(item["SK"]).removeprefix("EVENT#"))
         operation = str(item.get("operation", ""))
         self._world.note(
-            self._name_of(node), f"{session_id} {seq} {status} {operation} (epoch {item['epoch']})", session_id
+            self._name_of(node), f"{session_id} {seq} {status} {operation} (epoch {item['epoch']!s})", session_id
         )
         if status in {"STEP_COMPLETED", "STEP_FAILED", "AGENT_COMPLETED", "AGENT_FAILED"}:
             self._outcomes[session_id, operation] = seq
@@ -155,7 +156,7 @@ class _Run:
                 return node.name
         return node_id
 
-    def _ran(self, session_id: str, operation: str, attempt: int, epoch: int, value: str, detail: str) -> None:  # noqa: PLR0917
+    def _ran(self, session_id: str, operation: str, attempt: int, epoch: int, value: str, detail: str) -> None:
         who = self._world.turning
         node = next((node for node in self._cluster.nodes if node.name == who), None)
         if node is None or not node.is_alive:
@@ -178,7 +179,7 @@ class _Run:
         events = self._cloud.table.partition(f"SESSION#{session_id}", "EVENT#")
         return any(item["status"] == status and item.get("operation") == operation for item in events)
 
-    def saw_line(self, event: dict[str, Any]) -> None:
+    def saw_line(self, event: EventDict) -> None:
         """Take what a node tells people: without a topic, they read the log."""
         if event["event"] == "approval_requested":
             session_id, operation = str(event["session_id"]), str(event["operation"])
@@ -190,11 +191,11 @@ class _Run:
 
 
 @contextmanager
-def _logs_of(world: World, saw: Callable[[dict[str, Any]], None]) -> Iterator[list[str]]:
+def _logs_of(world: World, saw: Callable[[EventDict], None]) -> Iterator[list[str]]:
     """Collect what nodes log; yield the list that gets what they call an error."""
     errors: list[str] = []
 
-    def take(_: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
+    def take(_: object, method: str, event: EventDict) -> EventDict:
         about = str(event.get("session_id", ""))
         text = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "exc_info"})
         world.note(world.turning, f"{event['event']} {text}", about)

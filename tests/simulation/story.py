@@ -174,6 +174,14 @@ class Story:
 
     async def _act(self, ctx: SessionContext, each: Act, signals: list[object], seen: list[str]) -> None:
         kind, detail = each
+        if kind in {"step", "thread", "once", "shaky", "large"}:
+            await self._act_step(ctx, kind, detail, seen)
+        elif kind in OF_PARENTS and kind not in {"parallel", "again"}:
+            await act_with_child(ctx, kind, detail)
+        else:
+            await self._act_alone(ctx, each, signals, seen)
+
+    async def _act_step(self, ctx: SessionContext, kind: str, detail: Any, seen: list[str]) -> None:
         match kind:
             case "step":
                 seen.append(await ctx.step("step", self._step, ctx.epoch))
@@ -185,19 +193,25 @@ class Story:
             case "shaky":
                 with suppress(StepFailed):
                     seen.append(await ctx.step("shaky", self._shaky, ctx.epoch, retry=RETRY))
-            case "large":
+            case _:
                 value, filling = await ctx.step("large", self._large, ctx.epoch, detail)
                 assert detail == len(filling), f"{value} came back with {len(filling)} characters"
+
+    async def _act_alone(  # noqa: PLR0912 - one arm an act
+        self, ctx: SessionContext, each: Act, signals: list[object], seen: list[str]
+    ) -> None:
+        kind, detail = each
+        match kind:
             case "sleep":
                 await ctx.sleep(detail)
             case "agent":
-                seen.append(await ctx.invoke_agent("agent", detail))
+                seen.append(str(await ctx.invoke_agent("agent", detail)))
             case "bad agent":
                 with suppress(AgentFailed):
                     await ctx.invoke_agent("bad", None, retry=RetryPolicy(max_attempts=2))
             case "slow agent":
                 with suppress(OperationTimedOut):
-                    seen.append(await ctx.invoke_agent("agent", 30, timeout=2))
+                    seen.append(str(await ctx.invoke_agent("agent", 30, timeout=2)))
             case "undo":
                 ctx.on_failure("undo", self._undo)
             case "progress":
@@ -218,7 +232,7 @@ class Story:
             case "never":
                 await ctx.wait_for_signal("never")
             case _:
-                await act_with_child(ctx, kind, detail)
+                raise AssertionError(f"no act {kind!r}")
 
     async def _submit(self, callback: Callback) -> None:
         self.tokens[callback.id] = callback.token

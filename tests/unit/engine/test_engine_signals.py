@@ -439,7 +439,7 @@ async def test_a_large_signal_goes_to_the_bucket_and_comes_back_whole() -> None:
 
 @pytest.mark.parametrize("size", [1, PAYLOAD_BYTES_MAX + 1])
 async def test_a_signal_that_was_taken_may_come_again_after_the_end(size: int) -> None:
-    """As a queue repeats what it did not see acknowledged; another message under that id comes too late, as any does."""
+    """As a queue repeats what it did not see acknowledged; another message under that id comes too late."""
 
     async def handler(ctx: SessionContext) -> int:
         return len(str(await ctx.wait_for_signal("go")))
