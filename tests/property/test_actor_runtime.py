@@ -4,7 +4,7 @@ To change it: a new way to reach an actor is a new rule here; the law at the end
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,18 +18,21 @@ from actors import (
     ActorContext,
     ActorError,
     ActorRef,
+    ActorStopped,
     ActorSystem,
+    AskTimeout,
     Directive,
     DrainReport,
     DuplicateActor,
     ManualClock,
+    Reply,
     SystemDraining,
     settle,
 )
 from actors.signals import next_turn
 
 IDS = st.sampled_from(["a", "b"])
-KINDS = st.sampled_from(["plain", "fail", "slow", "echo", "work", "child", "stop"])
+KINDS = st.sampled_from(["plain", "fail", "slow", "echo", "work", "child", "stop", "watch", "broken work"])
 PATIENCE = 1000
 
 
@@ -39,6 +42,17 @@ class Note:
 
     kind: str
     number: int
+    is_apart: bool = False
+    """Nobody sees it being accepted: it is held to a law of its own."""
+
+
+@dataclass(slots=True)
+class Watching:
+    """That one life asked to be told of the end of another, and how often it was."""
+
+    watcher: "Life"
+    target: "ActorRef[Note]"
+    told: int = 0
 
 
 @dataclass(slots=True)
@@ -92,17 +106,44 @@ class Model:
             case "work":
                 work = self.context.clock.sleep(7)
                 self.context.background.start("work", work, lambda outcome: self.tell_self())
+            case "broken work":
+                self.context.background.start("broken", broken(), lambda outcome: self.tell_self())
+            case "watch":
+                self.watch_others()
+            case "end":
+                self.machine.watches[message.number].told += 1
+            case "ask":
+                self.machine.replies[message.number].set(message.number)
             case "stop":
                 self.context.stop()
             case "child":
                 child_id = self.context.actor_id + "-child"
                 await quietly(lambda: self.context.spawn(child_id, self.machine.build, mailbox_max=2))
 
+    def watch_others(self) -> None:
+        """Ask to be told of the end of everybody, itself not."""
+        for ref in self.machine.system.refs():
+            if ref.actor_id != self.context.actor_id:
+                note = self.machine.note("end", is_apart=True)
+                self.machine.watches[note.number] = Watching(self.life, ref)
+                self.context.watch(ref, lambda terminated, note=note: note)  # type: ignore[misc]
+
     def tell_self(self) -> None:
         """Send a plain note to itself."""
         note = self.machine.note("plain")
         self.context.tell_self(note)
         self.life.accepted.append(note)
+
+
+async def broken() -> None:
+    """Fail, a turn later."""
+    await next_turn()
+    raise ValueError("broken")
+
+
+def in_books(notes: Iterable[Note]) -> list[Note]:
+    """Return those notes of which it is known when they were accepted."""
+    return [note for note in notes if not note.is_apart]
 
 
 async def quietly(call: Callable[[], Awaitable[object]]) -> object:
@@ -125,6 +166,8 @@ class ActorRuntime(RuleBasedStateMachine):
         self.is_draining = False
         self.senders: list[asyncio.Task[object]] = []
         self.drains: list[asyncio.Task[DrainReport]] = []
+        self.watches: dict[int, Watching] = {}
+        self.replies: dict[int, Reply[int]] = {}
         self.leaving = self.loop.create_future()
         self.living = self.loop.create_task(self.live())
         self.run(settle())
@@ -151,10 +194,10 @@ class ActorRuntime(RuleBasedStateMachine):
         """Return the books of this life, new ones if it is new."""
         return self.lives.setdefault(id(ref._cell), Life(ref))
 
-    def note(self, kind: str) -> Note:
+    def note(self, kind: str, *, is_apart: bool = False) -> Note:
         """Return a message like no other."""
         self.numbers += 1
-        return Note(kind, self.numbers)
+        return Note(kind, self.numbers, is_apart)
 
     async def send(self, ref: ActorRef[Note] | None, how: str, note: Note) -> None:
         """Tell in one of two ways, and write down what was accepted, in the step in which it was."""
@@ -208,6 +251,47 @@ class ActorRuntime(RuleBasedStateMachine):
             self.senders.append(self.group.create_task(quietly(partial(self.send, ref, how, note))))
         self.turns(1)
 
+    @rule(actor_id=IDS, timeout=st.sampled_from([None, 0.0, 4.0]))
+    def ask(self, actor_id: str, timeout: float | None) -> None:
+        """Ask, and be answered what was asked, or told that nobody will answer, or not in time."""
+        ref = self.system.get(actor_id)
+        if ref is not None:
+            self.senders.append(self.group.create_task(self.asked(ref, timeout)))
+            self.turns(1)
+
+    async def asked(self, ref: ActorRef[Note], timeout: float | None) -> object:
+        """Ask once, and check the answer."""
+        note = self.note("ask", is_apart=True)
+
+        def make(reply: Reply[int]) -> Note:
+            self.replies[note.number] = reply
+            return note
+
+        answer = await quietly(lambda: ref.ask(make, timeout))
+        if isinstance(answer, BaseException):
+            assert isinstance(answer, ActorStopped | AskTimeout)
+            assert timeout is not None or isinstance(answer, ActorStopped)
+        else:
+            assert note.number == answer
+        return answer
+
+    @rule(actor_id=IDS, kind=st.sampled_from(["plain", "fail"]))
+    def have_handled(self, actor_id: str, kind: str) -> None:
+        """Wait until a note was handled: then it was, or it raised what it raises, or nobody will handle it."""
+        ref = self.system.get(actor_id)
+        if ref is not None:
+            self.senders.append(self.group.create_task(self.heard(ref, kind)))
+            self.turns(1)
+
+    async def heard(self, ref: ActorRef[Note], kind: str) -> object:
+        """Have one note handled, and check how that went."""
+        outcome = await quietly(lambda: ref.handled(self.note(kind, is_apart=True)))
+        if kind == "fail":
+            assert isinstance(outcome, ValueError | ActorStopped)
+        else:
+            assert outcome is None or isinstance(outcome, ActorStopped)
+        return outcome
+
     @precondition(lambda self: self.senders)
     @rule(which=st.integers(0, 100))
     def cancel_a_sender(self, which: int) -> None:
@@ -240,7 +324,10 @@ class ActorRuntime(RuleBasedStateMachine):
         self.run(settle())
         for life in self.lives.values():
             if life.ref.is_alive and not life.is_slow:
-                assert life.accepted == life.handled
+                assert life.accepted == in_books(life.handled)
+        for watching in self.watches.values():
+            if watching.watcher.ref.is_alive and not watching.watcher.is_slow:
+                assert watching.told == (not watching.target.is_alive)
 
     @precondition(lambda self: not self.is_draining)
     @rule(timeout=st.sampled_from([0.0, 4.0, 20.0]), chance=st.integers(0, 4))
@@ -255,11 +342,17 @@ class ActorRuntime(RuleBasedStateMachine):
     def every_accepted_message_is_handled_once_in_order_or_reported(self) -> None:
         """For a life that has ended, the two lists together are what was accepted; for others, handled is a prefix."""
         for life in self.lives.values():
-            rest = life.ref._cell.terminated
+            rest, handled = life.ref._cell.terminated, in_books(life.handled)
             if rest is not None:
-                assert life.accepted == life.handled + list(rest.unhandled)
+                assert life.accepted == handled + in_books(note for note in rest.unhandled if isinstance(note, Note))
             else:
-                assert life.accepted[: len(life.handled)] == life.handled
+                assert life.accepted[: len(handled)] == handled
+            assert len(set(life.handled)) == len(life.handled)
+
+    @invariant()
+    def an_end_is_told_once_to_each_who_watches_and_not_before_it(self) -> None:
+        """Nothing is told of the living, and nothing twice."""
+        assert all(watching.told <= (not watching.target.is_alive) for watching in self.watches.values())
 
     def teardown(self) -> None:
         """Leave: drains end in time, everybody is accounted for, and no task is left."""
