@@ -78,6 +78,18 @@ waiting_messages: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.ChildRequested, operations, texts, others, json_values, st.booleans()),
     st.builds(m.PatchReached, texts),
 )
+many = st.integers(1, 20).map("op#{}".format)
+requests: st.SearchStrategy[m.Message] = st.one_of(
+    st.builds(m.StepStarting, many, st.just(1)),
+    st.builds(m.AgentRequested, many, texts, json_values, retry=retries),
+    st.builds(m.TimerRequested, many, seconds),
+    st.builds(m.SignalAwaited, many, names, timeouts),
+    st.builds(m.CallbackRequested, many, others, timeouts),
+    st.builds(m.ApprovalAsked, many, others, json_values, st.none(), timeouts),
+    st.builds(m.ChildRequested, many, texts, others, json_values),
+)
+"""What begins an operation, under a name that is likely to be new."""
+
 signals_sent = st.builds(m.SignalSent, message_ids, names, json_values)
 delivered: st.SearchStrategy[m.Delivered] = st.one_of(
     signals_sent,
