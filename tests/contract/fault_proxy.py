@@ -182,13 +182,16 @@ class FaultProxy:
         async def forward(body: bytes) -> Answer:
             headers = {name: value for name, value in incoming.headers.items() if name.lower() not in HOP_HEADERS}
             url = URL(f"{self._upstream}{incoming.raw_path}", encoded=True)
-            async with session.request(incoming.method, url, data=io.BytesIO(body), headers=headers) as answer:
+            sent = session.request(
+                incoming.method, url, data=io.BytesIO(body), headers=headers, skip_auto_headers={"Accept-Encoding"}
+            )
+            async with sent as answer:
                 kept = {n: v for n, v in answer.headers.items() if n.lower() not in HOP_HEADERS}
                 return Answer(answer.status, await answer.read(), kept)
 
         answer = await self._treat(request, raw, forward)
         # A checksum of the whole is wrong for a part or for a body of ours.
-        headers = {n: v for n, v in answer.headers.items() if n.lower() not in {"x-amz-crc32", "content-encoding"}}
+        headers = {n: v for n, v in answer.headers.items() if n.lower() != "x-amz-crc32"}
         if answer.cut_after is None:
             self.answered.add(request)
             return web.Response(status=answer.status, body=answer.body, headers=headers)
@@ -212,17 +215,18 @@ class FaultProxy:
 
 
 @asynccontextmanager
-async def fault_proxy(upstream: str) -> AsyncIterator[FaultProxy]:
-    """Run a proxy in front of `upstream` while the block runs."""
-    proxy = FaultProxy(upstream)
-    async with aiohttp.ClientSession(auto_decompress=True) as session:
+async def fault_proxy(upstream: str, proxy: FaultProxy | None = None) -> AsyncIterator[FaultProxy]:
+    """Run a proxy in front of `upstream`, or this one, while the block runs."""
+    proxy = proxy or FaultProxy(upstream)
+    # Bytes pass as they are: an object that is stored compressed has a checksum of what was compressed.
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             return await proxy.handle(request, session)
 
         application = web.Application(client_max_size=BODY_BYTES_MAX)
         application.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(application, shutdown_timeout=0.1, access_log=None)
+        runner = web.AppRunner(application, shutdown_timeout=0.1, access_log=None, auto_decompress=False)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)
