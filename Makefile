@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+MINUTES ?= 1
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
@@ -11,7 +13,7 @@ SOURCES := $(wildcard orchestrator actors tests examples bench docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench docs lock clean
+.PHONY: help demo test check bench chaos docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +32,9 @@ check: $(VENV)/.installed ## Check style, types and the floors (who may import w
 
 bench: $(VENV)/.installed ## Measure throughput, latency and the cost of a session
 	@$(BIN)/python -m bench $(ARGS)
+
+chaos: $(VENV)/.installed ## Kill, freeze, cut off and redeploy real nodes under load (MINUTES=30 SEED=1)
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 docs: $(VENV)/.installed ## Draw the state diagrams again from the tables in code
 	@$(BIN)/python -m docs.diagrams

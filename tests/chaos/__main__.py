@@ -3,12 +3,29 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.run import run
-from tests.emulators import running_ministack
+from tests.chaos.run import Outcome, run
+from tests.emulators import Emulator, running_ministack
+
+
+async def _run(emulator: Emulator, folder: Path, asked: argparse.Namespace) -> Outcome:
+    # A stop is a cancellation: what was started is ended.
+    running = asyncio.current_task()
+    assert running is not None, "a coroutine runs in a task"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    return await run(
+        emulator,
+        os.environ.__setitem__,
+        folder,
+        seed=asked.seed,
+        seconds=60 * asked.minutes,
+        a_second=asked.a_second,
+        nodes=asked.nodes,
+    )
 
 
 def main() -> int:
@@ -22,16 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary, running_ministack() as emulator:
         folder = asked.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        going = run(
-            emulator,
-            os.environ.__setitem__,
-            folder,
-            seed=asked.seed,
-            seconds=60 * asked.minutes,
-            a_second=asked.a_second,
-            nodes=asked.nodes,
-        )
-        outcome = asyncio.run(going)
+        outcome = asyncio.run(_run(emulator, folder, asked))
     print(outcome.text())
     return 1 if outcome.wrong else 0
 

@@ -53,7 +53,7 @@ class Aftermath:
     items: tuple[Item, ...]
     objects: frozenset[str]
     lines: tuple[Line, ...]
-    dead_letters: tuple[str, ...]
+    dead_letters: tuple[tuple[str, str], ...]
 
     def journals(self) -> dict[str, list[Item]]:
         """Return each session's events, in order."""
@@ -68,7 +68,8 @@ class Aftermath:
         kinds = {"accepted", "told", "ran", "bad"}
         names = ("kind", "session_id", "operation", "attempt", "epoch", "value", "message_id", "detail")
         told = [Record(**{n: line[n] for n in names if n in line}) for line in self.lines if line["kind"] in kinds]
-        return told + [Record("dead-lettered", value=message_id) for message_id in self.dead_letters]
+        dead = [Record("dead-lettered", value=message_id, detail=code) for message_id, code in self.dead_letters]
+        return told + dead
 
     def wrong(self) -> list[str]:
         """Return everything that breaks a promise; each text begins with an invariant's number."""
@@ -149,9 +150,9 @@ async def aftermath(deployment: Deployment, folder: Path) -> Aftermath:
     return Aftermath(items, frozenset(listed), tuple(lines), await _dead_letters(deployment))
 
 
-async def _dead_letters(deployment: Deployment) -> tuple[str, ...]:
-    """Return the message ids, as they were on the queue, of all dead letters."""
-    found: list[str] = []
+async def _dead_letters(deployment: Deployment) -> tuple[tuple[str, str], ...]:
+    """Return the message ids, as they were on the queue, of all dead letters, and their error codes."""
+    found: list[tuple[str, str]] = []
     while True:
         answer = await deployment.clients.sqs.receive_message(
             QueueUrl=deployment.dead_letter_url,
@@ -162,8 +163,8 @@ async def _dead_letters(deployment: Deployment) -> tuple[str, ...]:
         if not answer.get("Messages"):
             return tuple(found)
         for message in answer["Messages"]:
-            original = message.get("MessageAttributes", {}).get("OriginalMessageId")
-            found.append(message["MessageId"] if original is None else original["StringValue"])
+            sent = {name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()}
+            found.append((sent.get("OriginalMessageId", message["MessageId"]), sent.get("ErrorCode", "")))
 
 
 def takeovers(
@@ -201,11 +202,8 @@ def figures(found: Aftermath, times: Sequence[Takeover]) -> list[tuple[str, str]
         ("of them accepted from clients", str(len(accepted))),
         ("events", str(sum(map(len, journals.values())))),
         ("results recorded, and runs of user code", f"{recorded}, {ran}"),
-        ("messages told", str(len({(r["session_id"], r["message_id"]) for r in found.lines if r["kind"] == "told"}))),
-        (
-            "bad messages, and dead letters",
-            f"{sum(r['kind'] == 'bad' for r in found.lines)}, {len(found.dead_letters)}",
-        ),
+        ("messages told", str(len(told))),
+        ("bad messages, and dead letters", f"{bad}, {len(found.dead_letters)}"),
         ("changes of owner", str(resumed)),
         ("lost", str(lost)),
         ("doubled", str(doubled)),

@@ -22,6 +22,7 @@ from orchestrator import (
     current_invocation,
 )
 from orchestrator.session.values import Json
+from tests.chaos.parent import die_with_parent
 
 RECORDS: Final = "CHAOS_RECORDS"
 VERSION: Final = "CHAOS_VERSION"
@@ -33,6 +34,7 @@ FOREVER: Final = timedelta(days=30)
 SOON: Final = RetryPolicy(max_attempts=4, initial_delay=timedelta(milliseconds=100))
 CHANGE: Final = "a-step-more"
 
+die_with_parent()
 app = Orchestrator()
 deploys = int(os.environ.get(VERSION, "0"))
 
@@ -58,8 +60,8 @@ def note(**fields: Json) -> None:
         os.close(records)
 
 
-def begin(epoch: int) -> str:
-    """Record that this run began, and return its unique value."""
+def begin(epoch: int, detail: str = "") -> str:
+    """Record that this run began, and return its unique value; `once` in `detail` where nobody may run it again."""
     run, value = current_invocation(), uuid.uuid4().hex
     note(
         kind="ran",
@@ -68,12 +70,19 @@ def begin(epoch: int) -> str:
         attempt=run.attempt,
         epoch=epoch,
         value=value,
+        detail=detail,
     )
     return value
 
 
 async def work(epoch: int, plan: Plan) -> str:
     value = begin(epoch)
+    await asyncio.sleep(plan.seconds)
+    return value
+
+
+async def work_once(epoch: int, plan: Plan) -> str:
+    value = begin(epoch, "once")
     await asyncio.sleep(plan.seconds)
     return value
 
@@ -115,7 +124,7 @@ async def careful(ctx: SessionContext, plan: Plan) -> Seen:
     seen: Seen = {}
     for name in (f"once-{number}" for number in range(plan.count)):
         try:
-            seen[name] = await ctx.step(name, work, ctx.epoch, plan, semantics="at_most_once")
+            seen[name] = await ctx.step(name, work_once, ctx.epoch, plan, semantics="at_most_once")
         except StepInterrupted:
             seen[name] = None
     return seen

@@ -16,7 +16,7 @@ from typing import Final
 
 from actors.signals import Signal
 from orchestrator.aws.provision import BY_OWNER
-from orchestrator.service import EXIT_FENCED
+from orchestrator.machine import EXIT_FENCED
 from tests.chaos.app import RECORDS, VERSION
 from tests.chaos.load import NODES, RAN
 from tests.chaos.wire import Weather

@@ -20,6 +20,7 @@ import aiohttp
 from orchestrator.aws.clients import UNREACHABLE, Clients, connect
 from orchestrator.session.values import Json, JsonObject
 from tests.chaos.app import GENERATIONS, LISTENS_FOR, NUDGE
+from tests.chaos.parent import die_with_parent
 from tests.chaos.records import Tail
 
 TOLD: Final = "told.jsonl"
@@ -280,6 +281,7 @@ class Load:
 
 
 async def main() -> None:
+    die_with_parent()
     folder, queue_url, seed, seconds, a_second = sys.argv[1:]
     async with connect() as clients, aiohttp.ClientSession() as http:
         tasks = asyncio.TaskGroup()

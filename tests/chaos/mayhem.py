@@ -15,9 +15,9 @@ from typing import Final, TypeAlias
 from tests.chaos.fleet import DRAIN_SECONDS, NODE_TIMEOUT_SECONDS, Berth, Fleet
 from tests.chaos.wire import STORMS
 
-PAUSE_SECONDS: Final = (0.5, 3.0)
-STORM_SECONDS: Final = (1.0, 6.0)
-CALM_SECONDS: Final = (1.0, 4.0)
+PAUSE_SECONDS: Final = (0.3, 1.5)
+STORM_SECONDS: Final = (2.0, 6.0)
+CALM_SECONDS: Final = (0.5, 2.5)
 LONG_SECONDS: Final = (NODE_TIMEOUT_SECONDS + 1.0, NODE_TIMEOUT_SECONDS + 4.0)
 """Freezes and cuts: others have taken the node for dead when it wakes."""
 SHORT_SECONDS: Final = (0.2, NODE_TIMEOUT_SECONDS - 2.0)

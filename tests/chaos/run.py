@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from orchestrator.machine import EXIT_FENCED
 from tests.chaos.aftermath import aftermath, at_rest, figures, takeovers
 from tests.chaos.fleet import NODE_TIMEOUT_SECONDS, Fleet, fleet
 from tests.chaos.load import SMALL_TENANT, SMALL_TENANTS_LIMIT
@@ -67,7 +68,7 @@ def _injected(mayhem: Mayhem) -> list[tuple[str, str]]:
     faults = sum((berth.weather.injected for berth in fleet_.berths), start=type(mayhem.done)())
     return [
         *((name, str(times)) for name, times in sorted(mayhem.done.items())),
-        ("nodes that fenced themselves", str(fleet_.exits[70])),
+        ("nodes that fenced themselves", str(fleet_.exits[EXIT_FENCED])),
         ("nodes started", str(sum(fleet_.exits.values()) + len(fleet_.berths))),
         ("faults injected", str(sum(faults.values()))),
         *((f"  {name}", str(times)) for name, times in faults.most_common()),

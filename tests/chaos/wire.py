@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+import aiohttp
+
 from tests.contract.fault_proxy import (
     BATCH,
+    CUT,
     Answer,
     Fault,
     FaultProxy,
@@ -190,6 +193,13 @@ class Weather(FaultProxy):
     async def _treat(self, request: Request, raw: bytes, forward: Forward) -> Answer:
         if request.operation == "ReceiveMessage":
             raw = json.dumps({**request.body, "VisibilityTimeout": VISIBILITY_SECONDS}).encode()
+        try:
+            return await self._treat_now(request, raw, forward)
+        except aiohttp.ClientError:
+            # The emulator drops connections when it is busy: one more thing that happens on a wire.
+            return CUT
+
+    async def _treat_now(self, request: Request, raw: bytes, forward: Forward) -> Answer:
         trouble = self._drawn({request.operation, *([REPEATED_INDEX_QUERY] if raw in self.index_answers else [])})
         if trouble is not None:
             self.injected[trouble.name] += 1
