@@ -127,14 +127,15 @@ class Table:
 
     async def get(self, key: Key) -> Item | None:
         """Return the item as of now (a consistent read); `None` where there is none."""
-        answer = await self._insist(
-            lambda: self._client.get_item(
-                TableName=self._name,
-                Key=items.to_wire({PARTITION_KEY: key.pk, SORT_KEY: key.sk}),
-                ConsistentRead=True,
-            )
-        )
-        return items.from_wire(answer["Item"]) if "Item" in answer else None
+        request = {
+            "TableName": self._name,
+            "Key": items.to_wire({PARTITION_KEY: key.pk, SORT_KEY: key.sk}),
+            "ConsistentRead": True,
+        }
+        # The SDK takes a body that is no JSON for an answer without fields, which would mean that nothing is there.
+        answer = await self._insist(lambda: self._signed.call("GetItem", request))
+        item = cast("items.Wire | None", answer.get("Item"))
+        return None if item is None else items.from_wire(item)
 
     async def delete(self, key: Key) -> None:
         """Remove the item; nothing happens where there is none."""

@@ -136,6 +136,14 @@ async def test_an_answer_that_is_no_json_is_asked_for_again(
     assert proxy.is_disarmed
 
 
+async def test_an_item_is_not_gone_because_an_answer_is_no_json(opened: OpenTable, proxy: FaultProxy) -> None:
+    """A session that seemed unknown for a moment lost what its child had to tell it."""
+    await opened.heads().create(head())
+    proxy.arm("GetItem", garbled)
+    assert head() == await opened.heads().get(SESSION)
+    assert proxy.is_disarmed
+
+
 async def test_a_conflict_behind_a_lost_answer_is_still_a_conflict(opened: OpenTable, proxy: FaultProxy) -> None:
     """Another's event at our place is no success, however often we had to ask."""
     theirs = recorded(1, node="node-b")
