@@ -18,12 +18,12 @@ from tests.chaos.wire import STORMS
 PAUSE_SECONDS: Final = (0.3, 1.5)
 STORM_SECONDS: Final = (2.0, 6.0)
 CALM_SECONDS: Final = (0.5, 2.5)
-LONG_SECONDS: Final = (NODE_TIMEOUT_SECONDS + 1.0, NODE_TIMEOUT_SECONDS + 4.0)
+LONG_SECONDS: Final = (NODE_TIMEOUT_SECONDS + 1.0, NODE_TIMEOUT_SECONDS + 3.0)
 """Freezes and cuts: others have taken the node for dead when it wakes."""
 SHORT_SECONDS: Final = (0.2, NODE_TIMEOUT_SECONDS - 2.0)
 STOP_SECONDS_MAX: Final = DRAIN_SECONDS + 30.0
 """For a drain in bad weather: requests that insist, and polls that end by themselves."""
-UNTOUCHED_MIN: Final = 2
+UNTOUCHED_MIN: Final = 1
 
 KILL: Final = "SIGKILL"
 FREEZE: Final = "freeze past the node timeout"
@@ -61,11 +61,14 @@ class Mayhem:
         async with asyncio.TaskGroup() as under_way:
             while time.monotonic() < ends_at:
                 await asyncio.sleep(self.chance.uniform(*PAUSE_SECONDS))
-                deed = self._next_card()
+                deed, berth = self._next_card(), self._victim()
                 if deed in {self.roll, self.black_out}:
-                    await deed(self.fleet.berths[0])
-                elif (berth := self._victim()) is not None:
+                    under_way.create_task(deed(self.fleet.berths[0]))
+                elif berth is not None:
+                    berth.is_taken = True
                     under_way.create_task(self._do(deed, berth))
+                else:
+                    self._deck.append(deed)
         weather.cancel()
         await asyncio.wait({weather})
         for berth in self.fleet.berths:
@@ -93,7 +96,6 @@ class Mayhem:
         return self.chance.choice(free) if len(free) > UNTOUCHED_MIN else None
 
     async def _do(self, deed: Deed, berth: Berth) -> None:
-        berth.is_taken = True
         try:
             await deed(berth)
         finally:
@@ -101,9 +103,9 @@ class Mayhem:
 
     async def _lose(self, way: str, berth: Berth, do: Callable[[], None]) -> None:
         """Do to the node what makes it lost to the others, and note what it had in hand before and after."""
-        assert berth.node_id is not None, "a victim has been ready"
-        before = await self.fleet.owned(berth.node_id)
-        node_id, at = berth.node_id, time.time()
+        node_id = berth.node_id
+        assert node_id is not None, "a victim has been ready"
+        before, at = await self.fleet.owned(node_id), time.time()
         do()
         after = await self.fleet.owned(node_id)
         self.losses.append(
@@ -170,6 +172,7 @@ class Mayhem:
         for berth in self.fleet.berths:
             if berth.worker is None or berth.is_taken:
                 continue
+            berth.is_taken = True
             await self._do(self.stop, berth)
             await self.fleet.until_ready(berth)
 
