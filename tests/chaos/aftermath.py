@@ -15,10 +15,13 @@ from statistics import median
 from typing import Any, Final
 
 from orchestrator.aws.items import Value, from_wire
+from orchestrator.aws.provision import BY_DUE, BY_STATE
+from orchestrator.cluster import DUE_SHARDS, STATE_SHARDS
 from orchestrator.session.events import EVENT_TYPES
+from orchestrator.session.transitions import ENDED, SessionStatus
 from tests.chaos.app import NUDGE
 from tests.chaos.load import RAN, TOLD
-from tests.chaos.mayhem import Loss
+from tests.chaos.mayhem import Mayhem
 from tests.chaos.records import Line, Tail
 from tests.integration.deployment import Deployment
 from tests.simulation.checker import Record, violations
@@ -28,7 +31,6 @@ REST_SECONDS_MAX: Final = 150.0
 LOOK_SECONDS: Final = 1.0
 TABLE: Final = "table.jsonl"
 """The whole table as it was left, beside the records and the nodes' logs, for whoever looks into a failure."""
-ENDED: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CONTINUED"})
 COMPLETED: Final = "AGENT_BACKGROUND_TASK_COMPLETED"
 LAST: Final = frozenset(name for name in EVENT_TYPES if name.startswith("AGENT_BACKGROUND_TASK_"))
 RESULTS: Final = frozenset({"STEP_COMPLETED", "AGENT_COMPLETED"})
@@ -44,6 +46,7 @@ class Takeover:
     way: str
     seconds: float
     session_id: str
+    is_calm: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +118,34 @@ def _whole(session_id: str) -> str:
 async def at_rest(deployment: Deployment) -> list[str]:
     """Return when every session has ended, all is told and the queue is empty; after a long wait, what is not so."""
     deadline = time.monotonic() + REST_SECONDS_MAX
-    while True:
-        open_ = [*_open(await scanned(deployment))]
-        if not open_ and not await deployment.queue_depth():
-            return []
+    while await _has_more_to_do(deployment):
         if time.monotonic() > deadline:
-            return open_ or ["I11: messages are still on the queue"]
+            return [*_open(await scanned(deployment))] or ["I11: messages are still on the queue"]
         await asyncio.sleep(LOOK_SECONDS)
+    return []
+
+
+async def _has_more_to_do(deployment: Deployment) -> bool:
+    """Return whether a session is open or owes something, or a message waits; the indexes tell without a scan."""
+    partitions = [(BY_DUE, "due_shard", f"DUE#{shard}") for shard in range(DUE_SHARDS)]
+    partitions += [
+        (BY_STATE, "state_key", f"{status}#{shard}")
+        for status in SessionStatus
+        if status not in ENDED
+        for shard in range(STATE_SHARDS)
+    ]
+    for index, attribute, value in partitions:
+        found = await deployment.clients.dynamodb.query(
+            TableName=deployment.settings.table,
+            IndexName=index,
+            KeyConditionExpression="#of = :of",
+            ExpressionAttributeNames={"#of": attribute},
+            ExpressionAttributeValues={":of": {"S": value}},
+            Limit=1,
+        )
+        if found["Items"]:
+            return True
+    return bool(await deployment.queue_depth())
 
 
 def _open(items: Sequence[Item]) -> Iterator[str]:
@@ -167,12 +191,13 @@ async def _dead_letters(deployment: Deployment) -> tuple[tuple[str, str], ...]:
             found.append((sent.get("OriginalMessageId", message["MessageId"]), sent.get("ErrorCode", "")))
 
 
-def takeovers(
-    journals: Mapping[str, Sequence[Item]], losses: Sequence[Loss], black_outs: Sequence[float]
-) -> list[Takeover]:
-    """Return how long each session of a lost node waited for its next owner, but for times when there was no node."""
+def takeovers(journals: Mapping[str, Sequence[Item]], mayhem: Mayhem) -> list[Takeover]:
+    """Return how long each session of a lost node waited for its next owner, but for times when there was no node.
+
+    Calm is one during which there was no storm and no other node was lost: who takes over may be the next to go.
+    """
     found: list[Takeover] = []
-    for loss in losses:
+    for loss in mayhem.losses:
         for session_id, epoch in loss.sessions.items():
             resumed = (
                 datetime.fromisoformat(str(event["at"])).timestamp()
@@ -180,8 +205,11 @@ def takeovers(
                 if event["status"] == "SESSION_RESUMED" and int(str(event["epoch"])) > epoch
             )
             at = next(resumed, None)
-            if at is not None and not any(loss.at <= dark <= at for dark in black_outs):
-                found.append(Takeover(loss.way, at - loss.at, session_id))
+            if at is None or any(loss.at <= dark <= at for dark in mayhem.black_outs):
+                continue
+            storms = any(begun <= at and loss.at <= over for begun, over in mayhem.storms)
+            losses = any(loss.at < other.at <= at for other in mayhem.losses)
+            found.append(Takeover(loss.way, at - loss.at, session_id, is_calm=not storms and not losses))
     return found
 
 
@@ -209,6 +237,11 @@ def figures(found: Aftermath, times: Sequence[Takeover]) -> list[tuple[str, str]
         ("doubled", str(doubled)),
     ]
     for way in sorted({each.way for each in times}):
-        of = sorted(each.seconds for each in times if each.way == way)
-        rows.append((f"takeover after {way}", f"{median(of):.2f} s median, {of[-1]:.2f} s worst, of {len(of)}"))
+        all_ = sorted(each.seconds for each in times if each.way == way)
+        calm = sorted(each.seconds for each in times if each.way == way and each.is_calm)
+        for name, of in ((way, all_), (f"{way}, in calm weather", calm)):
+            if of:
+                rows.append(
+                    (f"takeover after {name}", f"{median(of):.2f} s median, {of[-1]:.2f} s worst, of {len(of)}")
+                )
     return rows

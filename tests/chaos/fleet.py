@@ -29,8 +29,8 @@ NODE_TIMEOUT_SECONDS: Final = 4.0
 DRAIN_SECONDS: Final = 2.0
 RESTART_SECONDS_MAX: Final = 2.0
 """How long a scheduler takes to notice that a task ended."""
-STARTS_MAX: Final = 60
-READY_SECONDS_MAX: Final = 60.0
+STARTS_MAX: Final = 10_000
+READY_SECONDS_MAX: Final = 180.0
 ENVIRONMENT: Final = {
     "ORCHESTRATOR_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
     "ORCHESTRATOR_NODE_TIMEOUT_SECONDS": str(NODE_TIMEOUT_SECONDS),
@@ -77,24 +77,29 @@ class Fleet:
 
     async def keep(self, berth: Berth) -> None:
         """Keep a node in the berth, until cancelled."""
-        for _ in range(STARTS_MAX * 100):
+        for _ in range(STARTS_MAX):
             version = {VERSION: str(self.deploys), RECORDS: str(self.folder / RAN)}
             line = {"AWS_ENDPOINT_URL": berth.weather.endpoint_url}
             worker = await self.deployment.start(APP, wait=False, **ENVIRONMENT, **version, **line)
-            with suppress(WorkerEnded, TimeoutError):
-                ready = (await worker.logged("node_ready"))[0]
-                worker.base_url, berth.node_id = f"http://{ready['address']}", str(ready["node"])
-                self._enter(berth, worker)
+            while worker.process.returncode is None and berth.worker is None:
+                # In bad weather, or on a busy machine, a start takes long.
+                with suppress(WorkerEnded, TimeoutError):
+                    ready = (await worker.logged("node_ready"))[0]
+                    worker.base_url, berth.node_id = f"http://{ready['address']}", str(ready["node"])
+                    self._enter(berth, worker)
             code = await worker.process.wait()
             self.exits[code] += 1
             self._enter(berth, None)
-            self.keep_log(worker)
             if code not in {0, EXIT_FENCED, -signal.SIGKILL}:
                 self.logs.append("\n".join([f"exit {code} of a node:", *worker.raw[-30:]]))
+            self.keep_log(worker)
             await asyncio.sleep(self.chance.uniform(0.0, RESTART_SECONDS_MAX))
 
     def keep_log(self, worker: Worker) -> None:
         (self.folder / f"node-{worker.process.pid}.log").write_text("\n".join(worker.raw))
+        # A long run has hundreds of them.
+        worker.lines.clear()
+        worker.raw.clear()
 
     def _enter(self, berth: Berth, worker: Worker | None) -> None:
         berth.worker = worker

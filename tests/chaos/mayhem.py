@@ -52,6 +52,7 @@ class Mayhem:
     done: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
     black_outs: list[float] = field(default_factory=list)
+    storms: list[tuple[float, float]] = field(default_factory=list)
     _deck: list[Deed] = field(default_factory=list)
 
     async def rage(self, seconds: float) -> None:
@@ -195,6 +196,8 @@ class Mayhem:
             self.done[f"storm: {storm}"] += 1
             for berth in berths:
                 berth.weather.turn(storm)
-            await asyncio.sleep(self.chance.uniform(*STORM_SECONDS))
+            begun, lasts = time.time(), self.chance.uniform(*STORM_SECONDS)
+            self.storms.append((begun, begun + lasts))
+            await asyncio.sleep(lasts)
             for berth in berths:
                 berth.weather.turn(None)

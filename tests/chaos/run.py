@@ -57,7 +57,7 @@ async def run(
             await running.until_ready()
             stuck += await at_rest(deployment)
             found = await aftermath(deployment, folder)
-        times = takeovers(found.journals(), mayhem.losses, mayhem.black_outs)
+        times = takeovers(found.journals(), mayhem)
         wrong = [*stuck, *mayhem.complaints, *running.logs, *found.wrong()]
         rows = [*figures(found, times), ("node timeout", f"{NODE_TIMEOUT_SECONDS} s"), *_injected(mayhem)]
         return Outcome(tuple(wrong), (("seed", str(seed)), *rows))
