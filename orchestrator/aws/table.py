@@ -6,7 +6,7 @@ Every call is tried until DynamoDB decides it; what it decides against comes bac
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -132,10 +132,7 @@ class Table:
             "Key": items.to_wire({PARTITION_KEY: key.pk, SORT_KEY: key.sk}),
             "ConsistentRead": True,
         }
-        # The SDK takes a body that is no JSON for an answer without fields, which would mean that nothing is there.
-        answer = await self._insist(lambda: self._signed.call("GetItem", request))
-        item = cast("items.Wire | None", answer.get("Item"))
-        return None if item is None else items.from_wire(item)
+        return await self._insist(partial(self._item, request))
 
     async def delete(self, key: Key) -> None:
         """Remove the item; nothing happens where there is none."""
@@ -191,17 +188,18 @@ class Table:
                 return
             request["ExclusiveStartKey"] = last_key
 
+    async def _item(self, request: Mapping[str, object]) -> Item | None:
+        # Not by the SDK: it takes a body that is no JSON for an answer without fields, as if nothing were there.
+        wire = (await self._signed.call("GetItem", request)).get("Item")
+        return None if wire is None else _parsed(wire)
+
     async def _page(self, request: QueryInputTypeDef) -> tuple[list[Item], items.Wire | None]:
         """Return a page's items, and the key behind which the next one begins; `None` for the last page."""
         answer = await self._signed.call("Query", request)
         rows, last_key = answer.get("Items"), answer.get("LastEvaluatedKey")
         if not isinstance(rows, list) or not isinstance(last_key, dict | None):
             raise ConnectionError("the answer to a query holds no items")
-        try:
-            return [items.from_wire(cast("items.Wire", row)) for row in rows], cast("items.Wire", last_key) or None
-        except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
-            # No service of AWS writes such a thing: something on the way did.
-            raise ConnectionError(f"an item that is none: {type(error).__name__}") from None
+        return [_parsed(row) for row in rows], cast("items.Wire", last_key) or None
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return the call's answer; raises `Refused` for an error that patience does not mend."""
@@ -262,3 +260,12 @@ class _Conflicted(Exception):
     def __init__(self, reasons: Sequence[str]) -> None:
         super().__init__(", ".join(reasons))
         self.reasons = reasons
+
+
+def _parsed(wire: object) -> Item:
+    """Return the item of an answer. Raises `ConnectionError` for what is none: the call is made again."""
+    try:
+        return items.from_wire(cast("items.Wire", wire))
+    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
+        # No service of AWS writes such a thing: something on the way did.
+        raise ConnectionError(f"an item that is none: {type(error).__name__}") from None
