@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 from typing import Final
 
@@ -20,11 +21,24 @@ RESTART_SECONDS: Final = (0.2, 1.0, 5.0)
 NODE_TIMEOUT_SECONDS: Final = 4.0
 TROUBLES: Final = (
     *("crash", "crash", "crash at", "crash at", "crash at", "crash at", "freeze", "freeze at", "freeze at"),
-    *("cut off", "cut off", "drain", "drain", "roll", "grow", "clock", "storm", "storm", "storm", "outage"),
+    *(
+        "cut off",
+        "cut off at",
+        "cut off at",
+        "drain",
+        "drain",
+        "roll",
+        "grow",
+        "clock",
+        "storm",
+        "storm",
+        "storm",
+        "outage",
+    ),
 )
 OPERATIONS: Final = (
     *("PutItem", "BatchExecuteStatement", "UpdateItem", "UpdateItem", "TransactWriteItems", "GetItem", "Query"),
-    *("DeleteItem", "DeleteMessageBatch", "ReceiveMessage", "PutObject", ""),
+    *("DeleteItem", "DeleteItem", "DeleteMessageBatch", "ReceiveMessage", "PutObject", ""),
 )
 PHASES: Final[tuple[Phase, ...]] = ("unsent", "sent", "done", "answered", "answered", "answered")
 FREEZE_SECONDS: Final = (0.3, 2.0, NODE_TIMEOUT_SECONDS + 0.5, NODE_TIMEOUT_SECONDS * 3)
@@ -32,17 +46,36 @@ FREEZE_SECONDS: Final = (0.3, 2.0, NODE_TIMEOUT_SECONDS + 0.5, NODE_TIMEOUT_SECO
 CUT_OFF_SECONDS: Final = (1.0, NODE_TIMEOUT_SECONDS + 1.0, NODE_TIMEOUT_SECONDS + 2.0, NODE_TIMEOUT_SECONDS * 3)
 
 
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """What a simulation is about: where all kinds of things happen at once, few of them meet where it hurts."""
+
+    name: str
+    sizes: tuple[int, ...] = (1, 2, 3)
+    passivate_after: tuple[float, ...] = (0.05, 0.3, 2.0, 30.0)
+    troubles: tuple[str, ...] = TROUBLES
+    signal_pauses: tuple[float, ...] = (0.0, 0.0, 0.1, 1.0, 8.0)
+
+
+THEMES: Final = (
+    Theme("anything"),
+    Theme("anything"),
+    Theme("mail", (2, 3, 4), (0.05, 0.3), ("crash at", "crash at", "cut off at", "storm"), (0.0, 0.02, 0.1, 0.4, 1.0)),
+    Theme("takeover", (2, 3), troubles=("crash at", "freeze at", "cut off", "cut off at", "cut off at", "storm")),
+)
+
+
 class Cluster:
     """Nodes over one cloud. `code` is the deployment that new ones run."""
 
-    def __init__(self, cloud: Cloud, story: Story, draws: Random) -> None:
+    def __init__(self, cloud: Cloud, story: Story, draws: Random, theme: Theme) -> None:
         self._cloud = cloud
         self._world = cloud.world
         self._draws = draws
         self._apps = [story.app(code) for code in range(len(CODES))]
         self._started = 0
         self.code = 0
-        self.size = draws.randint(1, 3)
+        self.size = draws.choice(theme.sizes)
         self.nodes: list[SimNode] = []
         self.ends: Counter[str] = Counter()
         self.settings = Settings(
@@ -53,7 +86,7 @@ class Cluster:
             heartbeat_seconds=1.0,
             node_timeout_seconds=NODE_TIMEOUT_SECONDS,
             drain_seconds=draws.choice([0.5, 3.0]),
-            passivate_after_seconds=draws.choice([0.05, 0.3, 2.0, 30.0]),
+            passivate_after_seconds=draws.choice(theme.passivate_after),
             max_sessions=draws.choice([3, 1_000, 1_000]),
             inline_limit_bytes=draws.choice([1_024, 204_800]),
             tenant_limit=draws.choice([0, 0, 1, 2, 3]),
@@ -110,8 +143,9 @@ class Cluster:
 class Mayhem:
     """What goes wrong, drawn beforehand: so taking one thing away leaves the rest as it was."""
 
-    def __init__(self, cluster: Cluster, cloud: Cloud, draws: Random) -> None:
+    def __init__(self, cluster: Cluster, cloud: Cloud, draws: Random, theme: Theme) -> None:
         self._cluster = cluster
+        self._theme = theme
         self._cloud = cloud
         self._world = cloud.world
         self._draws = draws
@@ -124,7 +158,7 @@ class Mayhem:
         at = 0.0
         for _ in range(self._draws.randint(1, 10)):
             at += self._draws.choice([0.05, 0.4, 1.0, 3.0, 7.0])
-            kind, seed = self._draws.choice(TROUBLES), self._draws.random()
+            kind, seed = self._draws.choice(self._theme.troubles), self._draws.random()
             self._world.at(at, lambda k=kind, s=seed: self._strike(k, Random(s)))  # type: ignore[misc]
         self.until = at + 1.0
         self._world.at(self.until, self._over)
@@ -179,6 +213,9 @@ class Mayhem:
                 self._trap(victim, lambda: victim.freeze(seconds), draws)
             case "cut off":
                 self._cut_off(victim, draws.choice(CUT_OFF_SECONDS))
+            case "cut off at":
+                seconds = draws.choice(CUT_OFF_SECONDS)
+                self._trap(victim, lambda: self._cut_off(victim, seconds), draws)
             case "drain":
                 victim.drain()
             case "clock":

@@ -55,12 +55,22 @@ Nodes: TypeAlias = Callable[[], list[SimNode]]
 class People:
     """The senders of one simulation."""
 
-    def __init__(self, cloud: Cloud, loop: SimLoop, nodes: Nodes, story: Story, draws: Random) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        loop: SimLoop,
+        nodes: Nodes,
+        story: Story,
+        draws: Random,
+        *,
+        signal_pauses: tuple[float, ...],
+    ) -> None:
         self._cloud = cloud
         self._loop = loop
         self._nodes = nodes
         self._story = story
         self._draws = draws
+        self._signal_pauses = signal_pauses
         self.records: list[Record] = []
         self.cancelled: set[str] = set()
         self._jobs: list[asyncio.Task[None]] = []
@@ -144,7 +154,7 @@ class People:
 
     async def _send_signals(self, session_id: str, count: int) -> None:
         for number in range(count):
-            await self._pause(0, 0, 0.1, 1, 8)
+            await self._pause(*self._signal_pauses)
             message_id = f"{session_id}-{number}"
 
             async def send(node: Node, number: int = number, message_id: str = message_id) -> str:

@@ -21,14 +21,14 @@ from structlog.typing import EventDict
 
 from orchestrator.aws.items import Item
 from tests.simulation.checker import Record, violations
-from tests.simulation.cluster import Cluster, Mayhem
+from tests.simulation.cluster import THEMES, Cluster, Mayhem
 from tests.simulation.dynamodb import SimTable
 from tests.simulation.loops import NeverAtRest
 from tests.simulation.network import Cloud, Weather
 from tests.simulation.people import People
 from tests.simulation.s3 import SimBucket
 from tests.simulation.sqs import SimQueue
-from tests.simulation.story import Story, plot
+from tests.simulation.story import Story, mail_plot, plot
 from tests.simulation.world import Moment, World
 
 SECONDS_MAX: Final = 600.0
@@ -81,10 +81,18 @@ class _Run:
         self._queue = SimQueue(world, lambda: world.chance.random() < weather.repeats)
         self._cloud = Cloud(world, weather, table, self._queue, SimBucket())
         self._story = Story(self._ran)
-        self._cluster = Cluster(self._cloud, self._story, Random(draws.random()))
-        self._mayhem = Mayhem(self._cluster, self._cloud, Random(draws.random()))
+        self._theme = theme = draws.choice(THEMES)
+        self._cluster = Cluster(self._cloud, self._story, Random(draws.random()), theme)
+        self._mayhem = Mayhem(self._cluster, self._cloud, Random(draws.random()), theme)
         self._loop = world.loop("people")
-        self._people = People(self._cloud, self._loop, lambda: self._cluster.nodes, self._story, Random(draws.random()))
+        self._people = People(
+            self._cloud,
+            self._loop,
+            lambda: self._cluster.nodes,
+            self._story,
+            Random(draws.random()),
+            signal_pauses=theme.signal_pauses,
+        )
         self._draws = draws
         self._outcomes: dict[tuple[str, str], int] = {}
         self._resumed: dict[tuple[str, str], int] = {}
@@ -94,7 +102,7 @@ class _Run:
         """Return whether everything came to its end."""
         for number in range(self._draws.choice(SESSIONS)):
             session_type = self._draws.choice(SESSION_TYPES)
-            acts = plot(self._draws, 2, is_root=True)
+            acts = mail_plot(self._draws) if self._theme.name == "mail" else plot(self._draws, 2, is_root=True)
             self._people.begin(self._people.see_through(f"s{number}", session_type, acts))
         if self._draws.random() < 0.3:
             self._people.begin(self._people.send_rubbish(self._draws.randint(1, 3)))

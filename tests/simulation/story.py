@@ -38,16 +38,27 @@ SIMPLE = (
     *("step", "step", "thread", "once", "shaky", "sleep", "agent", "agent", "bad agent", "slow agent", "large"),
     *("approval", "callback", "undo", "progress", "scope"),
 )
-OF_ROOTS = ("signal", "signal", "signal or not")
+OF_ROOTS = ("signal", "signal", "signal", "signal", "signal or not")
 OF_PARENTS = ("child", "child", "abandoned", "parallel", "race", "again", "child again", "shared", "shared")
 LARGE_CHARS = 5_000
 HUGE_CHARS = 420_000
 """Too long for any item of the table."""
+LULLS: tuple[list[Act], ...] = ([], [], [["sleep", 0.1]], [["step", None]])
+"""What a session does between two signals."""
 RETRY = RetryPolicy(max_attempts=3)
 CODES: tuple[ModuleType, ...] = (code_before, code_after)
 
 Ran: TypeAlias = Callable[[str, str, int, int, str, str], None]
 """Told of each run: session, operation, attempt, epoch (0 where unknown), value, and `once` for `at_most_once`."""
+
+
+def mail_plot(draws: Random) -> list[Act]:
+    """Return acts that wait for signals, and do little besides: so that they come in while the session leaves."""
+    acts: list[Act] = []
+    for _ in range(draws.randint(2, 6)):
+        acts.append(["signal", None])
+        acts.extend(draws.choice(LULLS))
+    return acts
 
 
 def plot(draws: Random, depth: int, *, is_root: bool = False) -> list[Act]:
