@@ -13,7 +13,7 @@ SOURCES := $(wildcard orchestrator actors tests examples bench docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench chaos docs lock clean
+.PHONY: help demo test check model bench chaos docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(VENV)/.installed ## Check style, types and the floors (who may import w
 	@echo "ruff format --check" && $(BIN)/ruff format --check $(SOURCES)
 	@echo "mypy --strict" && $(BIN)/mypy --strict $(SOURCES)
 	@echo "lint-imports" && $(BIN)/lint-imports --no-logo
+
+model: $(VENV)/.installed ## Check the models of ownership in all their states
+	@$(BIN)/python -m docs.model.check $(ARGS)
 
 bench: $(VENV)/.installed ## Measure throughput, latency and the cost of a session
 	@$(BIN)/python -m bench $(ARGS)
