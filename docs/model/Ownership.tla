@@ -104,7 +104,11 @@ BroughtUp(n, epoch, iv, isNew) ==
 BringUp(n) ==
     /\ task[n].pc \in {"bring", "bringNew"} /\ actor[n].pc \in {"none", "idle"}
     /\ actor' = [actor EXCEPT ![n] = Newborn(n, task[n].epoch, task[n].iv, task[n].pc = "bringNew")]
-    /\ Over(n)
+    /\ IF post[n].pc = "told"
+       THEN /\ post' = [post EXCEPT ![n].pc = "put"]
+            /\ task' = [task EXCEPT ![n] = NoTask]
+            /\ told' = IF task[n].kind = "start" THEN [told EXCEPT !["start"] = "yes"] ELSE told
+       ELSE Over(n)
     /\ UNCHANGED <<table, cluster, waking, budget>>
 
 (***************************************************************************)
@@ -353,9 +357,6 @@ Receive(n, m) ==
        ELSE /\ post' = [post EXCEPT ![n] = [NoPost EXCEPT !.m = m, !.pc = IF head.owner = n /\ actor[n].pc # "none" THEN "told" ELSE "put"]]
             /\ UNCHANGED told
     /\ UNCHANGED <<table, cluster, actor, task, waking>>
-ActorIsGone(n) ==
-    /\ post[n].pc = "told" /\ actor[n].pc = "none" /\ post' = [post EXCEPT ![n].pc = "put"]
-    /\ UNCHANGED <<table, cluster, actor, task, waking, told, budget>>
 PutIntoInbox(n) ==
     /\ post[n].pc = "put"
     /\ inbox' = inbox \cup {post[n].m}
@@ -472,7 +473,7 @@ ProgressOf(n) ==
     \/ LookIntoInbox(n) \/ Refresh(n) \/ TakeDirectly(n) \/ Ring(n) \/ End(n) \/ TakeWhileResting(n)
     \/ Passivate(n) \/ LeaveMemory(n) \/ HandOver(n) \/ EndHead(n) \/ RefreshAndRetry(n)
     \/ \E m \in Messages : AppendMessage(n, m) \/ Receive(n, m)
-    \/ ActorIsGone(n) \/ PutIntoInbox(n) \/ BumpInbox(n) \/ Refuse(n) \/ LeaveNote(n) \/ ClaimToDeliver(n)
+    \/ PutIntoInbox(n) \/ BumpInbox(n) \/ Refuse(n) \/ LeaveNote(n) \/ ClaimToDeliver(n)
     \/ WakeHere(n) \/ TakeNote(n) \/ Wake(n) \/ RemoveNoteLate(n)
     \/ DeclareDead(n) \/ Fence(n) \/ Leave(n)
 Choice(n) ==

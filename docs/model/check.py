@@ -121,12 +121,13 @@ MUTANTS = (
 
 
 def run(case: Case, *, few: bool) -> Outcome:
-    """Return what TLC finds, among `few` thousand states or many. Raises `RuntimeError` where it cannot check at all."""
+    """Return what TLC finds, among a `few` thousand states or many. Raises `RuntimeError` if it cannot."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         configuration = Path(scratch, "case.cfg")
         configuration.write_text(case.configuration(), encoding="utf-8")
-        options = QUICK if few else ("-XX:+UseParallelGC",)
+        # TLC unpacks its standard modules there, and two at once would take each other's away.
+        options = (*(QUICK if few else ("-XX:+UseParallelGC",)), f"-Djava.io.tmpdir={scratch}")
         command = [*_tlc(options), "-deadlock", "-metadir", scratch, "-config", str(configuration), case.module]
         ran = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
     return _outcome(ran.stdout, time.monotonic() - began)
