@@ -6,6 +6,8 @@ PYTHON ?= python3
 ARGS ?=
 MINUTES ?= 1
 SEED ?= 1
+SEEDS ?= 300
+FIRST ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
@@ -13,7 +15,7 @@ SOURCES := $(wildcard orchestrator actors tests examples bench docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check model bench chaos docs lock clean
+.PHONY: help demo test check model bench simulate chaos docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,9 @@ model: $(VENV)/.installed ## Check the models of ownership in all their states
 
 bench: $(VENV)/.installed ## Measure throughput, latency and the cost of a session
 	@$(BIN)/python -m bench $(ARGS)
+
+simulate: $(VENV)/.installed ## Simulate whole clusters on virtual time (SEEDS=10000 FIRST=0)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(ARGS)
 
 chaos: $(VENV)/.installed ## Kill, freeze, cut off and redeploy real nodes under load (MINUTES=30 SEED=1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)

@@ -243,6 +243,14 @@ def looks_at_the_version_last(before: Calls) -> Calls:
     return read_inbox
 
 
+def claims_with_the_version_it_read(before: Calls) -> Calls:
+    async def claim(self: DynamoDBHeads, head: Head, **how: Any) -> Head:
+        taken: Head = await before(self, head, **how)
+        return replace(taken, inbox_version=head.inbox_version)
+
+    return claim
+
+
 # --- slots and payloads --------------------------------------------------------------------------------------------
 
 
@@ -338,6 +346,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ("I8", "I9"),
         300,
         ((SessionActor, "_read_inbox", looks_at_the_version_last),),
+    ),
+    Mutant(
+        "a claimer takes the inbox for what it was when HEAD was read",
+        ("I8", "I9"),
+        300,
+        ((DynamoDBHeads, "claim", claims_with_the_version_it_read),),
     ),
     Mutant("a message to another node's session goes nowhere", ("I9",), 50, ((Router, "_leave_in_inbox", nothing),)),
     Mutant("a session forgets which messages it took", ("I9",), 100, ((Mail, "is_known", always(False)),)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from tests.simulation.loops import NeverAtRest
 from tests.simulation.network import Cloud, Weather
 from tests.simulation.people import People
 from tests.simulation.s3 import SimBucket
-from tests.simulation.sqs import SimQueue
+from tests.simulation.sqs import DeadLetter, SimQueue
 from tests.simulation.story import Story, mail_plot, plot
 from tests.simulation.world import Moment, World
 
@@ -124,7 +125,7 @@ class _Run:
         """Return the verdict."""
         world, queue = self._world, self._queue
         records = list(self._people.records)
-        records += [Record("dead-lettered", value=dead.message_id, detail=dead.code) for dead in queue.dead_letters]
+        records += map(_dead_lettered, queue.dead_letters)
         found = self._wrong + errors + self._people.errors()
         if not has_ended and not self._people.are_done:
             found.append("I8: somebody was never answered")
@@ -196,6 +197,16 @@ class _Run:
             self._people.records.append(
                 Record("notified", session_id, operation, message_id=callback_id, detail=detail)
             )
+
+
+def _dead_lettered(dead: DeadLetter) -> Record:
+    try:
+        body = json.loads(dead.body)
+    except (ValueError, RecursionError):
+        body = None
+    told = body if isinstance(body, dict) else {}
+    session_id, message_id = str(told.get("session_id", "")), str(told.get("message_id", ""))
+    return Record("dead-lettered", session_id, value=dead.message_id, message_id=message_id, detail=dead.code)
 
 
 @contextmanager
