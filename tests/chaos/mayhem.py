@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final, TypeAlias
 
+from actors.signals import Signal
 from tests.chaos.fleet import DRAIN_SECONDS, NODE_TIMEOUT_SECONDS, Berth, Fleet
 from tests.chaos.wire import STORMS
 
@@ -54,6 +55,9 @@ class Mayhem:
     black_outs: list[float] = field(default_factory=list)
     storms: list[tuple[float, float]] = field(default_factory=list)
     _deck: list[Deed] = field(default_factory=list)
+    _is_peace: bool = False
+    _freed: Signal = field(default_factory=Signal)
+    _deploying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def rage(self, seconds: float) -> None:
         """Do harm for that long, then wait until the last of it is over and the weather calm."""
@@ -63,7 +67,9 @@ class Mayhem:
             while time.monotonic() < ends_at:
                 await asyncio.sleep(self.chance.uniform(*PAUSE_SECONDS))
                 deed, berth = self._next_card(), self._victim()
-                if deed in {self.roll, self.black_out}:
+                if deed in {self.kill_alone, self.freeze_alone}:
+                    await self._in_peace(deed)
+                elif deed in {self.roll, self.black_out}:
                     under_way.create_task(deed(self.fleet.berths[0]))
                 elif berth is not None:
                     berth.is_taken = True
@@ -76,9 +82,11 @@ class Mayhem:
             berth.weather.turn(None)
 
     def _next_card(self) -> Deed:
-        """Draw from a deck, so that a short run too sees everything once."""
+        """Draw from a deck, so that a short run sees everything once; what takes long comes from the second one on."""
         if not self._deck:
+            alone = [self.kill_alone, self.freeze_alone] if self.done else []
             self._deck = [
+                *alone,
                 *[self.kill] * 6,
                 *[self.freeze] * 3,
                 self.freeze_and_kill,
@@ -101,6 +109,7 @@ class Mayhem:
             await deed(berth)
         finally:
             berth.is_taken = False
+            self._freed.fire()
 
     async def _lose(self, way: str, berth: Berth, do: Callable[[], None]) -> None:
         """Do to the node what makes it lost to the others, and note what it had in hand before and after."""
@@ -133,6 +142,13 @@ class Mayhem:
         self.done[KILL] += 1
         berth.signal(signal.SIGKILL)
 
+    async def kill_alone(self, berth: Berth) -> None:
+        await self.kill(berth)
+        await asyncio.sleep(LONG_SECONDS[0])
+
+    async def freeze_alone(self, berth: Berth) -> None:
+        await self.freeze(berth)
+
     async def doze(self, berth: Berth) -> None:
         """A freeze too short for anybody to take over."""
         self.done["freeze within the node timeout"] += 1
@@ -164,6 +180,23 @@ class Mayhem:
         else:
             self.done[f"SIGTERM ended with exit {code}"] += 1
 
+    async def _in_peace(self, deed: Deed) -> None:
+        """Do it to one node while nothing else happens to any: so long takes a takeover that nothing disturbs."""
+        self._is_peace = True
+        try:
+            for each in self.fleet.berths:
+                each.weather.turn(None)
+            if self.storms:
+                self.storms[-1] = (self.storms[-1][0], min(self.storms[-1][1], time.time()))
+            async with self._deploying:
+                await self._freed.until(lambda: not any(each.is_taken for each in self.fleet.berths))
+                await self.fleet.until_ready()
+                berth = self.chance.choice(self.fleet.berths)
+                berth.is_taken = True
+                await self._do(deed, berth)
+        finally:
+            self._is_peace = False
+
     # --- what happens to all -------------------------------------------------------------------------------------
 
     async def roll(self, _: Berth) -> None:
@@ -171,11 +204,12 @@ class Mayhem:
         self.done["rolling deploy"] += 1
         self.fleet.deploys += 1
         for berth in self.fleet.berths:
-            if berth.worker is None or berth.is_taken:
-                continue
-            berth.is_taken = True
-            await self._do(self.stop, berth)
-            await self.fleet.until_ready(berth)
+            async with self._deploying:
+                if berth.worker is None or berth.is_taken:
+                    continue
+                berth.is_taken = True
+                await self._do(self.stop, berth)
+                await self.fleet.until_ready(berth)
 
     async def black_out(self, _: Berth) -> None:
         """Kill every node at once: nobody is left to take over until the scheduler starts new ones."""
@@ -191,6 +225,8 @@ class Mayhem:
         """Let storms pass over one line or over all, until cancelled."""
         while True:
             await asyncio.sleep(self.chance.uniform(*CALM_SECONDS))
+            if self._is_peace:
+                continue
             storm = self.chance.choice(list(STORMS))
             berths = self.fleet.berths if self.chance.random() < 0.6 else [self.chance.choice(self.fleet.berths)]
             self.done[f"storm: {storm}"] += 1

@@ -13,7 +13,7 @@ from typing import Final
 from orchestrator.machine import EXIT_FENCED
 from tests.chaos.aftermath import aftermath, at_rest, figures, takeovers
 from tests.chaos.fleet import NODE_TIMEOUT_SECONDS, Fleet, fleet
-from tests.chaos.load import SMALL_TENANT, SMALL_TENANTS_LIMIT
+from tests.chaos.load import RAN, SMALL_TENANT, SMALL_TENANTS_LIMIT, TOLD
 from tests.chaos.mayhem import Mayhem
 from tests.emulators import Emulator
 from tests.integration.deployment import Deployment, deployed
@@ -46,6 +46,9 @@ async def run(
     nodes: int = 4,
 ) -> Outcome:
     """Let mayhem rage for that long over nodes under load, and return what is left of it."""
+    for records in (RAN, TOLD):
+        # Of a run before this one, in a folder that was kept.
+        (folder / records).unlink(missing_ok=True)
     async with deployed(emulator, set_environment) as deployment:
         await _suit_the_weather(deployment)
         async with fleet(deployment, emulator.endpoint_url, folder, size=nodes, seed=seed) as running:
