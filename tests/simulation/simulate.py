@@ -120,6 +120,7 @@ class _Run:
         """Let go of every task."""
         self._cluster.unwind()
         self._loop.unwind()
+        self._story.close()
 
     def outcome(self, errors: list[str], *, has_ended: bool) -> Outcome:
         """Return the verdict."""
