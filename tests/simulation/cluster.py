@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 from orchestrator.settings import Settings
-from tests.simulation.network import Cloud, Phase, Trap, Weather
+from tests.simulation.network import MOMENTS, Cloud, Phase, Trap, Weather
 from tests.simulation.node import SimNode
 from tests.simulation.story import CODES, Story
 
@@ -38,7 +38,9 @@ TROUBLES: Final = (
 )
 OPERATIONS: Final = (
     *("PutItem", "BatchExecuteStatement", "UpdateItem", "UpdateItem", "TransactWriteItems", "GetItem", "Query"),
-    *("DeleteItem", "DeleteItem", "DeleteMessageBatch", "ReceiveMessage", "PutObject", ""),
+    *("DeleteItem", "DeleteMessageBatch", "ReceiveMessage", "PutObject", ""),
+    *MOMENTS,
+    *MOMENTS,
 )
 PHASES: Final[tuple[Phase, ...]] = ("unsent", "sent", "done", "answered", "answered", "answered")
 FREEZE_SECONDS: Final = (0.3, 2.0, NODE_TIMEOUT_SECONDS + 0.5, NODE_TIMEOUT_SECONDS * 3)

@@ -87,11 +87,22 @@ class Cloud:
                 return self.bucket.perform(operation, request)
 
 
+MOMENTS = {
+    "a claim": "claim_nonce",
+    "a resumption": "SESSION_RESUMED",
+    "an end": "AGENT_BACKGROUND_TASK_",
+    "an outbox": "outbox",
+    "a message": "INBOX#",
+}
+"""The calls at which ownership and messages change hands, and what stands in their requests."""
+
+
 @dataclass(slots=True)
 class Trap:
     """Something that happens at the n-th call of an operation from now, in a phase of it.
 
-    `handles` is how many callbacks run between the answer and `spring`, in the phase `answered`.
+    An operation is one of the service's, or one of `MOMENTS`; empty: any. `handles` is how many callbacks run between
+    the answer and `spring`, in the phase `answered`.
     """
 
     operation: str
@@ -141,7 +152,7 @@ class Line:
     def _send(self, service: str, operation: str, request: Request, answered: asyncio.Future[dict[str, Any]]) -> None:
         self.calls[operation] += 1
         self._cloud.requests += 1
-        traps = self._due_traps(operation)
+        traps = self._due_traps(operation, request)
         if self._sprung(traps, "unsent"):
             return
         fault, way = self._fault(service, operation), self._way(service)
@@ -271,10 +282,10 @@ class Line:
 
     # --- traps ---------------------------------------------------------------------------------------------------
 
-    def _due_traps(self, operation: str) -> list[Trap]:
+    def _due_traps(self, operation: str, request: Request) -> list[Trap]:
         due: list[Trap] = []
         for trap in self._traps:
-            if trap.operation in {"", operation}:
+            if trap.operation in {"", operation} or MOMENTS.get(trap.operation, "\0") in repr(request):
                 trap.nth -= 1
                 if trap.nth <= 0:
                     due.append(trap)

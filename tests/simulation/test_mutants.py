@@ -8,13 +8,13 @@ from tests.simulation.simulate import simulate
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_guard_that_is_taken_out_is_missed(mutant: Mutant) -> None:
-    """Within the number of seeds that the mutant states, and under the number of an invariant that it breaks."""
+    """Within the seeds that the mutant states, and under the number of an invariant that it breaks."""
     named = tuple(f"{invariant}:" for invariant in mutant.breaks)
     with mutant.applied():
-        for seed in mutant.seeds():
+        for seed in mutant.seeds:
             if any(wrong.startswith(named) for wrong in simulate(seed).wrong):
                 return
-    pytest.fail(f"nothing of {', '.join(mutant.breaks)} was found within {mutant.within} seeds")
+    pytest.fail(f"nothing of {', '.join(mutant.breaks)} was found within {mutant.seeds}")
 
 
 def test_every_invariant_has_a_mutant() -> None:
