@@ -1,7 +1,7 @@
 """Deliberate breaks of the product, one guard each: the simulation must find every one of them, or it proves nothing.
 
-To change it: a new guard of an invariant gets a mutant here. `seeds` are those within which it must be found, and `breaks`
-the invariants of which the checker must name one.
+To change it: a new guard of an invariant gets a mutant here, and a line in `docs/proofs.md`. `seeds` are those within
+which it must be found, `breaks` the invariants of which the checker must name one.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "an event is written whatever stands in its place",
         ("I1",),
-        range(0, 30),
+        range(30),
         ((items, "lone_put", unconditional_put), (Insert, "is_batchable", lambda _: False)),
     ),
     Mutant(
@@ -282,27 +282,25 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a node acknowledges a start before it is written",
         ("I3",),
-        range(0, 30),
+        range(30),
         ((Reception, "_start", acknowledges_before_it_is_written),),
     ),
     Mutant(
-        "another payload under the same key is the same", ("I4",), range(0, 30), ((decide, "same_start", always(True)),)
+        "another payload under the same key is the same", ("I4",), range(30), ((decide, "same_start", always(True)),)
     ),
-    Mutant("`at_most_once` is `at_least_once`", ("I5", "I6"), range(0, 30), ((Driver, "step", once_is_at_least_once),)),
-    Mutant(
-        "a replay forgets the results of steps", ("I5",), range(0, 30), ((Turnstile, "reach", forgets_step_results),)
-    ),
+    Mutant("`at_most_once` is `at_least_once`", ("I5", "I6"), range(30), ((Driver, "step", once_is_at_least_once),)),
+    Mutant("a replay forgets the results of steps", ("I5",), range(30), ((Turnstile, "reach", forgets_step_results),)),
     Mutant(
         "effects run before the event that orders them is durable",
         ("I6",),
-        range(0, 30),
+        range(30),
         ((SessionActor, "_commit", performs_before_it_is_durable),),
     ),
-    Mutant("what an end sets off is forgotten", ("I6", "I10"), range(0, 30), ((session_actor, "notices", always(())),)),
+    Mutant("what an end sets off is forgotten", ("I6", "I10"), range(30), ((session_actor, "notices", always(())),)),
     Mutant(
         "an outbox is cleared before it is told",
         ("I6", "I8", "I10"),
-        range(0, 30),
+        range(30),
         ((InFlight, "_tell_all", clears_the_outbox_first),),
     ),
     Mutant(
@@ -311,15 +309,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         range(445, 465),
         ((SessionActor, "_resume", resumes_behind_higher_epochs),),
     ),
-    Mutant("a claim is not recorded in the journal", ("I7",), range(0, 30), ((SessionActor, "_resume", nothing),)),
+    Mutant("a claim is not recorded in the journal", ("I7",), range(30), ((SessionActor, "_resume", nothing),)),
     Mutant(
         "a claim takes what somebody else has claimed since",
         ("I5", "I7"),
         range(10, 60),
         ((DynamoDBHeads, "claim", claims_whatever_stands_there),),
     ),
-    Mutant("nobody looks at dead nodes", ("I8",), range(0, 30), ((Rescuer, "_look_at", nothing),)),
-    Mutant("nobody looks for what is due", ("I8",), range(0, 30), ((DynamoDBHeads, "due", finds_nothing),)),
+    Mutant("nobody looks at dead nodes", ("I8",), range(30), ((Rescuer, "_look_at", nothing),)),
+    Mutant("nobody looks for what is due", ("I8",), range(30), ((DynamoDBHeads, "due", finds_nothing),)),
     Mutant(
         "a session leaves memory whatever came in meanwhile",
         ("I8", "I9"),
@@ -341,24 +339,22 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a message to another node's session goes nowhere",
         ("I9",),
-        range(0, 30),
+        range(30),
         ((Router, "_leave_in_inbox", nothing),),
     ),
-    Mutant("a session forgets which messages it took", ("I9",), range(0, 30), ((Mail, "is_known", always(False)),)),
+    Mutant("a session forgets which messages it took", ("I9",), range(30), ((Mail, "is_known", always(False)),)),
     Mutant(
         "a slot is given back without a look at whether it is there",
         ("I10",),
-        range(0, 30),
+        range(30),
         ((DynamoDBQuotas, "free", gives_slots_back_twice),),
     ),
-    Mutant("rubbish is acknowledged and forgotten", ("I11",), range(0, 30), ((Reception, "handle", drops_rubbish),)),
+    Mutant("rubbish is acknowledged and forgotten", ("I11",), range(30), ((Reception, "handle", drops_rubbish),)),
     Mutant(
         "payloads of any size stay in the journal",
         ("I12",),
         range(60, 120),
         ((PayloadStore, "seal", seals_nothing),),
     ),
-    Mutant(
-        "a reference is written, and no object", ("I12",), range(0, 30), ((PayloadStore, "_put", stores_no_object),)
-    ),
+    Mutant("a reference is written, and no object", ("I12",), range(30), ((PayloadStore, "_put", stores_no_object),)),
 )
