@@ -10,6 +10,7 @@ import gc
 import hashlib
 import json
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,9 +56,14 @@ class Outcome:
 
 def simulate(seed: int) -> Outcome:
     """Play the seed, and return what came of it."""
+    with _collector_resting():
+        return _played(seed)
+
+
+def _played(seed: int) -> Outcome:
     world = World(seed)
     run = _Run(world)
-    with _logs_of(world, run.saw_line) as errors, _collector_resting():
+    with _logs_of(world, run.saw_line) as errors:
         try:
             has_ended = run.play()
         except NeverAtRest as error:
@@ -118,8 +124,10 @@ class _Run:
 
     def unwind(self) -> None:
         """Let go of every task."""
-        self._cluster.unwind()
-        self._loop.unwind()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            self._cluster.unwind()
+            self._loop.unwind()
         self._story.close()
 
     def outcome(self, errors: list[str], *, has_ended: bool) -> Outcome:
@@ -246,4 +254,8 @@ def _collector_resting() -> Iterator[None]:
     try:
         yield
     finally:
+        with warnings.catch_warnings():
+            # What a killed process was about to begin is never awaited.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            gc.collect()
         gc.enable()
