@@ -247,6 +247,7 @@ async def test_a_node_is_on_the_wire_what_the_contract_says(opened: OpenTable) -
         "version": {"S": "0.1.0"},
         "sessions": {"N": "3"},
         "process": {"S": "1:2:3"},
+        "poke_key": {"S": "the key of node-a"},
     }
     assert alive == item
     await nodes.declare_dead("node-a", at=LATER, beat=1)
