@@ -49,8 +49,8 @@ from orchestrator.session.values import RetrySpec, truncate_to_millis
 
 TERMINAL = (e.SessionCompleted, e.SessionFailed, e.SessionCancelled, e.SessionContinued)
 MISSED_MAX = 8
-"""Kinds, of some thirty, that so few examples may miss by chance; ten times as many miss none. It is chance even from one
-seed, for hypothesis draws constants from whatever modules are loaded."""
+"""Kinds, of some thirty, that so few examples may miss by chance; ten times as many miss none. It is chance even from
+one seed, for hypothesis draws constants from whatever modules are loaded."""
 STOPS = (m.CancelAsked, m.TimeLimitReached, m.GraceOver)
 STARTED = start("main", "acme", None, trace=None, task_token=None)
 Journal: TypeAlias = list[e.Recorded]
