@@ -118,7 +118,7 @@ async def find_queue(clients: Clients, name_or_url: str, patience: Patience) -> 
     if name_or_url.startswith(("http://", "https://")):
         return Queue(clients.sqs, clients.signed_sqs, name_or_url, patience)
     try:
-        answer = await clients.sqs.get_queue_url(QueueName=name_or_url)
+        answer = await patience.insist(lambda: clients.sqs.get_queue_url(QueueName=name_or_url))
     except ClientError as error:
         hint = "; `orchestrator provision` creates it" if verdict_of(error) is Verdict.MISSING else ""
         raise Refused(f"queue {name_or_url}: {error}{hint}") from error

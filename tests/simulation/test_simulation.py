@@ -6,10 +6,18 @@
 import os
 import subprocess
 import sys
+from random import Random
 
 import pytest
 
+from tests.simulation.cluster import Cluster, Theme
+from tests.simulation.dynamodb import SimTable
+from tests.simulation.network import Cloud, Weather
+from tests.simulation.s3 import SimBucket
 from tests.simulation.simulate import simulate
+from tests.simulation.sqs import SimQueue
+from tests.simulation.story import Story
+from tests.simulation.world import World
 
 SEEDS = os.environ.get("SIMULATION_SEEDS", "0-299")
 SEEDS_A_TEST = 20
@@ -40,6 +48,23 @@ def test_a_seed_is_one_history() -> None:
         env = {**os.environ, "PYTHONHASHSEED": hash_seed}
         there = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         assert f"history {here}" in there.stdout
+
+
+def test_a_node_that_starts_while_the_queue_is_out_of_reach_waits_for_it() -> None:
+    """As it waits for the table: whoever would start it again could do no better."""
+    world, weather = World(0), Weather(service="queue", reset=1.0)
+    table = SimTable(world, lambda: 0.0, pytest.fail)
+    cloud = Cloud(world, weather, table, SimQueue(world, lambda: False), SimBucket())
+    cluster = Cluster(cloud, Story(lambda *_: None), Random(0), Theme("anything", sizes=(1,)))
+    cluster.fill()
+    try:
+        world.run(lambda: False, 30.0)
+        assert not cluster.nodes[0].takes
+        weather.calm()
+        assert world.run(lambda: cluster.nodes[0].takes, 30.0)
+        assert 1 == len(cluster.nodes)
+    finally:
+        cluster.unwind()
 
 
 def test_time_that_passes_in_a_simulation_is_free() -> None:
