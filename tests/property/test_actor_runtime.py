@@ -33,7 +33,6 @@ from actors.signals import next_turn
 
 IDS = st.sampled_from(["a", "b"])
 KINDS = st.sampled_from(["plain", "fail", "slow", "echo", "work", "child", "stop", "watch", "broken work"])
-PATIENCE = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,6 @@ class Cluster:
         self.code = 0
         self.size = draws.choice(theme.sizes)
         self.nodes: list[SimNode] = []
-        self.ends: Counter[str] = Counter()
         self.settings = Settings(
             queue="queue",
             table="table",
@@ -114,8 +113,7 @@ class Cluster:
     def _at(self, address: str) -> SimNode | None:
         return next((node for node in self.living if node.address == address), None)
 
-    def _ended(self, why: str) -> None:
-        self.ends[why.partition(":")[0]] += 1
+    def _ended(self) -> None:
         self._world.after(self._draws.choice(RESTART_SECONDS), self.fill)
 
     def roll(self) -> None:

@@ -1,7 +1,7 @@
 """DynamoDB's expressions, as far as the product uses them: conditions, updates and the two statements of PartiQL.
 
-To change it: an expression that is not understood is an assertion, never a guess; `test_simulated_services.py` holds
-this table to the contract suites of the real ones.
+To change it: an expression that is not understood is an assertion, never a guess; `tests/contract/conftest.py` holds
+this table, as `simulated`, to the contract suites of the real ones.
 """
 
 from __future__ import annotations

@@ -103,7 +103,6 @@ def conflict_taken_for_success(before: Calls) -> Calls:
 
 def resumes_behind_higher_epochs(before: Calls) -> Calls:
     async def resume(self: Any) -> None:
-        head = self._head.current
         while not self._state.has_ended:
             await self._settle_takeovers()
             try:
@@ -113,7 +112,6 @@ def resumes_behind_higher_epochs(before: Calls) -> Calls:
                 self._known_state = await self._read()
                 continue
             self._known_state = await self._read()
-            assert head.epoch, "an epoch begins at 1"
             return
 
     return resume

@@ -115,15 +115,13 @@ class Trap:
 class Line:
     """One process' way to the services."""
 
-    def __init__(self, cloud: Cloud, who: str, loop: SimLoop) -> None:
+    def __init__(self, cloud: Cloud, loop: SimLoop) -> None:
         self._cloud = cloud
         self._world = cloud.world
-        self._who = who
         self._loop = loop
         self._traps: list[Trap] = []
         self.is_cut = False
         self.cut_off_until = 0.0
-        self.calls: Counter[str] = Counter()
 
     def set(self, trap: Trap) -> None:
         """Have something happen at a call to come."""
@@ -150,7 +148,6 @@ class Line:
     # --- the way there -------------------------------------------------------------------------------------------
 
     def _send(self, service: str, operation: str, request: Request, answered: asyncio.Future[dict[str, Any]]) -> None:
-        self.calls[operation] += 1
         self._cloud.requests += 1
         traps = self._due_traps(operation, request)
         if self._sprung(traps, "unsent"):

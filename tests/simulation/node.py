@@ -97,7 +97,7 @@ class SimClock:
 
 
 class SimNode:
-    """A process of ours, from its start to its end. `on_end(why)` is called once, when it has ended."""
+    """A process of ours, from its start to its end. `on_end()` is called once, when it has ended."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class SimNode:
         name: str,
         app: Orchestrator,
         settings: Settings,
-        on_end: Callable[[str], None],
+        on_end: Callable[[], None],
         find: Callable[[str], SimNode | None],
     ) -> None:
         """`find` returns the node at an address."""
@@ -123,7 +123,7 @@ class SimNode:
         self.name = name
         self.address = f"{name}.simulated:8080"
         self.loop = cloud.world.loop(name)
-        self.line = Line(cloud, name, self.loop)
+        self.line = Line(cloud, self.loop)
         self.clock = SimClock(cloud.world, self.loop)
         self.is_alive = True
         self.is_frozen = False
@@ -186,7 +186,7 @@ class SimNode:
         self._world.note(self.name, why)
         for gone in self._gone:
             gone()
-        self._on_end(why)
+        self._on_end()
 
     # --- what happens to it --------------------------------------------------------------------------------------
 

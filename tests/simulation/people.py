@@ -72,7 +72,6 @@ class People:
         self._draws = draws
         self._signal_pauses = signal_pauses
         self.records: list[Record] = []
-        self.cancelled: set[str] = set()
         self._jobs: list[asyncio.Task[None]] = []
         self._answering: list[asyncio.Task[None]] = []
 
@@ -105,8 +104,6 @@ class People:
             session_id = derive_session_id("acme", session_type, name)
         else:
             body["session_id"] = session_id = name
-        if is_cancelled:
-            self.cancelled.add(session_id)
         async with asyncio.TaskGroup() as jobs:
             for _ in range(draws.choice((1, 1, 2))):
                 jobs.create_task(self._start(body, session_id))

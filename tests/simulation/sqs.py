@@ -7,7 +7,7 @@ can be told when it was acknowledged.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -46,7 +46,7 @@ class _Poll:
     count: int
     visibility: float
     until: float
-    is_over: bool = field(default=False)
+    is_over: bool = False
 
 
 class SimQueue:
@@ -60,7 +60,6 @@ class SimQueue:
         self._polls: list[_Poll] = []
         self._numbers = count(1)
         self.dead_letters: list[DeadLetter] = []
-        self.deliveries = 0
 
     @property
     def is_empty(self) -> bool:
@@ -125,7 +124,6 @@ class SimQueue:
 
     def _delivery(self, message: Message, visibility: float) -> dict[str, Any]:
         message.receives += 1
-        self.deliveries += 1
         message.visible_at = self._world.time + (0.5 if self._repeats() else visibility)
         receipt = f"r-{next(self._numbers)}"
         self._receipts[receipt] = message.message_id

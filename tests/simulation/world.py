@@ -41,7 +41,6 @@ class World:
         self.chance = Random(seed)
         self.time = 0.0
         self.timeline: list[Moment] = []
-        self.entries = 0
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self._loops: list[tuple[str, SimLoop]] = []
@@ -77,10 +76,6 @@ class World:
         self._loops.append((who, loop))
         return loop
 
-    def forget(self, loop: SimLoop) -> None:
-        """Turn the loop no more."""
-        self._loops = [(who, each) for who, each in self._loops if each is not loop]
-
     def note(self, who: str, what: str, about: str = "") -> None:
         """Write a line of the timeline."""
         self.timeline.append(Moment(self.time, who, what, about))
@@ -93,7 +88,6 @@ class World:
             if not self._agenda or self._agenda[0][0] > end:
                 return False
             self.time, _, callback = heapq.heappop(self._agenda)
-            self.entries += 1
             callback()
             self._turn_all()
         return True
