@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -37,6 +38,8 @@ SECONDS_MAX: Final = 600.0
 """How long a run may take after nothing goes wrong any more: more than any pause of the product's."""
 SESSIONS: Final = (1, 2, 3, 4, 10)
 SESSION_TYPES: Final = ("main", "main", "main", "failing", "deployed")
+EXPECTED_ERRORS: Final = frozenset({"node_fenced"})
+ROOT: Final = f"{Path(__file__).parents[2]}/"
 
 
 @dataclass(slots=True)
@@ -226,7 +229,8 @@ def _logs_of(world: World, saw: Callable[[EventDict], None]) -> Iterator[list[st
     def take(_: object, method: str, event: EventDict) -> EventDict:
         about = str(event.get("session_id", ""))
         text = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "exc_info"})
-        world.note(world.turning, f"{event['event']} {text}", about)
+        # A history is the same wherever its code lies.
+        world.note(world.turning, f"{event['event']} {text}".replace(ROOT, ""), about)
         saw(event)
         if method in {"error", "critical", "exception"} and event["event"] not in EXPECTED_ERRORS:
             errors.append(f"logged: {event['event']}: {text} {event.get('exc_info', '')!r}")
@@ -242,9 +246,6 @@ def _logs_of(world: World, saw: Callable[[EventDict], None]) -> Iterator[list[st
         yield errors
     finally:
         structlog.configure(**before)
-
-
-EXPECTED_ERRORS: Final = frozenset({"node_fenced"})
 
 
 @contextmanager
