@@ -201,9 +201,9 @@ class SimLoop(asyncio.BaseEventLoop):
             try:
                 result = func(*args)
             except Exception as error:
-                self.call_soon(_settle, done, None, error)
+                self.call_soon(settle, done, None, error)
             else:
-                self.call_soon(_settle, done, result, None)
+                self.call_soon(settle, done, result, None)
 
         self._thread(run)
         return done
@@ -231,7 +231,8 @@ class SimLoop(asyncio.BaseEventLoop):
         """Do nothing: generators are closed where they are used."""
 
 
-def _settle(done: asyncio.Future[Any], result: object, error: Exception | None) -> None:
+def settle(done: asyncio.Future[Any], result: object, error: Exception | None) -> None:
+    """Give the future its result, or its error where there is one; one that is done stays as it is."""
     if done.done():
         return
     if error is None:

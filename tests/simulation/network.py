@@ -16,7 +16,7 @@ import aiohttp
 
 from orchestrator.aws.clients import READ_SECONDS_MAX, Clients
 from tests.simulation.dynamodb import SimTable, canceled, refused
-from tests.simulation.loops import SimLoop
+from tests.simulation.loops import SimLoop, settle
 from tests.simulation.s3 import SimBucket
 from tests.simulation.sqs import SimQueue
 from tests.simulation.world import World
@@ -264,14 +264,14 @@ class Line:
         if isinstance(answer, Exception):
             self._fail(answered, answer)
         elif not self.is_cut:
-            self._loop.call_soon(_set, answered, answer, None)
+            self._loop.call_soon(settle, answered, answer, None)
         for trap in traps:
             if trap.phase == "answered" and not self.is_cut:
                 self._loop.after, self._loop.countdown = trap.spring, trap.handles
 
     def _fail(self, answered: asyncio.Future[dict[str, Any]], error: Exception) -> None:
         if not self.is_cut:
-            self._loop.call_soon(_set, answered, None, error)
+            self._loop.call_soon(settle, answered, None, error)
 
     def _give_up(self, answered: asyncio.Future[dict[str, Any]]) -> None:
         if not answered.done():
@@ -295,15 +295,6 @@ class Line:
             if trap.phase == phase:
                 trap.spring()
         return self.is_cut
-
-
-def _set(answered: asyncio.Future[dict[str, Any]], answer: dict[str, Any] | None, error: Exception | None) -> None:
-    if answered.done():
-        return
-    if error is not None:
-        answered.set_exception(error)
-    else:
-        answered.set_result(answer or {})
 
 
 class _Way(Protocol):

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from random import Random
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from actors import Cancellable
 from orchestrator import Orchestrator
@@ -20,7 +20,7 @@ from orchestrator.cluster.directory import Directory
 from orchestrator.http.server import HttpPorts
 from orchestrator.machine import Machine
 from orchestrator.pokes import UnknownNode, signature
-from orchestrator.service import Node, build
+from orchestrator.service import Listen, Node, build
 from orchestrator.settings import Settings
 from tests.simulation.loops import SimLoop
 from tests.simulation.network import Cloud, Line
@@ -294,7 +294,7 @@ class SimNode:
         return self._world.chance.choice(HTTP_WAY_SECONDS)
 
 
-def _listening(address: str) -> Any:
+def _listening(address: str) -> Listen:
     @asynccontextmanager
     async def listen(_: HttpPorts) -> AsyncIterator[str]:
         yield address

@@ -27,7 +27,7 @@ from orchestrator.router import Accepted, IdempotencyConflict
 from orchestrator.service import Node
 from orchestrator.session.values import derive_session_id, payload_digest
 from tests.simulation.checker import Record
-from tests.simulation.loops import SimLoop
+from tests.simulation.loops import SimLoop, settle
 from tests.simulation.network import Cloud
 from tests.simulation.node import SimNode, Unanswered
 from tests.simulation.story import OF_ROOTS, Act, Story
@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 LATE = (SessionEnded, UnknownApproval, CallbackAnswered, CallbackExpired, NotAnApprover)
 """What a sender hears whose message is not needed any more."""
+REFUSALS = (*LATE, IdempotencyConflict, UnknownSession, UnknownCallback, WrongToken, MessageConflict)
+"""What is an answer. With any other error, a 5xx over HTTP, one asks again."""
 BAD_BODIES = (
     "no JSON",
     "[]",
@@ -256,7 +258,9 @@ class People:
         answered: asyncio.Future[T] = self._loop.create_future()
 
         def answer(result: T | None, error: Exception | None) -> None:
-            self._loop.call_soon(_settle, answered, result, error)
+            if error is not None and not isinstance(error, (*REFUSALS, Unanswered)):
+                error = _Later(repr(error))
+            self._loop.call_soon(settle, answered, result, error)
 
         node.ask(call, answer)
         return await answered
@@ -268,23 +272,5 @@ class People:
         self.records.append(record)
 
 
-_REFUSALS = (
-    *(IdempotencyConflict, UnknownSession, UnknownApproval, UnknownCallback, WrongToken, MessageConflict),
-    *(SessionEnded, CallbackAnswered, CallbackExpired, NotAnApprover),
-)
-
-
 class _Later(Exception):
     """The node answered with an error that says: try again."""
-
-
-def _settle(answered: asyncio.Future[Any], result: object, error: Exception | None) -> None:
-    if answered.done():
-        return
-    if error is None:
-        answered.set_result(result)
-    elif isinstance(error, (*_REFUSALS, Unanswered)):
-        answered.set_exception(error)
-    else:
-        # A 5xx: whoever gets one asks again.
-        answered.set_exception(_Later(repr(error)))
