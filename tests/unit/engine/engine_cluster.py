@@ -1,13 +1,13 @@
-"""A cluster that lives by itself: nodes with their rescuers come and go, and senders ask until they are answered.
+"""A cluster that lives by itself: nodes with their rescuers come and go.
 
 To change it: no plots and no checks here. Unlike a `Node` of `engine_world`, a node here ends as a process does: its
-requests are never answered, and whoever asked it something notices that it is gone. No threads, so that what happens
-depends on the draws alone: payloads stay inline, steps and agents are async.
+requests are never answered. No threads, so that what happens depends on the draws alone: payloads stay inline, steps
+and agents are async.
 """
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import fields
@@ -16,20 +16,16 @@ from typing import Any, TypeVar
 
 import structlog
 from engine_line import Line, PowerCut
-from engine_trials import LATE
 from engine_world import World
 
-from actors import Clock, settle
+from actors import settle
 from actors.signals import Signal, next_turn
 from orchestrator import Orchestrator
 from orchestrator.agents.local import LocalAgents
 from orchestrator.cluster import NodeRecord
 from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.memory import MemoryNodes
-from orchestrator.deliveries import UnknownCallback
-from orchestrator.inbox import UnknownSession
 from orchestrator.rescuer import Rescuer, RescuerPorts
-from orchestrator.router import NotYetThere
 from orchestrator.testing.node import Adapters, Setup, build_node
 from orchestrator.testing.node import Node as BuiltNode
 
@@ -37,7 +33,6 @@ HEARTBEAT_SECONDS = 1.0
 NODE_TIMEOUT_SECONDS = 8.0
 TURNS_MAX = 1_000_000
 TURNS_OF_A_CALL = (0, 0, 0, 1, 2, 5, 12)
-PAUSES_OF_A_SLOW_CALL = (0.0, 0.0, 0.0, 0.05, 0.3, 1.2)
 
 T = TypeVar("T")
 
@@ -47,13 +42,11 @@ class Fenced(BaseException):
 
 
 class Traffic(Line):
-    """A line on which each call takes a moment, as chance has it. Cut, it leaves whoever calls without an answer."""
+    """A line on which each call takes some turns, as chance has it. Cut, it leaves whoever calls without an answer."""
 
-    def __init__(self, changed: Signal, draws: Random, clock: Clock, *, is_slow: bool) -> None:
+    def __init__(self, changed: Signal, draws: Random) -> None:
         super().__init__(changed)
         self._draws = draws
-        self._clock = clock
-        self._is_slow = is_slow
 
     async def out(self, name: str) -> None:
         """Carry a request to the table."""
@@ -66,9 +59,6 @@ class Traffic(Line):
         await self._carried(super().back(name))
 
     async def _pause(self) -> None:
-        pause = self._draws.choice(PAUSES_OF_A_SLOW_CALL) if self._is_slow else 0.0
-        if pause:
-            await self._clock.sleep(pause)
         for _ in range(self._draws.choice(TURNS_OF_A_CALL)):
             await next_turn()
 
@@ -121,17 +111,6 @@ class Member:
         self._system = built.system
         self.rescuer = rescuer
         self._asked_to_stop = asyncio.Event()
-        self._is_ready = False
-
-    @property
-    def takes(self) -> bool:
-        """Whether one may ask it something."""
-        return self._is_ready and not self._asked_to_stop.is_set() and not self.line.is_cut
-
-    @property
-    def stays(self) -> bool:
-        """Whether it was not asked to stop, nor died."""
-        return not self._asked_to_stop.is_set()
 
     def stop(self) -> None:
         """Ask it to drain."""
@@ -157,7 +136,6 @@ class Member:
 
     async def _serving(self) -> None:
         await self.rescuer.enter()
-        self._is_ready = True
         await self.rescuer.run()
 
     async def _drain(self, seconds: float) -> None:
@@ -168,7 +146,7 @@ class Member:
 
 
 class Cluster:
-    """Nodes over one world. `draws` decides how long calls take and whom one asks."""
+    """Nodes over one world. `draws` decides how many turns calls take."""
 
     def __init__(
         self,
@@ -185,9 +163,8 @@ class Cluster:
         self.registry = registry or MemoryNodes()
         self._lives: dict[Member, asyncio.Task[None]] = {}
         self.world = world
-        self.is_slow = draws.random() < 0.2
-        self.drain_seconds = draws.choice([0.5, 3.0])
-        self.sessions_max = draws.choice([3, 1_000, 1_000])
+        self.drain_seconds = 3.0
+        self.sessions_max = 1_000
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -197,7 +174,7 @@ class Cluster:
     def join(self) -> None:
         """Let one node more come."""
         world, node_id = self.world, f"node-{self.world.number()}"
-        line = Traffic(world.changed, self._draws, world.clock, is_slow=self.is_slow)
+        line = Traffic(world.changed, self._draws)
         adapters = Adapters(
             **{each.name: _lined(getattr(world, each.name), each.name, line) for each in fields(Adapters)}
         )
@@ -232,25 +209,6 @@ class Cluster:
             member.die()
         while self._lives:
             await self.pass_time(1)
-
-    async def ask(self, call: Callable[[Member], Awaitable[T]]) -> T | None:
-        """Ask one node after another until one answers; return None where it is too late to ask."""
-        while True:
-            nodes = [member for member in self.members if member.takes]
-            if nodes:
-                member = self._draws.choice(nodes)
-                with suppress(UnknownSession, UnknownCallback, NotYetThere, PowerCut):
-                    return await self._answered(call, member)
-            await self.world.clock.sleep(self._draws.choice([0.1, 1.0]))
-
-    async def _answered(self, call: Callable[[Member], Awaitable[T]], member: Member) -> T | None:
-        """Return the node's answer. Raises `PowerCut` where it dies before that."""
-        try:
-            return await _first(call(member), member.gone.wait())
-        except (UnknownSession, UnknownCallback):
-            raise
-        except LATE:
-            return None
 
     def _rescuer(self, built: BuiltNode, adapters: Adapters, line: Line) -> Rescuer:
         world = self.world

@@ -30,7 +30,6 @@ async def two_nodes(world: World) -> AsyncIterator[tuple[Member, Member]]:
     world.passivate_after = 1e9
     with capture_logs(), ThreadPoolExecutor(1) as threads:
         cluster = Cluster(app, world, Random(1), threads)
-        cluster.is_slow, cluster.sessions_max = False, 1_000
         for _ in range(2):
             cluster.join()
         await cluster.pass_time(0)

@@ -58,7 +58,7 @@ class Throttled(MemoryNodes):
 
 @asynccontextmanager
 async def living(seed: int) -> AsyncIterator[tuple[Cluster, Throttled]]:
-    """Run a few nodes that have seen each other; nothing is slow but the table's outage."""
+    """Run a few nodes that have seen each other."""
 
     async def handler(ctx: SessionContext) -> int:
         return 1
@@ -67,7 +67,6 @@ async def living(seed: int) -> AsyncIterator[tuple[Cluster, Throttled]]:
     registry = Throttled(world.clock, draws)
     with step_threads(1) as threads:
         cluster = Cluster(app_of(handler), world, draws, threads, registry=registry)
-        cluster.is_slow = False
         for _ in range(NODES):
             cluster.join()
         await passing(cluster, NODE_TIMEOUT_SECONDS)

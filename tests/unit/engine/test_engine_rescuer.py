@@ -76,7 +76,7 @@ async def town() -> AsyncIterator[Town]:
     world = World()
     with capture_logs() as logs, ThreadPoolExecutor(1) as threads:
         cluster = Cluster(app, world, Random(1), threads)
-        cluster.is_slow, cluster.sessions_max, cluster.drain_seconds = False, 1_000, DRAIN_SECONDS
+        cluster.drain_seconds = DRAIN_SECONDS
         yield Town(world, cluster, logs)
         await cluster.close()
 

@@ -58,7 +58,6 @@ class Town:
         self.world.passivate_after = passivate_after
         self.heads = self.world.heads = CountedHeads()
         self.cluster = Cluster(naps(), self.world, Random(1), threads)
-        self.cluster.is_slow = False
 
     async def join(self, *sessions_max: int) -> list[Member]:
         """Let a node come for each of these; return them once all know each other."""
