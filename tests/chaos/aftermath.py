@@ -14,17 +14,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from orchestrator.aws.items import Value, from_wire
+from orchestrator.aws.items import from_wire
 from orchestrator.aws.provision import BY_DUE, BY_STATE
 from orchestrator.cluster import DUE_SHARDS, STATE_SHARDS
-from orchestrator.session.events import EVENT_TYPES
 from orchestrator.session.transitions import ENDED, SessionStatus
 from tests.chaos.app import NUDGE
 from tests.chaos.load import RAN, TOLD
 from tests.chaos.mayhem import Mayhem
 from tests.chaos.records import Line, Tail
 from tests.integration.deployment import Deployment
-from tests.simulation.checker import Record, violations
+from tests.simulation.checker import STATE_OF_END, Item, Record, root_of, violations
 
 REST_SECONDS_MAX: Final = 150.0
 """After the last fault: a poll that a kill cut gives its messages back late, and a blocked session retries late."""
@@ -32,11 +31,8 @@ LOOK_SECONDS: Final = 1.0
 TABLE: Final = "table.jsonl"
 """The whole table as it was left, beside the records and the nodes' logs, for whoever looks into a failure."""
 COMPLETED: Final = "AGENT_BACKGROUND_TASK_COMPLETED"
-LAST: Final = frozenset(name for name in EVENT_TYPES if name.startswith("AGENT_BACKGROUND_TASK_"))
 RESULTS: Final = frozenset({"STEP_COMPLETED", "AGENT_COMPLETED"})
 FROM_OUTSIDE: Final = (NUDGE, "answer", "child-", "same")
-
-Item = Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,6 @@ class Takeover:
 
     way: str
     seconds: float
-    session_id: str
     is_calm: bool
 
 
@@ -88,18 +83,18 @@ class Aftermath:
         recorded: dict[tuple[str, str], Any] = {}
         for line in self.lines:
             if line["kind"] == "ran":
-                ran[_whole(line["session_id"]), line["operation"]].add(line["value"])
+                ran[root_of(line["session_id"]), line["operation"]].add(line["value"])
         journals = self.journals()
         for session_id, events in journals.items():
             for event in events:
                 if event["status"] in RESULTS:
                     result = json.loads(str(event["data"]))["result"]
-                    recorded[_whole(session_id), str(event["operation"])] = result
+                    recorded[root_of(session_id), str(event["operation"])] = result
         for session_id, events in journals.items():
             if events[-1]["status"] != COMPLETED:
                 continue
             for operation, value in json.loads(str(events[-1]["data"]))["result"].items():
-                key = (_whole(session_id), operation)
+                key = (root_of(session_id), operation)
                 if operation == "same" and value is not True:
                     yield f"I12: {session_id} read another file than it put"
                 if operation.startswith(FROM_OUTSIDE) or value is None:
@@ -108,11 +103,6 @@ class Aftermath:
                     yield f"I5: {session_id} saw {value} of {operation}, and nobody ran it"
                 elif isinstance(recorded[key], str) and recorded[key] != value:
                     yield f"I5: {session_id} saw {value} of {operation}, and recorded is {recorded[key]}"
-
-
-def _whole(session_id: str) -> str:
-    """Return the id to which all generations of a session answer."""
-    return session_id.rpartition(":g")[0] or session_id
 
 
 async def at_rest(deployment: Deployment) -> list[str]:
@@ -209,7 +199,7 @@ def takeovers(journals: Mapping[str, Sequence[Item]], mayhem: Mayhem) -> list[Ta
                 continue
             storms = any(begun <= at and loss.at <= over for begun, over in mayhem.storms)
             losses = any(loss.at < other.at <= at for other in mayhem.losses)
-            found.append(Takeover(loss.way, at - loss.at, session_id, is_calm=not storms and not losses))
+            found.append(Takeover(loss.way, at - loss.at, is_calm=not storms and not losses))
     return found
 
 
@@ -223,8 +213,8 @@ def figures(found: Aftermath, times: Sequence[Takeover]) -> list[tuple[str, str]
     accepted = {line["session_id"] for line in found.lines if line["kind"] == "accepted"}
     told = {(line["session_id"], line["message_id"]) for line in found.lines if line["kind"] == "told"}
     bad = sum(line["kind"] == "bad" for line in found.lines)
-    lost = sum(journals.get(id_, [{"status": ""}])[-1]["status"] not in LAST for id_ in accepted)
-    doubled = sum(sum(event["status"] in LAST for event in events) > 1 for events in journals.values())
+    lost = sum(journals.get(id_, [{"status": ""}])[-1]["status"] not in STATE_OF_END for id_ in accepted)
+    doubled = sum(sum(event["status"] in STATE_OF_END for event in events) > 1 for events in journals.values())
     rows = [
         ("sessions", f"{len(journals)} ({', '.join(f'{n} {end}' for end, n in sorted(ends.items()))})"),
         ("of them accepted from clients", str(len(accepted))),

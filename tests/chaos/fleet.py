@@ -8,7 +8,7 @@ import json
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -49,7 +49,6 @@ class Berth:
     `is_taken` while somebody does something to it: one misfortune at a time for each.
     """
 
-    number: int
     weather: Weather
     worker: Worker | None = None
     node_id: str | None = None
@@ -137,10 +136,12 @@ class Fleet:
 @asynccontextmanager
 async def fleet(deployment: Deployment, upstream: str, folder: Path, *, size: int, seed: int) -> AsyncIterator[Fleet]:
     """Keep a fleet of that many nodes while the block runs."""
-    berths = [Berth(number, Weather(upstream, Random(f"{seed}:line {number}"))) for number in range(size)]
+    berths = [Berth(Weather(upstream, Random(f"{seed}:line {number}"))) for number in range(size)]
     running = Fleet(deployment, folder, berths, Random(f"{seed}:scheduler"))
     keepers: list[asyncio.Task[None]] = []
-    async with _lines(upstream, [berth.weather for berth in berths]):
+    async with AsyncExitStack() as lines:
+        for berth in berths:
+            await lines.enter_async_context(fault_proxy(upstream, berth.weather))
         try:
             keepers += [asyncio.create_task(running.keep(berth)) for berth in berths]
             yield running
@@ -152,12 +153,3 @@ async def fleet(deployment: Deployment, upstream: str, folder: Path, *, size: in
             for berth in berths:
                 if berth.worker is not None:
                     running.keep_log(berth.worker)
-
-
-@asynccontextmanager
-async def _lines(upstream: str, weathers: list[Weather]) -> AsyncIterator[None]:
-    if not weathers:
-        yield
-        return
-    async with fault_proxy(upstream, weathers[0]), _lines(upstream, weathers[1:]):
-        yield

@@ -39,7 +39,6 @@ class Loss:
 
     way: str
     at: float
-    node_id: str
     sessions: dict[str, int]
 
 
@@ -118,9 +117,7 @@ class Mayhem:
         before, at = await self.fleet.owned(node_id), time.time()
         do()
         after = await self.fleet.owned(node_id)
-        self.losses.append(
-            Loss(way, at, node_id, {id_: epoch for id_, epoch in before.items() if after.get(id_) == epoch})
-        )
+        self.losses.append(Loss(way, at, {id_: epoch for id_, epoch in before.items() if after.get(id_) == epoch}))
         self.done[way] += 1
 
     # --- what happens to one node --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Final
 
 from orchestrator.machine import EXIT_FENCED
 from tests.chaos.aftermath import aftermath, at_rest, figures, takeovers
-from tests.chaos.fleet import NODE_TIMEOUT_SECONDS, Fleet, fleet
+from tests.chaos.fleet import NODE_TIMEOUT_SECONDS, fleet
 from tests.chaos.load import RAN, SMALL_TENANT, SMALL_TENANTS_LIMIT, TOLD
 from tests.chaos.mayhem import Mayhem
 from tests.emulators import Emulator
@@ -67,12 +68,12 @@ async def run(
 
 
 def _injected(mayhem: Mayhem) -> list[tuple[str, str]]:
-    fleet_: Fleet = mayhem.fleet
-    faults = sum((berth.weather.injected for berth in fleet_.berths), start=type(mayhem.done)())
+    running = mayhem.fleet
+    faults = sum((berth.weather.injected for berth in running.berths), start=Counter[str]())
     return [
         *((name, str(times)) for name, times in sorted(mayhem.done.items())),
-        ("nodes that fenced themselves", str(fleet_.exits[EXIT_FENCED])),
-        ("nodes started", str(sum(fleet_.exits.values()) + len(fleet_.berths))),
+        ("nodes that fenced themselves", str(running.exits[EXIT_FENCED])),
+        ("nodes started", str(sum(running.exits.values()) + len(running.berths))),
         ("faults injected", str(sum(faults.values()))),
         *((f"  {name}", str(times)) for name, times in faults.most_common()),
     ]

@@ -281,6 +281,11 @@ def _relatives(session: Session, sessions: Mapping[str, Session]) -> Iterator[st
             yield f"I6: {parent.session_id} was told another end of {session.session_id} than its journal's"
 
 
+def root_of(session_id: str) -> str:
+    """Return the id to which all generations of a session answer."""
+    return _GENERATION.sub("", session_id)
+
+
 def _next_id(session_id: str) -> str:
     found = _GENERATION.search(session_id)
     if found is None:
@@ -326,7 +331,7 @@ def _journaled(sessions: Mapping[str, Session]) -> defaultdict[str, Counter[str]
     """Return how often each message stands in the journals of a session, all its generations together."""
     journaled: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for session in sessions.values():
-        root = _GENERATION.sub("", session.session_id)
+        root = root_of(session.session_id)
         for event in session.events:
             message_id = event.data.get("message_id")
             if isinstance(message_id, str) and event.status in {"SIGNAL_RECEIVED", "CANCEL_REQUESTED"}:
