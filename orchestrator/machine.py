@@ -54,8 +54,8 @@ class Machine:
     new_token: Callable[[], str]
     threads: Executor
     process: str | None
-    fence: Callable[[str], None]
-    abandon: Callable[[], None]
+    fence: Callable[[str], NoReturn]
+    abandon: Callable[[], NoReturn]
     guard: Callable[[Callable[[], None]], None]
     ecs_agent_uri: str | None = None
     used_memory: Callable[[], float | None] = lambda: None
