@@ -158,7 +158,8 @@ class TaskProtection:
             raise NotSet(f"status {status}, and no JSON that says why") from None
         if answer.failure is not None and answer.failure.reason == NO_SERVICE:
             raise NoServiceTask(f"{NO_SERVICE}: no service started this task")
-        if status != HTTPStatus.OK or answer.protection is None:
+        told = answer.protection
+        if status != HTTPStatus.OK or told is None or told.is_enabled is not is_protected:
             raise NotSet(f"status {status}: {answer.text()}")
 
 
@@ -186,4 +187,4 @@ class _Answer(BaseModel):
     def text(self) -> str:
         if self.failure is not None:
             return f"{self.failure.reason} {self.failure.detail or ''}".rstrip()
-        return "no protection" if self.error is None else f"{self.error.code}: {self.error.message}"
+        return "not what was asked for" if self.error is None else f"{self.error.code}: {self.error.message}"
