@@ -43,6 +43,8 @@ async def test_items_that_this_version_cannot_read_stop_neither_the_node_nor_oth
         assert ([1], "UNREADABLE_EVENT") == ([event["seq"] for event in page["events"]], page["error"]["code"])
     async with deployment.http.get(f"{second.base_url}/sessions/newer") as answer:
         assert (503, "UNREADABLE_HEAD") == (answer.status, (await answer.json())["code"])
+    # By share, or at the next look.
+    await second.logged("rescue_failed")
     second.process.terminate()
     assert 0 == await second.ended()
     # What cannot be read is stumbled over when it is claimed, and neither in a listing nor among the nodes.

@@ -325,7 +325,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a message is taken from the inbox before it is journaled",
         ("I9",),
-        range(115, 135),
+        range(190, 225),
         ((SessionActor, "_read_inbox", empties_the_inbox_first),),
     ),
     Mutant(
