@@ -92,6 +92,8 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
             draw=machine.draw,
             callbacks=callbacks,
             payloads=payloads,
+            new_token=machine.new_token,
+            callback_url=address.callback_url,
             outside=outside,
         ),
         clock=clock,

@@ -214,7 +214,8 @@ class Driver:
         if known is None:
             asked = await agent_request(operation, call, self.sealed, bytes_beside=self._beside)
             known = await self._report(operation, asked)
-        return await self._settled(operation, known)
+        # Its run may wait for somebody outside; one that works keeps the session in memory by itself.
+        return await self._arrived(operation, known)
 
     async def sleep(self, operation: str, seconds: float) -> None:
         """See `Operations.sleep`."""

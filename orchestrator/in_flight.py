@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from actors import ActorContext, ActorStopped, BackgroundTask, Cancelled, Failed, Outcome, Succeeded
@@ -28,7 +30,7 @@ from orchestrator.session.owed import (
     owed_for,
 )
 from orchestrator.session.state import Operation, SessionState
-from orchestrator.session_ports import ActorMessage, blocked_by
+from orchestrator.session_ports import ActorMessage, Record, blocked_by
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -50,8 +52,19 @@ class InFlight:
         self._tasks: dict[str, dict[EffectKey, BackgroundTask]] = {}
         """By operation: what one event changes must cost the same among a thousand branches as for one."""
         self._at_work: set[EffectKey] = set()
+        self._parked: set[EffectKey] = set()
         self._performed: SessionState | None = None
         self._changed: list[str] = []
+
+    @property
+    def state(self) -> SessionState:
+        """The session as it was last performed."""
+        assert self._performed is not None, "nothing was started yet"
+        return self._performed
+
+    def tell_actor(self, message: ActorMessage) -> None:
+        """Tell the session's own actor."""
+        self._context.tell_self(message)
 
     @property
     def is_at_work(self) -> bool:
@@ -62,6 +75,8 @@ class InFlight:
         """Note that an event changed the operation; `perform` looks at no others as long as the session goes on."""
         if operation.order is not None:
             self._changed.append(operation.operation_id)
+        if operation.agent_run is not None and operation.is_settled:
+            self._unpark(operation.agent_run)
 
     def perform(self, state: SessionState) -> None:
         """Start what is owed and not under way, and cancel what is under way and no longer owed."""
@@ -133,6 +148,21 @@ class InFlight:
     def _forget(self, key: EffectKey) -> None:
         self._tasks[key[0]].pop(key).cancel()
         self._at_work.discard(key)
+        self._parked.discard(key)
+
+    def park(self, key: EffectKey) -> None:
+        """Cancel an agent run that waits for an answer; it counts as under way, so that nothing starts it anew."""
+        task = self._tasks.get(key[0], {}).get(key)
+        if task is not None:
+            self._parked.add(key)
+            self._at_work.discard(key)
+            task.cancel()
+
+    def _unpark(self, agent_run: str) -> None:
+        """Let a parked run start anew: one of its questions is answered."""
+        for key in self._tasks.get(agent_run, {}).keys() & self._parked:
+            self._forget(key)
+            self._changed.append(agent_run)
 
     def _start(self, key: EffectKey, effect: Effect, state: SessionState) -> BackgroundTask:
         if isinstance(effect, RunHandler):
@@ -144,7 +174,7 @@ class InFlight:
             name = f"agent {effect.operation}"
             return self._context.background.start(
                 name[:NAME_LENGTH_MAX],
-                self._performer.run_agent(state.session_id, effect, self._context.tell_self, self.log),
+                self._performer.run_agent(state.session_id, effect, _Host(self, key), self.log),
                 lambda outcome: self._ended(key, outcome),
             )
         return self._context.background.start(
@@ -156,6 +186,9 @@ class InFlight:
 
     def _ended(self, key: EffectKey, outcome: Outcome[m.Message | None]) -> None:
         self._at_work.discard(key)
+        if key in self._parked:
+            # Whatever a library made of its cancellation: the run starts anew with the answer.
+            return
         match outcome:
             case Succeeded(value=message):
                 if message is not None:
@@ -166,6 +199,28 @@ class InFlight:
                 raise error
             case Cancelled():
                 pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """The `AgentHost` of one run."""
+
+    effects: InFlight
+    key: EffectKey
+
+    def state(self) -> SessionState:
+        return self.effects.state
+
+    def tell(self, message: m.Message) -> None:
+        self.effects.tell_actor(message)
+
+    async def record(self, message: m.Message) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self.effects.tell_actor(Record(message, done))
+        await done
+
+    def park(self) -> None:
+        self.effects.park(self.key)
 
 
 def _left() -> BackgroundTask:

@@ -5,31 +5,103 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 from actors import ActorStopped
-from orchestrator.errors import NoInvocation, storable
+from orchestrator.calls import Approval
+from orchestrator.errors import NoInvocation, OrchestratorError, storable
 from orchestrator.payloads import to_json
 from orchestrator.session import messages as m
 from orchestrator.session.frozen import quick
+from orchestrator.session.values import Json, JsonObject
 
 PROGRESS_MAX: Final = 1_000
 """Progress events of one attempt of a step or agent; later ones are dropped, for each is an item in the table."""
 
 
+class CallInDoubt(OrchestratorError):
+    """A call that must not be made twice was begun, and nobody recorded how it ended: it may have been made, or not."""
+
+    code = "CALL_IN_DOUBT"
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What a call within an agent run came to; `usage` holds the counts it reported, `None` for none."""
+
+    result: Json
+    usage: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A callback of an agent run: whoever has the token may answer it, at the URL or by a message."""
+
+    callback_id: str
+    url: str
+    token: str
+
+
+CallFunction: TypeAlias = Callable[[], Awaitable[CallResult]]
+
+
+class Calls(Protocol):
+    """The calls that an agent run makes, each recorded once: a later run of it finds them and does not repeat them.
+
+    A later run is the same one after a crash, on another node, or another attempt at it. Names are the caller's: 1 to
+    100 of `A-Z a-z 0-9 _ . : # -`, unique within the run, and the same ones whenever it runs.
+    """
+
+    async def run(self, name: str, fn: CallFunction, *, at_most_once: bool = False) -> Json:
+        """Return the call's recorded result; without one, make the call and record it.
+
+        What `fn` raises is raised, and nothing is recorded, so that a later run makes the call again.
+
+        Raises:
+            CallInDoubt: with `at_most_once`, the call was begun before and its outcome is not known.
+            StepFailed: with `at_most_once`, it failed before.
+        """
+        ...
+
+    async def ask(
+        self, name: str, subject: Json, *, approvers: tuple[str, ...] | None = None, timeout: float | None = None
+    ) -> Approval:
+        """Return a person's answer; `timeout` in seconds.
+
+        Until there is one, the run is cancelled here, and it starts anew when there is: nothing is kept in memory.
+
+        Raises:
+            ApprovalTimedOut: nobody answered in time.
+        """
+        ...
+
+    async def callback(self, name: str, *, timeout: float | None = None) -> Ticket:
+        """Return a callback of the run's own, with a fresh token; to be handed out within a recorded call."""
+        ...
+
+    async def answer(self, name: str) -> Json:
+        """Return what the callback of that name was answered; until then, as in `ask`.
+
+        Raises:
+            CallbackFailed: the answer is a failure. OperationTimedOut: there was none in time.
+        """
+        ...
+
+
 @quick
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What a step or an agent may know about its own run. `attempt` counts from 1."""
+    """What a step or an agent may know about its own run. `attempt` counts from 1; only agents have `calls`."""
 
     session_id: str
     operation: str
     attempt: int
     report: Callable[[str, float | None, object], None]
+    calls: Calls | None = None
 
     @property
     def idempotency_key(self) -> str:
@@ -56,7 +128,13 @@ def current_invocation() -> Invocation:
     return invocation
 
 
-def invocation_for(session_id: str, operation: str, attempt: int, tell: Callable[[m.Message], None]) -> Invocation:
+def invocation_for(
+    session_id: str,
+    operation: str,
+    attempt: int,
+    tell: Callable[[m.Message], None],
+    calls: Calls | None = None,
+) -> Invocation:
     """Return the invocation of one attempt; its progress goes to the session's actor, from any thread."""
     loop = asyncio.get_running_loop()
     numbers = count(1)
@@ -75,7 +153,7 @@ def invocation_for(session_id: str, operation: str, attempt: int, tell: Callable
         made = m.ProgressMade(progress_id, storable(message), percent, to_json(data, "data"))
         loop.call_soon_threadsafe(deliver, made)
 
-    return Invocation(session_id, operation, attempt, report)
+    return Invocation(session_id, operation, attempt, report, calls)
 
 
 class InvocationScope:

@@ -89,7 +89,8 @@ def past_of(state: SessionState) -> Past:
     """Return what the journal behind that state holds."""
     if not state.operations and state.stop is None:
         return Past()
-    known = [each for operation in state.operations.values() for each in passages(operation)]
+    handlers = (op for op in state.operations.values() if op.agent_run is None)
+    known = [each for operation in handlers for each in passages(operation)]
     settled = (op for op in known if op.is_settled and op.kind is not OperationKind.PROGRESS)
     outcomes: list[Passage] = [*settled, *interruptions(state.stop)]
     is_open = (op for op in sorted(known, key=lambda operation: operation.changed_seq) if not op.is_settled)

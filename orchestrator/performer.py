@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, assert_never
 
 from actors import Clock
+from orchestrator.agent_calls import AgentHost, CallStores, RecordedCalls
 from orchestrator.agents import Agent, AgentReply
 from orchestrator.answers import TIMED_OUT, message_of
 from orchestrator.artifacts import ArtifactTooLarge
@@ -72,13 +73,15 @@ Errand: TypeAlias = Ring | CloseCallback | StartChild | CancelChild | Publish
 
 @dataclass(frozen=True, slots=True)
 class Performer:
-    """Carries effects out. `draw` returns a float from [0, 1)."""
+    """Carries effects out. `draw` returns a float from [0, 1), `callback_url` the address of a callback."""
 
     agents: AgentLookup
     clock: Clock
     draw: Callable[[], float]
     callbacks: Callbacks
     payloads: PayloadStore
+    new_token: Callable[[], str]
+    callback_url: Callable[[str], str]
     outside: Callable[[], Outside]
 
     async def run_errand(self, state: SessionState, effect: Errand) -> m.Message | None:
@@ -129,7 +132,7 @@ class Performer:
             await self.clock.sleep(min(left, SLEEP_SECONDS_MAX))
 
     async def run_agent(
-        self, session_id: str, effect: RunAgent, tell: Callable[[m.Message], None], log: FilteringBoundLogger
+        self, session_id: str, effect: RunAgent, host: AgentHost, log: FilteringBoundLogger
     ) -> m.AgentSucceeded | m.AgentAttemptFailed:
         """Return how the agent run went.
 
@@ -147,10 +150,12 @@ class Performer:
         prompt = copied(await self.payloads.open(effect.order.prompt))
         log.info("agent_started", operation=effect.operation, agent=effect.order.agent, attempt=effect.attempt)
         enter()
-        limit = TimeLimit(self.clock, self._seconds_left(effect))
+        seconds_left = self._seconds_left(effect)
+        limit = TimeLimit(self.clock, seconds_left)
+        calls = RecordedCalls(effect.operation, host, self._call_stores, seconds_left)
         try:
             async with limit:
-                with InvocationScope(invocation_for(session_id, effect.operation, effect.attempt, tell)):
+                with InvocationScope(invocation_for(session_id, effect.operation, effect.attempt, host.tell, calls)):
                     reply: AgentReply = await agent.run(prompt, copied_object(effect.order.kwargs))
         except (NotSerializable, PayloadTooLarge, NonRetryable) as error:
             return self._failed(effect, describe(error), is_retryable=False)
@@ -167,6 +172,10 @@ class Performer:
         except ArtifactTooLarge as error:
             return self._failed(effect, describe(error), is_retryable=False)
         return m.AgentSucceeded(effect.operation, effect.attempt, result, reply.usage)
+
+    @property
+    def _call_stores(self) -> CallStores:
+        return CallStores(self.payloads, self.callbacks, self.clock, self.new_token, self.callback_url)
 
     def _seconds_left(self, effect: RunAgent) -> float | None:
         """Return what is left of the attempt's time: it runs from the order, whichever node it is carried out on."""

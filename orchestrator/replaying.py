@@ -110,7 +110,7 @@ async def replay_journal(
     difference = await rehearsal.play(journal[-1].event)
     if difference is not None:
         raise ReplayFailed(session_id, difference)
-    awaited = [each for each in state.operations.values() if each.kind is not OperationKind.PROGRESS]
+    awaited = [each for each in state.operations.values() if each.is_handlers]
     return Replayed(len(journal), len(awaited))
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
-from typing import Final
+from functools import partial
 
-from actors import ActorContext, ActorStopped, BackgroundTask, Cancellable, Cancelled, Failed, Outcome, Succeeded
+from actors import ActorContext, ActorStopped, BackgroundTask, Cancelled, Failed, Outcome, Succeeded
 from orchestrator.cluster import Head
 from orchestrator.errors import Stale, Unavailable, describe
 from orchestrator.handler import Blocked, Continued, HandlerRun, Raised, Returned, Verdict, unfit_code
@@ -21,6 +21,7 @@ from orchestrator.journal import JournalConflict, UnreadableEvent
 from orchestrator.journal.folding import read_state
 from orchestrator.owned_head import OwnedHead, Rest
 from orchestrator.passages import interruptions
+from orchestrator.resting import RestAlarm
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.decide import EVENTS_WARNED_AT, decide
@@ -35,14 +36,11 @@ from orchestrator.session_ports import (
     Deliver,
     InboxChanged,
     LeaveSoon,
+    Record,
     SessionPorts,
     Settle,
 )
 from orchestrator.telemetry import trace_ids
-
-REST_SECONDS_MIN: Final = 0.05
-DRAIN_REST_SECONDS: Final = 0.2
-"""How long a session that only waits is left in the memory of a node that drains."""
 
 
 class SessionActor:
@@ -61,8 +59,7 @@ class SessionActor:
         self._in_flight = InFlight(context, ports.performer, self._start_handler)
         self._inbox_read = 0
         self._is_released = False
-        self._resting: Cancellable | None = None
-        self._rest_seconds = ports.passivate_after
+        self._rest = RestAlarm(ports.clock, ports.passivate_after, partial(_ring, context))
         self._log = ports.log.bind(session_id=head.session_id, epoch=head.epoch)
         self._in_flight.log = self._log
 
@@ -87,7 +84,7 @@ class SessionActor:
 
     async def deactivate(self) -> None:
         """Hand the session over: unowned and due now, so that another node goes on with it in about a second."""
-        self._disarm()
+        self._rest.disarm()
         # What refers back to this actor would keep its memory until the cyclic collector comes by.
         self._run = None
         self._in_flight.let_go()
@@ -101,7 +98,7 @@ class SessionActor:
     def _leave(self) -> None:
         """Leave, silently and without touching HEAD: another epoch showed (I7)."""
         self._is_released = True
-        self._disarm()
+        self._rest.disarm()
         self._context.stop()
 
     async def _activate(self) -> None:
@@ -134,10 +131,12 @@ class SessionActor:
                 await self._look_into_inbox()
             case Deliver():
                 await self._delivered(message)
+            case Record():
+                await self._take(message.message)
+                if not message.done.done():
+                    message.done.set_result(None)
             case LeaveSoon():
-                self._rest_seconds = min(self._rest_seconds, DRAIN_REST_SECONDS)
-                self._disarm()
-                self._arm()
+                self._rest.hurry(self._state.updated_at)
             case Settle():
                 await self._settle(message)
             case _:
@@ -225,7 +224,7 @@ class SessionActor:
         if self._run is None or self._is_released:
             return
         self._in_flight.count_handler(as_busy=not self._run.only_waits)
-        if self._resting is None:
+        if not self._rest.is_set:
             self._arm()
 
     def _handler_ended(self, outcome: Outcome[Verdict]) -> None:
@@ -299,32 +298,13 @@ class SessionActor:
     # --- leaving memory ------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Look again when the session will have rested for long enough, as far as one can tell now."""
-        left = self._rest_seconds - self._rested()
-        # One that has rested, and could not leave, is looked at again after as long.
-        delay = max(REST_SECONDS_MIN, left if 0 < left <= self._rest_seconds else self._rest_seconds)
-        self._resting = self._ports.clock.call_later(delay, self._ring)
-
-    def _rested(self) -> float:
-        """Return for how many seconds nothing has happened; a clock that was set back keeps no session in memory."""
-        return abs((self._now() - self._state.updated_at).total_seconds())
-
-    def _ring(self) -> None:
-        self._resting = None
-        # An actor that failed leaves its alarm behind.
-        with suppress(ActorStopped):
-            self._context.tell_self(Settle())
-
-    def _disarm(self) -> None:
-        if self._resting is not None:
-            self._resting.cancel()
-            self._resting = None
+        self._rest.arm(self._state.updated_at)
 
     async def _settle(self, message: Settle) -> None:
         """Leave memory if the session has done nothing but wait for as long as that takes, and look again if not."""
-        if self._resting is not None:
+        if self._rest.is_set:
             return
-        is_at_rest = self._rested() >= self._rest_seconds and not self._in_flight.is_at_work
+        is_at_rest = self._rest.is_over(self._state.updated_at) and not self._in_flight.is_at_work
         if self._run is None or not is_at_rest or not self._run.is_parked:
             self._arm()
             return
@@ -404,7 +384,7 @@ class SessionActor:
             code = None if self._state.error is None else self._state.error.code
             self._log.info("session_ended", status=self._state.status, last_seq=self._state.last_seq, code=code)
         self._is_released = True
-        self._disarm()
+        self._rest.disarm()
         if told or self._head.current.owner is not None:
             # In the background: a child and its parent that end at once must not wait for each other. One that was
             # claimed to be told of, and was told of meanwhile, is still to be given up.
@@ -437,7 +417,7 @@ class SessionActor:
         last_seq = self._head.current.last_seq if self._known_state is None else self._state.last_seq
         await self._head.release(rest, last_seq=last_seq, at=self._now())
         self._is_released = True
-        self._disarm()
+        self._rest.disarm()
 
     def _bind_trace(self) -> None:
         self._log = self._log.bind(
@@ -447,3 +427,10 @@ class SessionActor:
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())
+
+
+def _ring(context: ActorContext[ActorMessage]) -> None:
+    # Not a method: what refers back to its actor would keep its memory until the cyclic collector comes by.
+    # An actor that failed leaves its alarm behind.
+    with suppress(ActorStopped):
+        context.tell_self(Settle())

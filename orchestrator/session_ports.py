@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -53,6 +54,14 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """An agent run has something to record; `done` is set when it is durable, or decided nothing."""
+
+    message: m.Message
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveSoon:
     """The node is about to stop: a session that only waits need not keep it."""
 
@@ -67,7 +76,7 @@ class Settle:
     said: int | None = None
 
 
-ActorMessage = m.Message | BlockedFound | InboxChanged | Deliver | LeaveSoon | Settle
+ActorMessage = m.Message | BlockedFound | InboxChanged | Deliver | Record | LeaveSoon | Settle
 
 
 @dataclass(frozen=True, slots=True)

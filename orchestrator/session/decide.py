@@ -59,6 +59,8 @@ def _answer(state: SessionState, message: m.Message, now: datetime) -> Decision:
             return _agent_succeeded(state, message)
         case m.AgentAttemptFailed():
             return _agent_attempt_failed(state, message, now)
+        case m.CallStarting() | m.CallEnded():
+            return _call(state, message)
         case m.TimerRequested() | m.TimerDue() | m.SignalAwaited() | m.SignalSent():
             return waiting.decide_waiting(state, message, now)
         case m.CallbackRequested() | m.ApprovalAsked() | m.CallbackAnswered():
@@ -103,11 +105,8 @@ def _step_starting(state: SessionState, message: m.StepStarting) -> Decision:
     if operation is not None and (operation.kind, operation.phase) == (OperationKind.STEP, Phase.STARTED):
         # Only one run of the handler lives at a time, so a start that is recorded already is of a run that died
         # before its outcome was: whether the function ran is in doubt, and it must not run again (I5).
-        error = ErrorRecord(
-            "StepInterrupted", "STEP_INTERRUPTED", "the step's node stopped before its outcome was recorded"
-        )
-        return (e.StepFailed(operation=message.operation, error=error, attempt=message.attempt),)
-    if not state.allows(message.operation, e.StepStarted):
+        return (e.StepFailed(operation=message.operation, error=_interrupted("step"), attempt=message.attempt),)
+    if not state.allows(message.operation, e.StepStarted) or _is_other(state, message.operation, OperationKind.STEP):
         return NOTHING
     return (e.StepStarted(operation=message.operation, attempt=message.attempt),)
 
@@ -167,6 +166,25 @@ def _agent_attempt_failed(state: SessionState, message: m.AgentAttemptFailed, no
     )
 
 
+def _call(state: SessionState, message: m.CallStarting | m.CallEnded) -> Decision:
+    """Decide about a call of an agent run, as long as that goes on."""
+    operation, agent_run = message.operation, message.agent_run
+    if not state.runs(agent_run) or _is_other(state, operation, OperationKind.CALL):
+        return NOTHING
+    if isinstance(message, m.CallStarting):
+        known = state.operations.get(operation)
+        if known is not None and (known.kind, known.phase) == (OperationKind.CALL, Phase.STARTED):
+            # Of a run that died before the outcome was recorded: it is in doubt, as a step's is.
+            return (e.StepFailed(operation, _interrupted("call"), attempt=1, agent_run=agent_run),)
+        starts = state.allows(operation, e.StepStarted)
+        return (e.StepStarted(operation, attempt=1, agent_run=agent_run),) if starts else NOTHING
+    if not state.allows(operation, e.StepCompleted):
+        return NOTHING
+    if message.error is not None:
+        return (e.StepFailed(operation, message.error, attempt=1, agent_run=agent_run),)
+    return (e.StepCompleted(operation, message.result, attempt=1, usage=message.usage, agent_run=agent_run),)
+
+
 def _progress_made(state: SessionState, message: m.ProgressMade) -> Decision:
     if not state.allows(message.operation, e.ProgressReported):
         return NOTHING
@@ -180,13 +198,26 @@ def _progress_made(state: SessionState, message: m.ProgressMade) -> Decision:
 def _is_stale(
     state: SessionState, message: m.StepSucceeded | m.StepAttemptFailed | m.AgentSucceeded | m.AgentAttemptFailed
 ) -> bool:
-    """Return whether the outcome is of another attempt than the one under way."""
+    """Return whether the outcome is of another attempt than the one under way, or of a call, which has its own."""
     operation = state.operations.get(message.operation)
-    return message.attempt != (1 if operation is None else operation.attempt)
+    if operation is None:
+        return message.attempt != 1
+    return message.attempt != operation.attempt or operation.kind is OperationKind.CALL
+
+
+def _is_other(state: SessionState, operation_id: str, kind: OperationKind) -> bool:
+    """Return whether the operation is known as one of another kind."""
+    operation = state.operations.get(operation_id)
+    return operation is not None and operation.kind is not kind
 
 
 def _gives_up(message: m.StepAttemptFailed | m.AgentAttemptFailed, retry: RetrySpec) -> bool:
     return not message.is_retryable or message.attempt >= retry.max_attempts
+
+
+def _interrupted(what: str) -> ErrorRecord:
+    text = f"the {what}'s node stopped before its outcome was recorded"
+    return ErrorRecord("StepInterrupted", "STEP_INTERRUPTED", text)
 
 
 def _crash_loop(message: m.CrashLoopDetected) -> ErrorRecord:

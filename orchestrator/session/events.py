@@ -43,20 +43,27 @@ class SessionResumed:
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """An `at_most_once` step is about to run: without an outcome after it, its run is in doubt (I5)."""
+    """An `at_most_once` step is about to run: without an outcome after it, its run is in doubt (I5).
+
+    Here and in the events below, `agent_run` is the operation of the agent run that this is a call of: not a step of
+    the handler, but a model or a tool that an agent called.
+    """
 
     operation: str
     attempt: int
+    agent_run: str | None = None
 
 
 @quick
 @dataclass(frozen=True, slots=True)
 class StepCompleted:
-    """A step ran and this is its result, the only one its session ever sees (I5)."""
+    """A step ran and this is its result, the only one its session ever sees (I5); `usage` as in `AgentCompleted`."""
 
     operation: str
     result: Json
     attempt: int
+    usage: JsonObject | None = None
+    agent_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class StepFailed:
     operation: str
     error: ErrorRecord
     attempt: int
+    agent_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,7 @@ class CallbackCreated:
     operation: str
     callback_id: str
     times_out_at: datetime | None = None
+    agent_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,7 @@ class ApprovalRequested:
     subject: Json
     approvers: Json = None
     times_out_at: datetime | None = None
+    agent_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,25 @@ class AgentAttemptFailed:
     jitter: float
 
 
+@dataclass(frozen=True, slots=True)
+class CallStarting:
+    """An agent run is about to make a call that must not be made twice."""
+
+    operation: str
+    agent_run: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """A call of an agent run has a result; or, with `error`, failed and must not be made again."""
+
+    operation: str
+    agent_run: str
+    result: Json = None
+    usage: JsonObject | None = None
+    error: ErrorRecord | None = None
+
+
 @quick
 @dataclass(frozen=True, slots=True)
 class ProgressMade:
@@ -109,17 +128,18 @@ class TimerDue:
 
 @dataclass(frozen=True, slots=True)
 class CallbackRequested:
-    """The handler asks for a callback; `timeout` in seconds."""
+    """The handler, or that agent run, asks for a callback; `timeout` in seconds."""
 
     operation: str
     callback_id: str
     timeout: float | None = None
     knew_of_stop: bool = False
+    agent_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalAsked:
-    """The handler asks a person; `timeout` in seconds, `approvers` a list of names."""
+    """The handler, or that agent run, asks a person; `timeout` in seconds, `approvers` a list of names."""
 
     operation: str
     callback_id: str
@@ -127,6 +147,7 @@ class ApprovalAsked:
     approvers: Json = None
     timeout: float | None = None
     knew_of_stop: bool = False
+    agent_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +273,8 @@ Message: TypeAlias = (
     | AgentRequested
     | AgentSucceeded
     | AgentAttemptFailed
+    | CallStarting
+    | CallEnded
     | TimerRequested
     | TimerDue
     | CallbackRequested

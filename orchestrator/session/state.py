@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeAlias, assert_never
+from typing import Final, TypeAlias, TypeGuard, assert_never
 
 from rpds import HashTrieMap, HashTrieSet
 
@@ -39,6 +39,7 @@ class Operation:
 
     `attempt` is the latest one (from 1). `changed_at` and `changed_seq` are those of the latest event, `started_at` and
     `started_seq` those of the first. `order` is the event that set it off, for what does not run in the handler.
+    `agent_run` is the agent run that it is a call of.
     """
 
     operation_id: str
@@ -53,6 +54,12 @@ class Operation:
     error: ErrorRecord | None = None
     next_attempt_at: datetime | None = None
     order: Order | None = None
+    agent_run: str | None = None
+
+    @property
+    def is_handlers(self) -> bool:
+        """Whether the handler awaits it: not what an agent run called, and not news for people."""
+        return self.agent_run is None and self.kind is not OperationKind.PROGRESS
 
     @property
     def is_settled(self) -> bool:
@@ -63,6 +70,8 @@ class Operation:
 Operations: TypeAlias = "HashTrieMap[str, Operation]"
 
 NO_OPERATIONS: Final[Operations] = HashTrieMap()
+NO_USAGE: Final[HashTrieMap[str, JsonObject]] = HashTrieMap()
+NO_RUNS: Final[HashTrieSet[str]] = HashTrieSet()
 NO_PATCHES: Final[HashTrieSet[str]] = HashTrieSet()
 
 
@@ -85,7 +94,8 @@ class SessionState:
     """The fold of one journal up to `last_seq`.
 
     `open_operations` are those ordered and not settled, `usage` the sum of what agents reported. `continued_as` is the
-    next generation's session id, `next_input` its input.
+    next generation's session id, `next_input` its input. `usage_of_calls` holds what the calls of each agent run used,
+    `asking_runs` the agent runs that asked somebody outside.
     """
 
     session_id: str
@@ -100,6 +110,8 @@ class SessionState:
     result: Json = None
     error: ErrorRecord | None = None
     usage: JsonObject | None = None
+    usage_of_calls: HashTrieMap[str, JsonObject] = NO_USAGE
+    asking_runs: HashTrieSet[str] = NO_RUNS
     resumes: int = 0
     fruitless_resumes: int = 0
     mail: Mail = NO_MAIL
@@ -112,6 +124,10 @@ class SessionState:
     def has_ended(self) -> bool:
         """Whether the journal holds its terminal event; nothing is appended after it (I2)."""
         return self.status in ENDED
+
+    def runs(self, agent_run: str | None) -> bool:
+        """Return whether that agent run goes on; true for `None`, which is the handler."""
+        return agent_run is None or agent_run in self.open_operations
 
     def allows(self, operation_id: str, event: type[e.Event]) -> bool:
         """Return whether such an event may follow for the operation, known or new."""
@@ -244,6 +260,14 @@ def _with_operation(state: SessionState, recorded: e.Recorded, event: _Operation
         mail, signal = mail.without_signal(event.value)
         after = replace(after, result=signal)
     open_operations = state.open_operations
+    asking_runs = state.asking_runs
+    if after.agent_run is not None and after.order is not None:
+        asking_runs = asking_runs.insert(after.agent_run)
+    elif after.is_settled and after.operation_id in asking_runs:
+        for asked in [op.operation_id for op in open_operations.values() if op.agent_run == after.operation_id]:
+            # Nobody is left who waits for that answer.
+            open_operations = open_operations.discard(asked)
+        asking_runs = asking_runs.discard(after.operation_id)
     if after.order is not None:
         open_operations = (
             open_operations.discard(after.operation_id)
@@ -257,7 +281,9 @@ def _with_operation(state: SessionState, recorded: e.Recorded, event: _Operation
         updated_at=recorded.at,
         operations=state.operations.insert(after.operation_id, after),
         open_operations=open_operations,
-        usage=_summed(state.usage, event.usage) if isinstance(event, e.AgentCompleted) else state.usage,
+        usage=_usage(state, event),
+        usage_of_calls=_usage_of_calls(state, event),
+        asking_runs=asking_runs,
         mail=mail,
         fruitless_resumes=0,
     )
@@ -292,7 +318,15 @@ def _next_operation(before: Operation | None, recorded: e.Recorded, event: _Oper
         error=_error(before, event),
         next_attempt_at=event.next_attempt_at if isinstance(event, _RETRYING) else None,
         order=event if isinstance(event, _ORDERS) else (before.order if before is not None else None),
+        agent_run=_agent_run(event) if before is None else before.agent_run,
     )
+
+
+_OF_AGENT_RUNS: Final = (e.StepStarted, e.StepCompleted, e.StepFailed, e.CallbackCreated, e.ApprovalRequested)
+
+
+def _agent_run(first: _OperationEvent) -> str | None:
+    return first.agent_run if isinstance(first, _OF_AGENT_RUNS) else None
 
 
 def _error(before: Operation | None, event: _OperationEvent) -> ErrorRecord | None:
@@ -311,13 +345,44 @@ def _error(before: Operation | None, event: _OperationEvent) -> ErrorRecord | No
     return None
 
 
+def _usage(state: SessionState, event: _OperationEvent) -> JsonObject | None:
+    """Return what the session has used by then: a run's calls count when they end, and the rest of it at its end."""
+    if isinstance(event, e.StepCompleted):
+        return _summed(state.usage, event.usage)
+    if not isinstance(event, e.AgentCompleted):
+        return state.usage
+    counted = state.usage_of_calls.get(event.operation)
+    return _summed(state.usage, event.usage if counted is None else _rest_of(event.usage, counted))
+
+
+def _usage_of_calls(state: SessionState, event: _OperationEvent) -> HashTrieMap[str, JsonObject]:
+    if not isinstance(event, e.StepCompleted) or event.agent_run is None or not event.usage:
+        return state.usage_of_calls
+    summed = _summed(state.usage_of_calls.get(event.agent_run), event.usage)
+    return state.usage_of_calls.insert(event.agent_run, summed or {})
+
+
+def _rest_of(usage: JsonObject | None, counted: JsonObject) -> JsonObject:
+    """Return what a run used besides its calls; a run that says less than its calls did changes nothing."""
+    rest: JsonObject = {}
+    for key, count in (usage or {}).items():
+        known = counted.get(key, 0)
+        if _is_count(count) and _is_count(known):
+            rest[key] = max(0, count - known)
+    return rest
+
+
+def _is_count(value: Json) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _summed(total: JsonObject | None, usage: JsonObject | None) -> JsonObject | None:
     """Return the sum, key by key, of the counts in both; what is not a number is left out."""
     if not usage:
         return total
     summed: JsonObject = dict(total or {})
     for key, count in usage.items():
-        if isinstance(count, int | float) and not isinstance(count, bool):
+        if _is_count(count):
             known = summed.get(key, 0)
-            summed[key] = (known if isinstance(known, int | float) else 0) + count
+            summed[key] = (known if _is_count(known) else 0) + count
     return summed

@@ -50,6 +50,7 @@ class OperationKind(StrEnum):
     APPROVAL = "approval"
     SIGNAL = "signal"
     CHILD = "child"
+    CALL = "call"
     PROGRESS = "progress"
 
 
@@ -59,14 +60,24 @@ _NEW: Final = frozenset({Phase.NEW})
 _STARTED: Final = frozenset({Phase.STARTED})
 _STEP_OPEN: Final = frozenset({Phase.NEW, Phase.STARTED, Phase.RETRYING})
 _AGENT_OPEN: Final = frozenset({Phase.STARTED, Phase.RETRYING})
+_CALL_OPEN: Final = frozenset({Phase.NEW, Phase.STARTED})
 
 Change: TypeAlias = tuple[frozenset[Phase], Phase]
 """The phases that an event may follow, and the one it leads to."""
 
 OPERATION_TRANSITIONS: Final[dict[type[e.Event], dict[OperationKind, Change]]] = {
-    e.StepStarted: {OperationKind.STEP: (frozenset({Phase.NEW, Phase.RETRYING}), Phase.STARTED)},
-    e.StepCompleted: {OperationKind.STEP: (_STEP_OPEN, Phase.COMPLETED)},
-    e.StepFailed: {OperationKind.STEP: (_STEP_OPEN, Phase.FAILED)},
+    e.StepStarted: {
+        OperationKind.STEP: (frozenset({Phase.NEW, Phase.RETRYING}), Phase.STARTED),
+        OperationKind.CALL: (_NEW, Phase.STARTED),
+    },
+    e.StepCompleted: {
+        OperationKind.STEP: (_STEP_OPEN, Phase.COMPLETED),
+        OperationKind.CALL: (_CALL_OPEN, Phase.COMPLETED),
+    },
+    e.StepFailed: {
+        OperationKind.STEP: (_STEP_OPEN, Phase.FAILED),
+        OperationKind.CALL: (_CALL_OPEN, Phase.FAILED),
+    },
     e.StepRetrying: {OperationKind.STEP: (_STEP_OPEN, Phase.RETRYING)},
     e.AgentStarted: {OperationKind.AGENT: (_NEW, Phase.STARTED)},
     e.AgentCompleted: {OperationKind.AGENT: (_AGENT_OPEN, Phase.COMPLETED)},
@@ -102,6 +113,7 @@ _FROM: Final = {
     event: frozenset[Phase]().union(*(phases for phases, _ in changes.values()))
     for event, changes in OPERATION_TRANSITIONS.items()
 }
+_CALLS: Final = (e.StepStarted, e.StepCompleted, e.StepFailed)
 _KINDS: Final = {event: next(iter(changes)) for event, changes in OPERATION_TRANSITIONS.items()}
 
 SESSION_TRANSITIONS: Final[dict[type[e.Event], SessionStatus]] = {
@@ -126,4 +138,6 @@ def kind_of(event: e.Event) -> OperationKind:
     """Return the kind of a new operation that begins with this event."""
     if isinstance(event, e.TimerStarted) and event.signal is not None:
         return OperationKind.SIGNAL
+    if isinstance(event, _CALLS) and event.agent_run is not None:
+        return OperationKind.CALL
     return _KINDS[type(event)]

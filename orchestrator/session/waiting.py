@@ -42,12 +42,12 @@ def decide_callback(
     """Decide about answers from outside. Which answer counts was decided at the callback's item (rule 10)."""
     match message:
         case m.CallbackRequested():
-            if not state.allows(message.operation, e.CallbackCreated):
+            if not state.allows(message.operation, e.CallbackCreated) or not state.runs(message.agent_run):
                 return NOTHING
             due = _due(now, message.timeout)
-            return (e.CallbackCreated(message.operation, message.callback_id, due),)
+            return (e.CallbackCreated(message.operation, message.callback_id, due, message.agent_run),)
         case m.ApprovalAsked():
-            if not state.allows(message.operation, e.ApprovalRequested):
+            if not state.allows(message.operation, e.ApprovalRequested) or not state.runs(message.agent_run):
                 return NOTHING
             return (
                 e.ApprovalRequested(
@@ -56,6 +56,7 @@ def decide_callback(
                     subject=message.subject,
                     approvers=message.approvers,
                     times_out_at=_due(now, message.timeout),
+                    agent_run=message.agent_run,
                 ),
             )
         case m.CallbackAnswered():

@@ -151,6 +151,13 @@ def _ports(
     setup: Setup, adapters: Adapters, new_id: Callable[[], str], outside: Callable[[], NodeOutside]
 ) -> SessionPorts:
     payloads = PayloadStore(adapters.artifacts, inline_bytes_max=setup.inline_bytes_max)
+
+    def new_token() -> str:
+        return f"token-{setup.number()}"
+
+    def callback_url(callback_id: str) -> str:
+        return f"http://{setup.node_id}.test/callbacks/{callback_id}"
+
     return SessionPorts(
         node_id=setup.node_id,
         app=setup.app,
@@ -167,14 +174,16 @@ def _ports(
             draw=setup.draw,
             callbacks=adapters.callbacks,
             payloads=payloads,
+            new_token=new_token,
+            callback_url=callback_url,
             outside=outside,
         ),
         clock=setup.clock,
         threads=setup.threads,
         draw=setup.draw,
         new_id=new_id,
-        new_token=lambda: f"token-{setup.number()}",
-        callback_url=lambda callback_id: f"http://{setup.node_id}.test/callbacks/{callback_id}",
+        new_token=new_token,
+        callback_url=callback_url,
         fruitless_resumes_max=FRUITLESS_RESUMES_MAX,
         passivate_after=setup.passivate_after,
         log=structlog.get_logger("orchestrator"),

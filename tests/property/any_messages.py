@@ -53,6 +53,8 @@ agent_messages: st.SearchStrategy[m.Message] = st.one_of(
     ),
     st.builds(m.AgentSucceeded, operations, attempts, json_values, st.none() | json_objects),
     st.builds(m.AgentAttemptFailed, operations, attempts, errors, st.booleans(), draws),
+    st.builds(m.CallStarting, operations, operations),
+    st.builds(m.CallEnded, operations, operations, json_values, st.none() | json_objects, st.none() | errors),
 )
 seconds = st.floats(0, 1e6) | st.just(DELAY_SECONDS_MAX)
 timeouts = st.none() | seconds

@@ -132,7 +132,8 @@ class Session(RuleBasedStateMachine):
 
     def open_steps(self) -> list[Operation]:
         """Return the steps that were begun and are not settled."""
-        return [op for op in self.state.operations.values() if op.kind is OperationKind.STEP and not op.is_settled]
+        unsettled = (op for op in self.state.operations.values() if op.kind is OperationKind.STEP and not op.is_settled)
+        return sorted(unsettled, key=lambda op: op.started_seq)
 
     @rule(message=delivered)
     def receive(self, message: m.Delivered) -> None:
@@ -157,7 +158,7 @@ class Session(RuleBasedStateMachine):
         self.tell(message)
         length = len(self.journal)
         self.tell(message)
-        if not isinstance(message, m.StepStarting):
+        if not isinstance(message, m.StepStarting | m.CallStarting):
             assert length == len(self.journal)
 
     @rule(which=st.integers(0, 9), millis=st.integers(-1_000, 1_000))

@@ -266,6 +266,8 @@ def _session_ports(clock: Clock, heads: Heads, threads: ThreadPoolExecutor, numb
             draw=lambda: 0.5,
             callbacks=callbacks,
             payloads=payloads,
+            new_token=new_id,
+            callback_url=lambda callback_id: f"http://node-1/callbacks/{callback_id}",
             outside=_nobody_outside,
         ),
         clock=clock,

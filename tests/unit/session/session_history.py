@@ -90,6 +90,13 @@ CHILD_PHASES: dict[str, tuple[e.Event, ...]] = {
     "completed": (CHILD, e.ChildCompleted("a", "done")),
     "failed": (CHILD, e.ChildFailed("a", ERROR)),
 }
+CALL_PHASES: dict[str, tuple[e.Event, ...]] = {
+    "new": (),
+    "started": (ORDERED, e.StepStarted("a/c", 1, "a")),
+    "completed": (ORDERED, e.StepCompleted("a/c", "done", 1, {"tokens": 1}, "a")),
+    "failed": (ORDERED, e.StepFailed("a/c", ERROR, 1, "a")),
+}
+"""A call `a/c` of an agent run `a`."""
 PHASES: dict[str, dict[str, tuple[e.Event, ...]]] = {
     "step": STEP_PHASES,
     "agent": AGENT_PHASES,
@@ -103,7 +110,7 @@ PHASES: dict[str, dict[str, tuple[e.Event, ...]]] = {
 
 HISTORIES: tuple[tuple[e.Event, ...], ...] = tuple(
     (*events, *stop)
-    for phases in PHASES.values()
+    for phases in (*PHASES.values(), CALL_PHASES)
     for events in phases.values()
     for stop in ((), (CANCEL,), (CANCEL, FORCED), (TIME_LIMIT,))
 )

@@ -59,6 +59,9 @@ MESSAGES: tuple[m.Message, ...] = (
     m.AgentRequested("a", "researcher", "tea"),
     m.AgentSucceeded("a", 1, "r", {"tokens": 1}),
     agent_failed_message(1),
+    m.CallStarting("a/c", "a"),
+    m.CallEnded("a/c", "a", "r", {"tokens": 1}),
+    m.CallEnded("a/c", "a", error=ERROR),
     m.TimerRequested("a", 60.0),
     m.TimerDue("a"),
     m.CallbackRequested("a", "cb-1", 60.0),
@@ -266,21 +269,21 @@ def test_nothing_is_decided_after_the_end(message: m.Message, end: e.Event) -> N
 def test_every_message_is_in_the_tables_above() -> None:
     """A new message needs its place in these tests."""
     assert set(m.Message.__args__) == {type(message) for message in MESSAGES}
-    assert set(PHASES) == set(BELONGING) == {str(kind) for kind in OperationKind} - {"progress"}
+    assert set(PHASES) == set(BELONGING) == {str(kind) for kind in OperationKind} - {"progress", "call"}
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_has_an_answer_in_every_phase(message: m.Message) -> None:
     """`decide` is total; what it decides may follow by the table, and evolves; told again, it decides nothing more.
 
-    But for the start of a step, which is in doubt if it is told again, and a grace that may be over twice.
+    But for the start of a step or call, which is in doubt if it is told again, and a grace that may be over twice.
     """
     for events in HISTORIES:
         state = after(*events)
         decided = decide(state, message, MUCH_LATER)
         for event in decided:
             assert_may_follow(state, event)
-        if decided and not isinstance(message, m.StepStarting | m.SignalAwaited | m.GraceOver):
+        if decided and not isinstance(message, m.StepStarting | m.CallStarting | m.SignalAwaited | m.GraceOver):
             assert NOTHING == decide(after(*events, *decided), message, MUCH_LATER), events
 
 
