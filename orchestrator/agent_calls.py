@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol, TypeAlias
 
 from actors import Clock
+from orchestrator.answers import approval_of
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
 from orchestrator.callbacks import Callbacks, approval_id_of, callback_id_of, expiry_of, issued_with
@@ -105,10 +106,7 @@ class RecordedCalls:
                     agent_run=self._agent_run,
                 )
             )
-        answer = await self._answered(operation)
-        assert isinstance(answer, dict), f"{operation} was answered with no approval"
-        comment = answer.get("comment")
-        return Approval(answer.get("approved") is True, str(answer["by"]), None if comment is None else str(comment))
+        return approval_of(await self._answered(operation))
 
     async def callback(self, name: str, *, timeout: float | None = None) -> Ticket:
         """See `Calls.callback`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.callbacks import Callback, UnreadableCallback
+from orchestrator.calls import Approval
 from orchestrator.errors import OWN_CODES, CallbackFailed
 from orchestrator.payloads import stored_json
 from orchestrator.session import messages as m
@@ -59,3 +60,10 @@ def error_of(given: Json) -> ErrorRecord:
         code=CallbackFailed.code if code in OWN_CODES else code,
         message=str(fields.get("message") or "no message")[:2_000],
     )
+
+
+def approval_of(answer: Json) -> Approval:
+    """Return what a person answered, as the journal keeps it."""
+    assert isinstance(answer, dict), "an approval was answered with none"
+    comment = answer.get("comment")
+    return Approval(answer.get("approved") is True, str(answer["by"]), None if comment is None else str(comment))

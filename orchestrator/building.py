@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
-from actors import BusySignal
+from actors import ActorSystem, BusySignal
 from orchestrator.agents.local import LocalAgents
 from orchestrator.app import Orchestrator
 from orchestrator.artifacts.payloads import PayloadStore
@@ -30,6 +30,7 @@ from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import Nodes
 from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
+from orchestrator.deliveries import SessionDeliveries
 from orchestrator.inbox import WakeUps
 from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
 from orchestrator.intake.sqs import SQSIntake, StoreBody
@@ -41,8 +42,10 @@ from orchestrator.performer import Performer
 from orchestrator.pokes import Pokes, PokingWakeUps
 from orchestrator.pokes.http import HttpPokes
 from orchestrator.protection import TaskProtection
+from orchestrator.router import Router
 from orchestrator.session.values import compact_json
 from orchestrator.session_ports import SessionPorts
+from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
 
@@ -106,6 +109,26 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
         passivate_after=settings.passivate_after_seconds,
         log=log,
     )
+
+
+def deliveries_of_no_node(settings: Settings, table: Table, bucket: Bucket, machine: Machine) -> SessionDeliveries:
+    """Build the deliveries of a process that is no node: it claims nothing, and leaves its messages where nodes look.
+
+    So a command reaches a session though no message gets through the queue, past nodes that are full or far behind.
+    """
+    address = PublicAddress(settings)
+    ports = session_ports(Orchestrator(), settings, table, S3Artifacts(bucket), machine, address, _nobody_outside)
+    system, capacity = ActorSystem(clock=machine.clock), NodeCapacity(1)
+    capacity.watch(system)
+    wake_ups = DynamoDBWakeUps(table, clock=machine.clock)
+    router = Router(system, ports, wake_ups, capacity, SessionSupervisor(machine.clock))
+    # As a node that drains: what it wakes is left to others.
+    router.drain()
+    return SessionDeliveries(router, machine.new_hex)
+
+
+def _nobody_outside() -> NodeOutside:
+    raise AssertionError("a process that runs no sessions reaches none from them")
 
 
 @dataclass(frozen=True, slots=True)

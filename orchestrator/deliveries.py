@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from orchestrator.answers import TIMED_OUT, error_of, failure, message_of, success
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from orchestrator.router import Router
 
 CallbackStatus: TypeAlias = Literal["SUCCESS", "FAILURE"]
+Control: TypeAlias = Callable[[str, str | None, str | None], Awaitable[str]]
+"""`Deliveries.cancel`, `pause`, `resume` or `kill`: session id, reason, message id; returns the message id."""
 
 
 class UnknownCallback(OrchestratorError):
@@ -104,6 +106,18 @@ class Deliveries(Protocol):
         """Ask the session to end; return the message id. Raises `UnknownSession` and `SessionEnded`."""
         ...
 
+    async def pause(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """Let the session begin nothing new until it is resumed; what had begun goes on. As `cancel` otherwise."""
+        ...
+
+    async def resume(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """Let a paused session go on. As `cancel` otherwise."""
+        ...
+
+    async def kill(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """End the session now, whatever its handler does: it is not asked, nothing is undone. As `cancel` otherwise."""
+        ...
+
     async def callback(self, callback_id: str, token: str, status: CallbackStatus, result: Json, error: Json) -> None:
         """Answer a callback; the same answer again is no error.
 
@@ -150,9 +164,24 @@ class SessionDeliveries:
 
     async def cancel(self, session_id: str, reason: str | None, message_id: str | None) -> str:
         """See `Deliveries.cancel`."""
-        cancel = m.CancelAsked(self._message_id(message_id), (reason or "cancelled")[:REASON_LENGTH_MAX])
-        await self._deliver(session_id, cancel, has_new_id=message_id is None)
-        return cancel.message_id
+        return await self._control(m.CancelAsked, session_id, reason or "cancelled", message_id)
+
+    async def pause(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """See `Deliveries.pause`."""
+        return await self._control(m.PauseAsked, session_id, reason or "paused", message_id)
+
+    async def resume(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """See `Deliveries.resume`."""
+        return await self._control(m.ResumeAsked, session_id, reason or "resumed", message_id)
+
+    async def kill(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """See `Deliveries.kill`."""
+        return await self._control(m.KillAsked, session_id, reason or "killed", message_id)
+
+    async def _control(self, kind: type[m.Control], session_id: str, reason: str, message_id: str | None) -> str:
+        message = kind(self._message_id(message_id), reason[:REASON_LENGTH_MAX])
+        await self._deliver(session_id, message, has_new_id=message_id is None)
+        return message.message_id
 
     async def callback(self, callback_id: str, token: str, status: CallbackStatus, result: Json, error: Json) -> None:
         """See `Deliveries.callback`."""
@@ -180,7 +209,7 @@ class SessionDeliveries:
         callback = await self._ports.callbacks.issue(issued, expires_at=expiry_of(self._ports.clock.now()))
         await self._answer(callback, success(_approval({"approved": approved, "by": by, "comment": comment})))
 
-    async def _deliver(self, session_id: str, message: m.SignalSent | m.CancelAsked, *, has_new_id: bool) -> None:
+    async def _deliver(self, session_id: str, message: m.SignalSent | m.Control, *, has_new_id: bool) -> None:
         """Deliver it; one that the session took before it ended has come once more, and asks for nothing."""
         try:
             await self._router.deliver(session_id, message, has_new_id=has_new_id)

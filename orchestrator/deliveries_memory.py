@@ -49,6 +49,18 @@ class MemoryDeliveries:
         """See `Deliveries.cancel`."""
         return await self._put(session_id, message_id, ["cancel", reason])
 
+    async def pause(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """See `Deliveries.pause`."""
+        return await self._put(session_id, message_id, ["pause", reason])
+
+    async def resume(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """See `Deliveries.resume`."""
+        return await self._put(session_id, message_id, ["resume", reason])
+
+    async def kill(self, session_id: str, reason: str | None, message_id: str | None) -> str:
+        """See `Deliveries.kill`."""
+        return await self._put(session_id, message_id, ["kill", reason])
+
     async def callback(self, callback_id: str, token: str, status: CallbackStatus, result: Json, error: Json) -> None:
         """See `Deliveries.callback`."""
         await asyncio.sleep(0)

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, TypeAlias, TypeVar
 
-from orchestrator.answers import message_of
+from orchestrator.admission import Admission
+from orchestrator.answers import approval_of, message_of
 from orchestrator.app import SessionType
 from orchestrator.artifacts import ArtifactUnreadable, disclosed, is_reference
 from orchestrator.callbacks import callback_id_of
@@ -21,6 +22,7 @@ from orchestrator.errors import NonDeterminismError, OperationFailed, Unavailabl
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.parking import all_wait
 from orchestrator.passages import RESULT_SUFFIX, SUBMIT_SUFFIX, Interruption
+from orchestrator.patches import is_new_side
 from orchestrator.payloads import InvalidPayload, copied, result_type_of, to_json
 from orchestrator.replay import Turnstile
 from orchestrator.requests import agent_request, approval_request, child_request
@@ -30,6 +32,7 @@ from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
 from orchestrator.session.values import Json
 from orchestrator.shared_waits import SharedWaits
+from orchestrator.signal_waits import SignalWaits
 from orchestrator.step_runs import StepRuns
 from orchestrator.tokens import CallbackTokens
 from orchestrator.user_code import Branches
@@ -57,8 +60,7 @@ class Driver:
         self._branches: Branches = set()
         self.tokens = CallbackTokens(state.session_id, ports)
         self._undos: list[Undo] = []
-        self._signal_waits: dict[str, m.SignalAwaited] = {}
-        self._asking: set[str] = set()
+        self._signal_waits = SignalWaits()
         self._answers = SharedWaits()
         self._patched: set[str] = set()
         self.obstacle: Obstacle | None = None
@@ -69,6 +71,7 @@ class Driver:
         self.is_left = False
         self._refused = 0
         self._held: list[asyncio.Future[None]] = []
+        self._admission = Admission(is_shut=state.is_held)
         self._is_compensating = False
         self._waiting: list[asyncio.Task[object] | None] = []
         self._reports = 0
@@ -88,18 +91,26 @@ class Driver:
 
     def signal_arrived(self, name: str) -> None:
         """Let those who wait for a signal of that name ask again, in the order they asked."""
-        for wait in tuple(self._signal_waits.values()):
-            if wait.name == name:
-                self._ask(wait)
+        self._signal_waits.arrived(name, self._tell)
 
     def considered(self, wait: m.SignalAwaited) -> None:
         """Note that the actor has looked for that signal: from here on its arrival is what counts."""
-        self._asking.discard(wait.operation)
+        self._signal_waits.considered(wait)
 
     def stop(self, interruption: Interruption) -> None:
         """Let the handler hear, in its turn, that the session is to end."""
         self.is_stopped = True
         self._turnstile.interrupt(interruption)
+
+    def hold(self, *, is_held: bool) -> None:
+        """Let the handler begin nothing new, or let it go on: with what was asked meanwhile, and not begun."""
+        self._admission.is_shut = is_held
+        if is_held:
+            return
+        for request in self._admission.requests:
+            self._tell(request)
+        self._signal_waits.ask_again(self._tell)
+        self._admission.open()
 
     def leave(self) -> None:
         """Begin nothing any more: the handler is cut off, because its session leaves memory or this node."""
@@ -113,6 +124,7 @@ class Driver:
         """
         self.leave()
         self._turnstile.close()
+        self._admission.close()
         for held in self._held:
             held.cancel()
         # A cancelled task keeps its error, with all frames that this passed.
@@ -132,9 +144,8 @@ class Driver:
         """Whether nothing but what comes from outside can make the handler go on: it may leave memory."""
         living = (*self._branches, *(() if self._task is None else (self._task,)))
         waiting = {task for task in self._waiting if task is not None}
-        # A signal that was just asked for may be there already, or have a time limit that nobody has written down yet.
-        is_answered = not (self._asking & self._signal_waits.keys())
-        return self.only_waits and is_answered and self._turnstile.is_quiet and all_wait(living, waiting)
+        is_quiet = self._signal_waits.are_answered and self._turnstile.is_quiet
+        return self.only_waits and is_quiet and all_wait(living, waiting)
 
     async def compensate(self) -> None:
         """Run the undo steps, the latest first. One that fails for good leaves the others to run."""
@@ -258,26 +269,15 @@ class Driver:
                 self._state.session_id, operation, call, self.sealed, bytes_beside=self._beside
             )
             known = await self._report(operation, asked)
-        answer = await self._arrived(operation, known)
-        assert isinstance(answer, dict), f"{operation} was answered with no approval"
-        comment = answer.get("comment")
-        return Approval(answer.get("approved") is True, str(answer["by"]), None if comment is None else str(comment))
+        return approval_of(await self._arrived(operation, known))
 
     async def wait_for_signal(self, operation: str, name: str, timeout: float | None) -> Json:
         """See `Operations.wait_for_signal`."""
         known = await self._reach(operation, OperationKind.SIGNAL)
         if known is not None and known.is_settled:
             return await self._outcome(known)
-        wait = self._signal_waits[operation] = m.SignalAwaited(operation, name, timeout)
-        try:
-            self._ask(wait)
+        with self._signal_waits.asking(m.SignalAwaited(operation, name, timeout), self._tell):
             return await self._arrived(operation, known)
-        finally:
-            del self._signal_waits[operation]
-
-    def _ask(self, wait: m.SignalAwaited) -> None:
-        self._asking.add(wait.operation)
-        self._tell(wait)
 
     async def run_session(self, operation: str, call: ChildCall) -> Json:
         """See `Operations.run_session`."""
@@ -303,13 +303,8 @@ class Driver:
         """See `Operations.patched`."""
         if change_id in self._state.patches or change_id in self._patched:
             return True
-        known_at_start = self._state.started.patches
-        if isinstance(known_at_start, list) and change_id in known_at_start:
-            is_new = True
-        else:
-            # A change that stands in the code was looked for when the session started, and was not there yet. One that
-            # is named at run time can only be judged by whether the journal has come past it.
-            is_new = change_id not in self._session_type.patches and not self.is_replaying
+        known_at_start, in_code = self._state.started.patches, self._session_type.patches
+        is_new = is_new_side(change_id, known_at_start, in_code, is_replaying=self.is_replaying)
         if is_new and not self.is_replaying:
             self._patched.add(change_id)
             self._tell(m.PatchReached(change_id))
@@ -328,6 +323,8 @@ class Driver:
         if self._is_over:
             await self._hold()
         reached = await self._turnstile.reach(operation)
+        while reached is None and self._admission.is_shut and not self._is_over:
+            await self._only_waiting(self._admission.opened())
         if self._is_over:
             await self._hold()
         return reached
@@ -366,8 +363,9 @@ class Driver:
         self._reports += 1
         self._show_work()
         try:
-            self._tell(message)
-            return await self._turnstile.next_change(operation, after_seq=0 if seen is None else seen.changed_seq)
+            with self._admission.asking(message):
+                self._tell(message)
+                return await self._turnstile.next_change(operation, after_seq=0 if seen is None else seen.changed_seq)
         finally:
             self._reports -= 1
             self._show_work()
@@ -393,11 +391,15 @@ class Driver:
         """Return the outcome of what comes from outside; meanwhile the handler only waits."""
         if known is not None and known.is_settled:
             return await self._outcome(known)
+        return await self._only_waiting(self._settled(operation, known))
+
+    async def _only_waiting(self, arrival: Awaitable[T]) -> T:
+        """Await what comes from outside, and show that meanwhile."""
         task = asyncio.current_task()
         self._waiting.append(task)
         self._ports.on_waiting()
         try:
-            return await self._settled(operation, known)
+            return await arrival
         finally:
             self._waiting.remove(task)
             # A task that is cancelled here keeps this frame with its error, and must not be kept by it.

@@ -133,6 +133,10 @@ class HandlerRun:
         """Let the handler hear, in its turn, that the session is to end."""
         self._driver.stop(interruption)
 
+    def hold(self, *, is_held: bool) -> None:
+        """Let the handler begin nothing new, or let it go on."""
+        self._driver.hold(is_held=is_held)
+
     def leave(self) -> None:
         """Begin nothing any more: this run is about to be cut off, and its clean-up is not the session's."""
         self._driver.leave()

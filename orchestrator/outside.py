@@ -55,9 +55,7 @@ class NodeOutside:
         # The journal may be of another session that asked for the same child: even one that nobody accepted before us.
         return await self._end_of_shared(state, effect)
 
-    async def end_child(
-        self, parent: str, started: SessionStarted, order: ChildStarted, message: m.CancelAsked
-    ) -> None:
+    async def end_child(self, parent: str, started: SessionStarted, order: ChildStarted, message: m.Ending) -> None:
         """See `Outside.end_child`."""
         async for first in self._ports.journal.read(order.child_id):
             if not isinstance(first.event, SessionStarted) or first.event.parent != parent:

@@ -61,8 +61,12 @@ class OwnedHead:
         self.current = head
         return head
 
-    async def settle_takeovers(self) -> None:
-        """Count takeovers from one again."""
+    async def settle_takeovers(self, state: SessionState) -> None:
+        """Count takeovers from one again if the owner before us left more than its arrival in the journal (rule 12)."""
+        # An epoch that the journal does not show died before its SESSION_RESUMED: it made nothing of its turn.
+        made_progress = state.epoch == self.current.epoch - 1 and state.fruitless_resumes == 0
+        if not made_progress or self.current.takeovers <= 1:
+            return
         try:
             self.current = await self._heads.settle_takeovers(self.current)
         except NotOwner as error:

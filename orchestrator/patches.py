@@ -13,6 +13,8 @@ from functools import cache
 from types import CodeType
 from typing import Final
 
+from orchestrator.session.values import Json
+
 _ASKS: Final = "patched"
 _DECORATORS_MAX: Final = 20
 
@@ -20,6 +22,18 @@ _DECORATORS_MAX: Final = 20
 def patches_in(handler: Callable[..., object]) -> frozenset[str]:
     """Return the change ids that the module of this function names; those made at run time cannot be found."""
     return _patches_of(getattr(handler, "__module__", ""), frozenset(_codes_of(handler)))
+
+
+def is_new_side(change_id: str, known_at_start: Json, in_code: frozenset[str], *, is_replaying: bool) -> bool:
+    """Return whether a session that has not recorded the change takes its new side, asked at this point of it.
+
+    `known_at_start` are the changes that its code knew at its start, `in_code` those that today's code names.
+    """
+    if isinstance(known_at_start, list) and change_id in known_at_start:
+        return True
+    # A change that stands in the code was looked for when the session started, and was not there yet. One that is named
+    # at run time can only be judged by whether the journal has come past it.
+    return change_id not in in_code and not is_replaying
 
 
 @cache

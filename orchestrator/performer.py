@@ -23,7 +23,7 @@ from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
 from orchestrator.session.events import ChildStarted, SessionStarted
-from orchestrator.session.notices import EndChild, FreeSlot, Notice, StartNext, TellParent, cancel_of_child
+from orchestrator.session.notices import EndChild, FreeSlot, Notice, StartNext, TellParent, end_of_child
 from orchestrator.session.owed import CancelChild, CloseCallback, Publish, Ring, RunAgent, StartChild
 from orchestrator.session.state import SessionState
 from orchestrator.session.values import ErrorRecord, RetrySpec
@@ -44,9 +44,7 @@ class Outside(Protocol):
         """Have the child accepted. Return its end where that will not be told by the child itself; `None` else."""
         ...
 
-    async def end_child(
-        self, parent: str, started: SessionStarted, order: ChildStarted, message: m.CancelAsked
-    ) -> None:
+    async def end_child(self, parent: str, started: SessionStarted, order: ChildStarted, message: m.Ending) -> None:
         """Ask the child to end, begun or not, if it is this parent's: one of somebody else's is left to them."""
         ...
 
@@ -96,8 +94,8 @@ class Performer:
             case StartChild():
                 return await self.outside().start_child(state, effect)
             case CancelChild():
-                cancel = cancel_of_child(state)
-                await self.outside().end_child(state.session_id, state.started, effect.order, cancel)
+                ending = end_of_child(state)
+                await self.outside().end_child(state.session_id, state.started, effect.order, ending)
                 return None
             case Publish():
                 return await self.outside().publish(state, effect)

@@ -18,7 +18,8 @@ class RestAlarm:
 
     def __init__(self, clock: Clock, seconds: float, ring: Callable[[], None]) -> None:
         self._clock = clock
-        self._seconds = seconds
+        self._patience = seconds
+        self._is_hurried = False
         self._ring = ring
         self._alarm: Cancellable | None = None
 
@@ -40,15 +41,17 @@ class RestAlarm:
             self._alarm.cancel()
             self._alarm = None
 
-    def hurry(self, since: datetime) -> None:
-        """Let the session leave as soon as it does nothing but wait."""
-        self._seconds = min(self._seconds, HURRIED_SECONDS)
-        self.disarm()
-        self.arm(since)
+    def hurry(self, *, is_hurried: bool = True) -> None:
+        """Let the session leave as soon as it does nothing but wait, from the next time the alarm is armed; or not."""
+        self._is_hurried = is_hurried
 
     def is_over(self, since: datetime) -> bool:
         """Return whether the session has rested for long enough."""
         return self._rested(since) >= self._seconds
+
+    @property
+    def _seconds(self) -> float:
+        return min(self._patience, HURRIED_SECONDS) if self._is_hurried else self._patience
 
     def _rested(self, since: datetime) -> float:
         # The difference either way: a clock that was set back keeps no session in memory.

@@ -372,7 +372,7 @@ class Router:
         bumped = await self.ports.heads.bump_inbox(session_id)
         if bumped is None:
             raise UnknownSession(session_id)
-        while bumped.status is SessionStatus.QUEUED and isinstance(message, m.CancelAsked):
+        while bumped.status is SessionStatus.QUEUED and isinstance(message, m.CancelAsked | m.KillAsked):
             # It ends without ever having had a slot.
             if await self.slots.dismiss(bumped):
                 return
@@ -407,7 +407,7 @@ class Router:
         Asked when the message stands in the inbox: another one that waited there would have been met (rule 11), and one
         that did not has been journaled by now.
         """
-        if not isinstance(message, m.SignalSent | m.CancelAsked):
+        if not isinstance(message, m.WITH_MESSAGE_ID):
             return False
         try:
             state = await read_state(self.ports.journal, session_id)

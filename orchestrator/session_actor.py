@@ -115,9 +115,12 @@ class SessionActor:
         if self._head.is_dismissed and not self._state.has_ended:
             await self._take(dismissal_by(await self._ports.inbox.read(self._session_id)))
             return
-        await self._carry_on()
+        self._rest.hurry(is_hurried=self._state.is_held)
         if self._head.current.inbox_version:
+            # First: one that is to pause, or to end, begins nothing before it has heard of that.
             await self._read_inbox()
+        if not self._is_released:
+            await self._carry_on()
 
     async def _receive(self, message: ActorMessage) -> None:
         if self._is_released:
@@ -136,7 +139,9 @@ class SessionActor:
                 if not message.done.done():
                     message.done.set_result(None)
             case LeaveSoon():
-                self._rest.hurry(self._state.updated_at)
+                self._rest.hurry()
+                self._rest.disarm()
+                self._arm()
             case Settle():
                 await self._settle(message)
             case _:
@@ -198,8 +203,19 @@ class SessionActor:
         elif self._run is not None and isinstance(event, e.CancelRequested):
             for interruption in interruptions(state.stop)[len(interruptions(before.stop)) :]:
                 self._run.stop(interruption)
+        if state.is_held is not before.is_held:
+            self._hold_changed(is_held=state.is_held)
         if state.last_seq == EVENTS_WARNED_AT:
             self._log.warning("journal_long", last_seq=state.last_seq, advice="ctx.continue_as_new(input)")
+
+    def _hold_changed(self, *, is_held: bool) -> None:
+        """Let the handler know; a session that begins nothing new need not stay in memory."""
+        self._log.info("session_paused" if is_held else "session_let_go")
+        self._rest.hurry(is_hurried=is_held)
+        self._rest.disarm()
+        self._arm()
+        if self._run is not None:
+            self._run.hold(is_held=is_held)
 
     async def _carry_on(self) -> None:
         """Do what the state asks for after a change: start and cancel effects, or record the end."""
@@ -312,7 +328,8 @@ class SessionActor:
             # What the handler says last of all may still wait in the mailbox, and would be lost: look again behind it.
             self._context.tell_self(Settle(self._run.said))
             return
-        rest = Rest(SessionStatus.SUSPENDED, next_instant(owed(self._state)))
+        status = SessionStatus.PAUSED if self._state.is_held else SessionStatus.SUSPENDED
+        rest = Rest(status, next_instant(owed(self._state)))
         if rest.wake_at is not None and rest.wake_at <= self._now():
             # Its time has come: it would only be fetched back.
             self._arm()
@@ -341,7 +358,7 @@ class SessionActor:
             head = self._head.current
             if self._state.epoch > head.epoch:
                 raise Stale(f"the journal of {self._session_id} holds epoch {self._state.epoch}")
-            await self._settle_takeovers()
+            await self._head.settle_takeovers(self._state)
             event = self._crash_loop_end() or e.SessionResumed()
             try:
                 await self._append_resumption(event)
@@ -351,13 +368,6 @@ class SessionActor:
                 continue
             self._log.info("session_resumed", last_seq=self._state.last_seq, takeovers=head.takeovers)
             return
-
-    async def _settle_takeovers(self) -> None:
-        """Count takeovers from one again if the owner before us left more than its arrival in the journal (rule 12)."""
-        # An epoch that the journal does not show died before its SESSION_RESUMED: it made nothing of its turn.
-        made_progress = self._state.epoch == self._head.current.epoch - 1 and self._state.fruitless_resumes == 0
-        if made_progress and self._head.current.takeovers > 1:
-            await self._head.settle_takeovers()
 
     async def _append_resumption(self, event: e.Event) -> None:
         recorded = self._stamp((event,), self._now())

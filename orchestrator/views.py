@@ -96,6 +96,9 @@ def event_view(session_id: str, recorded: e.Recorded) -> JsonObject:
 def _state_view(head: Head, state: SessionState) -> JsonObject:
     # A terminal event that HEAD does not show yet is the end all the same: the journal leads.
     status = state.status if state.has_ended else head.status
+    if state.is_held and status in {SessionStatus.RUNNING, SessionStatus.SUSPENDED}:
+        # HEAD shows it once what had begun has come to its end.
+        status = SessionStatus.PAUSED
     error: JsonObject | None = None
     if state.error is not None:
         error = {"type": state.error.type, "code": state.error.code, "message": state.error.message}
@@ -112,6 +115,7 @@ def _state_view(head: Head, state: SessionState) -> JsonObject:
         "usage": state.usage,
         "continued_as": state.continued_as,
         "stop_requested": _stop_view(state),
+        "pause_requested": _pause_view(state),
         "epoch": head.epoch,
         "owner": head.owner,
         "resumes": state.resumes,
@@ -124,6 +128,13 @@ def _stop_view(state: SessionState) -> JsonObject | None:
     if stop is None or state.has_ended:
         return None
     return {"at": format_instant(stop.at), "cause": stop.cause, "reason": stop.reason}
+
+
+def _pause_view(state: SessionState) -> JsonObject | None:
+    """Return since when and why a session begins nothing new; `None` where it does."""
+    if state.pause is None or not state.is_held or state.has_ended:
+        return None
+    return {"at": format_instant(state.pause.at), "reason": state.pause.reason}
 
 
 def _operation_view(operation: Operation) -> JsonObject:

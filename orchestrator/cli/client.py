@@ -85,6 +85,8 @@ class Client:
     journal: Journal
     callbacks: Callbacks
     payloads: PayloadStore
+    table: Table
+    bucket: Bucket
 
     async def send(self, message: JsonObject, *, tenant: str | None = None) -> str:
         """Put a message on the queue and return the id that the queue gives it; a start, in its tenant's turn."""
@@ -101,7 +103,7 @@ class Client:
         Raises:
             UnknownSession: it was never accepted. SessionEnded: it takes none any more.
         """
-        _check(session_id)
+        checked(session_id)
         head = await latest_head(self.heads, session_id)
         if _has_ended(head):
             raise SessionEnded(session_id)
@@ -162,7 +164,7 @@ class Client:
 
     async def view(self, session_id: str) -> JsonObject:
         """Return one session. Raises `UnknownSession`."""
-        _check(session_id)
+        checked(session_id)
         return await session_view(self.heads, self.journal, session_id)
 
     async def wait_for_end(
@@ -206,7 +208,7 @@ class Client:
         Raises:
             UnknownSession: it was never accepted.
         """
-        _check(session_id)
+        checked(session_id)
         if await self.heads.get(session_id) is None:
             raise UnknownSession(session_id)
         seen, pause = 0, POLL_SECONDS_FIRST
@@ -247,10 +249,11 @@ class Client:
         return rows
 
 
-def _check(session_id: str) -> None:
-    """Return if there can be such a session. Raises `UnknownSession`."""
+def checked(session_id: str) -> str:
+    """Return the id, if there can be such a session. Raises `UnknownSession`."""
     if not is_valid_id(session_id):
         raise UnknownSession(session_id)
+    return session_id
 
 
 def _has_ended(head: Head) -> bool:
@@ -266,6 +269,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
         Unavailable: AWS, the table or the queue cannot be reached.
     """
     async with open_table(settings) as (clients, table, patience):
+        bucket = Bucket(clients.s3, settings.bucket, patience)
         yield Client(
             clients=clients,
             settings=settings,
@@ -273,9 +277,9 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
             heads=DynamoDBHeads(table),
             journal=DynamoDBJournal(table, retention=timedelta(days=settings.retention_days)),
             callbacks=DynamoDBCallbacks(table, clock=patience.clock),
-            payloads=PayloadStore(
-                S3Artifacts(Bucket(clients.s3, settings.bucket, patience)), inline_bytes_max=settings.inline_limit_bytes
-            ),
+            payloads=PayloadStore(S3Artifacts(bucket), inline_bytes_max=settings.inline_limit_bytes),
+            table=table,
+            bucket=bucket,
         )
 
 

@@ -1,4 +1,4 @@
-"""Commands that tell a session something, by a message on the queue: any node that lives, now or later, takes it."""
+"""Commands that tell a session something by a message on the queue: any node that lives, now or later, takes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Final
 
 import click
 
-from orchestrator.calls import REASON_LENGTH_MAX
 from orchestrator.cli.arguments import STDIN, id_argument, json_argument, secret_argument, text_argument
 from orchestrator.cli.client import Client
 from orchestrator.cli.output import Exit, as_json, fail, print_json, tell
@@ -35,27 +34,6 @@ def signal_command(session_id: str, name: str, data_text: str, message_id: str |
     }
     _tell_session(session_id, message)
     _show(message, f"signal {name} sent to {session_id}", json_output=json_output)
-
-
-@click.command("cancel")
-@click.argument("session_id", metavar="ID")
-@click.option("--reason", default=None, help="Why; it stands in the journal.")
-@as_json
-def cancel_command(session_id: str, reason: str | None, json_output: bool) -> None:
-    """Ask a session to end.
-
-    Its handler may clean up, and its undo steps run.
-    """
-    if reason is not None:
-        text_argument(reason, "--reason", length_max=REASON_LENGTH_MAX)
-    message: JsonObject = {
-        "kind": "cancel",
-        "session_id": session_id,
-        "reason": reason,
-        "message_id": uuid.uuid4().hex,
-    }
-    _tell_session(session_id, message)
-    _show(message, f"cancel sent to {session_id}", json_output=json_output)
 
 
 @click.command("callback")

@@ -31,8 +31,8 @@ BODY_SECONDS_MAX: Final = 10.0
 Person = Annotated[str, Field(min_length=1, max_length=PERSON_LENGTH_MAX)]
 
 
-class CancelBody(BaseModel):
-    """Why a session should end."""
+class ControlBody(BaseModel):
+    """Why a session should end, pause or go on."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 

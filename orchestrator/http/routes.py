@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from orchestrator.http import parameters as p
-from orchestrator.http.bodies import ApprovalBody, CallbackBody, CancelBody
+from orchestrator.http.bodies import ApprovalBody, CallbackBody, ControlBody
 from orchestrator.intake.formats import StartBody
 
 Codes = Mapping[HTTPStatus, tuple[str, ...]]
@@ -181,15 +181,23 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=Body(None, is_required=False),
         codes=_TO_A_SESSION,
     ),
-    Route(
-        "cancelSession",
-        "POST",
-        "/sessions/{id}/cancel",
-        "Ask a session to end",
-        answers=(_DELIVERED,),
-        parameters=(p.SESSION_ID, p.MESSAGE_ID),
-        body=Body(CancelBody, is_required=False),
-        codes=_TO_A_SESSION,
+    *(
+        Route(
+            f"{word}Session",
+            "POST",
+            f"/sessions/{{id}}/{word}",
+            summary,
+            answers=(_DELIVERED,),
+            parameters=(p.SESSION_ID, p.MESSAGE_ID),
+            body=Body(ControlBody, is_required=False),
+            codes=_TO_A_SESSION,
+        )
+        for word, summary in (
+            ("cancel", "Ask a session to end"),
+            ("pause", "Let a session begin nothing new; what had begun goes on to its end"),
+            ("resume", "Let a paused session go on"),
+            ("kill", "End a session now, whatever its handler does: it is not asked, and nothing is undone"),
+        )
     ),
     Route(
         "answerApproval",

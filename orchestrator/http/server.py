@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from actors import Clock
 from orchestrator.cluster import Heads
-from orchestrator.deliveries import Deliveries
+from orchestrator.deliveries import Control, Deliveries
 from orchestrator.health import Health, HealthStatus, Report
 from orchestrator.http import parameters as p
 from orchestrator.http.bodies import (
@@ -24,7 +24,7 @@ from orchestrator.http.bodies import (
     LARGE_AT_ONCE_MAX,
     ApprovalBody,
     CallbackBody,
-    CancelBody,
+    ControlBody,
     answer_body,
     json_body,
     object_body,
@@ -129,7 +129,10 @@ class Endpoints:
             "getSession": self.session,
             "listEvents": self.events,
             "signalSession": self.signal,
-            "cancelSession": self.cancel,
+            "cancelSession": self._control(self._ports.deliveries.cancel),
+            "pauseSession": self._control(self._ports.deliveries.pause),
+            "resumeSession": self._control(self._ports.deliveries.resume),
+            "killSession": self._control(self._ports.deliveries.kill),
             "answerApproval": self.approve,
             "answerCallback": self.callback,
             "openapi": self.openapi,
@@ -221,11 +224,15 @@ class Endpoints:
         message_id, data = p.MESSAGE_ID.read(request), await json_body(request)
         return _delivered(session_id, await self._ports.deliveries.signal(session_id, name, data, message_id))
 
-    async def cancel(self, request: web.Request) -> web.Response:
-        """Ask a session to end: 202 when the wish is durable."""
-        session_id, message_id = p.SESSION_ID.required(request), p.MESSAGE_ID.read(request)
-        body = checked(CancelBody, await json_body(request, empty={}))
-        return _delivered(session_id, await self._ports.deliveries.cancel(session_id, body.reason, message_id))
+    def _control(self, deliver: Control) -> Handler:
+        """Return the handler of one thing that an operator tells a session: 202 when it is durable."""
+
+        async def control(request: web.Request) -> web.Response:
+            session_id, message_id = p.SESSION_ID.required(request), p.MESSAGE_ID.read(request)
+            body = checked(ControlBody, await json_body(request, empty={}))
+            return _delivered(session_id, await deliver(session_id, body.reason, message_id))
+
+        return control
 
     async def approve(self, request: web.Request) -> web.Response:
         """Answer an approval: 200 when the answer is durable."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import assert_never
+from typing import Final, assert_never
 
 from orchestrator.inbox import InboxItem, UnreadableMessage
 from orchestrator.payloads import stored_json
 from orchestrator.session import messages as m
+from orchestrator.session.events import KILL
+from orchestrator.session.mail import WORDS
 from orchestrator.session.values import ErrorRecord, Json, JsonObject, canonical_json
+
+_CONTROLS: Final = {word: kind for kind, word in WORDS.items()}
 
 
 def encode_message(message: m.Delivered) -> str:
@@ -17,8 +21,8 @@ def encode_message(message: m.Delivered) -> str:
     match message:
         case m.SignalSent():
             body: JsonObject = {"kind": "signal", "name": message.name, "data": message.data}
-        case m.CancelAsked():
-            body = {"kind": "cancel", "reason": message.reason}
+        case m.CancelAsked() | m.PauseAsked() | m.ResumeAsked() | m.KillAsked():
+            body = {"kind": WORDS[type(message)], "reason": message.reason}
         case m.CallbackAnswered():
             body = {
                 "kind": "callback",
@@ -53,8 +57,8 @@ def decode_message(item: InboxItem) -> m.Delivered:
     match body:
         case {"kind": "signal", "name": str(name), "data": data}:
             return m.SignalSent(message_id, name, data)
-        case {"kind": "cancel", "reason": str(reason)}:
-            return m.CancelAsked(message_id, reason)
+        case {"kind": "cancel" | "pause" | "resume" | "kill" as word, "reason": str(reason)}:
+            return _CONTROLS[word](message_id, reason)
         case {
             "kind": "callback",
             "operation": str(operation),
@@ -79,8 +83,13 @@ def dismissal_by(items: Iterable[InboxItem]) -> m.Dismissed:
     for item in items:
         with suppress(UnreadableMessage):
             message = decode_message(item)
-            if isinstance(message, m.CancelAsked):
-                return m.Dismissed(message.message_id, message.reason)
+            match message:
+                case m.CancelAsked():
+                    return m.Dismissed(message.message_id, message.reason)
+                case m.KillAsked():
+                    return m.Dismissed(message.message_id, message.reason, KILL)
+                case _:
+                    pass
     return m.Dismissed("dismissed", "cancelled")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, assert_never
 
-from orchestrator.session import ending, waiting
+from orchestrator.session import ending, holding, waiting
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.decision import NOTHING, Decision
@@ -26,7 +26,7 @@ CLEAN_UP_EVENTS: Final = 100
 
 def decide(state: SessionState, message: m.Message, now: datetime) -> Decision:
     """Return the events that the message causes, in order; `()` where it changes nothing."""
-    if state.has_ended or _is_overtaken_by_stop(state, message):
+    if state.has_ended or _is_overtaken_by_stop(state, message) or holding.is_held_back(state, message):
         return NOTHING
     events = _answer(state, message, now)
     if not events or type(events[-1]) in SESSION_TRANSITIONS:
@@ -71,7 +71,9 @@ def _answer(state: SessionState, message: m.Message, now: datetime) -> Decision:
             return NOTHING if message.change_id in state.patches else (e.PatchRecorded(message.change_id),)
         case m.ProgressMade():
             return _progress_made(state, message)
-        case m.CancelAsked() | m.Dismissed() | m.TimeLimitReached() | m.GraceOver():
+        case m.PauseAsked() | m.ResumeAsked():
+            return holding.decide_hold(state, message)
+        case m.CancelAsked() | m.KillAsked() | m.Dismissed() | m.TimeLimitReached() | m.GraceOver():
             return ending.decide_stop(state, message, now)
         case m.HandlerReturned() | m.HandlerRaised() | m.HandlerContinued():
             return ending.decide_end(state, message)

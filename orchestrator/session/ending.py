@@ -24,7 +24,9 @@ _GENERATION: Final = re.compile(r"(?P<root>.+):g(?P<number>\d+)")
 
 
 def decide_stop(
-    state: SessionState, message: m.CancelAsked | m.Dismissed | m.TimeLimitReached | m.GraceOver, now: datetime
+    state: SessionState,
+    message: m.CancelAsked | m.KillAsked | m.Dismissed | m.TimeLimitReached | m.GraceOver,
+    now: datetime,
 ) -> Decision:
     """Decide about a request to end. An alarm that is early or rings twice decides nothing, as a timer's does."""
     match message:
@@ -32,10 +34,14 @@ def decide_stop(
             if state.mail.is_known(message):
                 return NOTHING
             return (e.CancelRequested(message.reason, message_id=message.message_id),)
+        case m.KillAsked():
+            if state.mail.is_known(message):
+                return NOTHING
+            return (e.CancelRequested(message.reason, e.KILL, message.message_id), e.SessionCancelled(message.reason))
         case m.Dismissed():
             # The handler never ran: nobody has to hear of it first, and there is nothing to undo.
             return (
-                e.CancelRequested(message.reason, message_id=message.message_id),
+                e.CancelRequested(message.reason, message.cause, message.message_id),
                 e.SessionCancelled(message.reason),
             )
         case m.TimeLimitReached():

@@ -245,11 +245,28 @@ class ChildFailed:
 class CancelRequested:
     """The session is to end.
 
-    `cause` is `request`, `time_limit`, `journal` when that grew too long, or `grace` when the handler took too long.
+    `cause` is `request`, `time_limit`, `journal` when that grew too long, `grace` when the handler took too long, or
+    `kill` when it is not even asked.
     """
 
     reason: str
     cause: str = "request"
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequested:
+    """The session is to begin nothing new until it is resumed; what had begun goes on to its end."""
+
+    reason: str
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    """The session may go on."""
+
+    reason: str
     message_id: str | None = None
 
 
@@ -292,6 +309,9 @@ class SessionContinued:
     continued_as: str
 
 
+KILL: Final = "kill"
+"""The cause of a `CancelRequested` that is followed by the session's end at once."""
+
 Event: TypeAlias = (
     SessionStarted
     | SessionResumed
@@ -317,6 +337,8 @@ Event: TypeAlias = (
     | ChildCompleted
     | ChildFailed
     | CancelRequested
+    | PauseRequested
+    | ResumeRequested
     | ProgressReported
     | SessionCompleted
     | SessionFailed
@@ -349,6 +371,8 @@ TYPE_NAMES: Final[dict[type[Event], str]] = {
     ChildCompleted: "CHILD_COMPLETED",
     ChildFailed: "CHILD_FAILED",
     CancelRequested: "CANCEL_REQUESTED",
+    PauseRequested: "PAUSE_REQUESTED",
+    ResumeRequested: "RESUME_REQUESTED",
     ProgressReported: "PROGRESS_REPORTED",
     SessionCompleted: "AGENT_BACKGROUND_TASK_COMPLETED",
     SessionFailed: "AGENT_BACKGROUND_TASK_FAILED",

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from rpds import HashTrieMap
 
 from orchestrator.session import messages as m
-from orchestrator.session.events import CancelRequested, SignalReceived
+from orchestrator.session.events import KILL, CancelRequested, PauseRequested, ResumeRequested, SignalReceived
 from orchestrator.session.values import Json, JsonObject, canonical_json
 
 CARRIED_IDS_MAX: Final = 1_000
@@ -39,13 +39,13 @@ class Mail:
         """Return the oldest signal of that name; `None` where none waits."""
         return next(iter(self.waiting.get(name) or ()), None)
 
-    def is_known(self, message: m.SignalSent | m.CancelAsked) -> bool:
+    def is_known(self, message: m.SignalSent | m.Control) -> bool:
         """Return whether a message of that id was taken before."""
         return message.message_id in self.known
 
     def contradicts(self, message: m.Delivered) -> bool:
         """Return whether another message was taken under that id before."""
-        if not isinstance(message, m.SignalSent | m.CancelAsked):
+        if not isinstance(message, m.WITH_MESSAGE_ID):
             return False
         known = self.known.get(message.message_id)
         return known is not None and known[1] != digest_of(message)
@@ -56,11 +56,11 @@ class Mail:
         waiting = self.waiting.insert(signal.name, (*queue, signal))
         return self._knowing(signal.message_id, _digest("signal", signal.name, signal.data), waiting)
 
-    def with_cancel(self, cancel: CancelRequested) -> Mail:
+    def with_request(self, request: CancelRequested | PauseRequested | ResumeRequested) -> Mail:
         """Return the mail with that request known."""
-        if cancel.message_id is None:
+        if request.message_id is None:
             return self
-        return self.with_known(cancel.message_id, _digest("cancel", cancel.reason))
+        return self.with_known(request.message_id, _digest(_word_of(request), request.reason))
 
     def without_signal(self, taken: Json) -> tuple[Mail, Json]:
         """Return the mail without the signal that a wait took, and that signal's data."""
@@ -82,11 +82,30 @@ class Mail:
 NO_MAIL: Final = Mail(HashTrieMap(), HashTrieMap())
 
 
-def digest_of(message: m.SignalSent | m.CancelAsked) -> str:
+def digest_of(message: m.SignalSent | m.Control) -> str:
     """Return what tells two messages of one id apart."""
     if isinstance(message, m.SignalSent):
         return _digest("signal", message.name, message.data)
-    return _digest("cancel", message.reason)
+    return _digest(WORDS[type(message)], message.reason)
+
+
+WORDS: Final[dict[type[m.Control], str]] = {
+    m.CancelAsked: "cancel",
+    m.PauseAsked: "pause",
+    m.ResumeAsked: "resume",
+    m.KillAsked: "kill",
+}
+"""What an operator's message is called, in digests and in an inbox: never to be renamed."""
+
+
+def _word_of(request: CancelRequested | PauseRequested | ResumeRequested) -> str:
+    match request:
+        case PauseRequested():
+            return WORDS[m.PauseAsked]
+        case ResumeRequested():
+            return WORDS[m.ResumeAsked]
+        case CancelRequested():
+            return WORDS[m.KillAsked if request.cause == KILL else m.CancelAsked]
 
 
 def mail_to_carry(mail: Mail) -> tuple[JsonObject | None, tuple[SignalReceived, ...]]:

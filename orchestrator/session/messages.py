@@ -189,11 +189,39 @@ class CancelAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class Dismissed:
-    """The session was cancelled while it waited for a slot of its tenant: its handler never runs."""
+class PauseAsked:
+    """Somebody outside wants the session to begin nothing new."""
 
     message_id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """Somebody outside lets a paused session go on."""
+
+    message_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillAsked:
+    """Somebody outside wants the session to end now, whatever its handler does."""
+
+    message_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dismissed:
+    """The session was cancelled, or killed, while it waited for a slot of its tenant: its handler never runs.
+
+    `cause` is that of `CancelRequested`.
+    """
+
+    message_id: str
+    reason: str
+    cause: str = "request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +311,9 @@ Message: TypeAlias = (
     | SignalSent
     | SignalAwaited
     | CancelAsked
+    | PauseAsked
+    | ResumeAsked
+    | KillAsked
     | Dismissed
     | TimeLimitReached
     | GraceOver
@@ -308,7 +339,15 @@ REQUESTS: Final = (
 One that is still on its way when the session is stopped begins nothing: who asked is told of the stop instead.
 """
 
-Delivered: TypeAlias = CallbackAnswered | SignalSent | CancelAsked | ChildEnded
+Control: TypeAlias = CancelAsked | PauseAsked | ResumeAsked | KillAsked
+"""What an operator tells a session."""
+WITH_MESSAGE_ID: Final = (SignalSent, CancelAsked, PauseAsked, ResumeAsked, KillAsked)
+"""What the session remembers by an id that its sender chose."""
+
+Ending: TypeAlias = CancelAsked | KillAsked
+"""What asks a session to end, gently or not."""
+
+Delivered: TypeAlias = CallbackAnswered | SignalSent | Control | ChildEnded
 """What comes from outside the session, under an id by which a repetition is known."""
 
 

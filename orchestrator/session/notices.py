@@ -13,7 +13,7 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.ending import first_generation
 from orchestrator.session.mail import mail_to_carry
-from orchestrator.session.state import SessionState
+from orchestrator.session.state import PAUSED, SessionState
 from orchestrator.session.transitions import OperationKind, SessionStatus
 from orchestrator.session.values import ID_LENGTH_MAX, JsonObject
 
@@ -45,7 +45,7 @@ class EndChild:
     started: e.SessionStarted
     seq: int
     order: e.ChildStarted
-    message: m.CancelAsked
+    message: m.Ending
 
     @property
     def notice_id(self) -> str:
@@ -102,7 +102,7 @@ def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...
             started=state.started,
             seq=op.started_seq,
             order=op.order,
-            message=cancel_of_child(state),
+            message=end_of_child(state),
         )
         for op in state.open_operations.values()
         if op.kind is OperationKind.CHILD and isinstance(op.order, e.ChildStarted)
@@ -110,6 +110,8 @@ def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...
     if state.status is SessionStatus.CONTINUED:
         assert state.continued_as is not None, f"{state.session_id} continues as nothing"
         carried, left = mail_to_carry(state.mail)
+        if state.pause is not None:
+            carried = {**(carried or {}), PAUSED: state.pause.reason}
         told.append(StartNext(state.session_id, state.continued_as, _next_start(state, carried), left, has_slot))
         return tuple(told)
     if has_slot:
@@ -119,10 +121,17 @@ def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...
     return tuple(told)
 
 
-def cancel_of_child(parent: SessionState) -> m.CancelAsked:
-    """Return the message by which a parent ends its child; the same one whenever it is sent, at its stop or its end."""
-    reason = "its parent session ended" if parent.stop is None else parent.stop.reason
-    return m.CancelAsked(message_id=f"parent:{parent.session_id}"[:ID_LENGTH_MAX], reason=reason)
+def end_of_child(parent: SessionState) -> m.Ending:
+    """Return the message by which a parent ends its child; the same one whenever it is sent, at its stop or its end.
+
+    A parent that was killed kills: whoever did it wants all of it to end now.
+    """
+    message_id = f"parent:{parent.session_id}"[:ID_LENGTH_MAX]
+    if parent.stop is None:
+        return m.CancelAsked(message_id, "its parent session ended")
+    if parent.stop.is_kill:
+        return m.KillAsked(f"kill:{parent.session_id}"[:ID_LENGTH_MAX], parent.stop.reason)
+    return m.CancelAsked(message_id, parent.stop.reason)
 
 
 def child_ended(child: SessionState, operation: str) -> m.ChildEnded:

@@ -70,6 +70,8 @@ class Operation:
 Operations: TypeAlias = "HashTrieMap[str, Operation]"
 
 NO_OPERATIONS: Final[Operations] = HashTrieMap()
+PAUSED: Final = "paused"
+"""Stands among what a generation leaves to the next one, with the reason, where it was paused."""
 NO_USAGE: Final[HashTrieMap[str, JsonObject]] = HashTrieMap()
 NO_RUNS: Final[HashTrieSet[str]] = HashTrieSet()
 NO_PATCHES: Final[HashTrieSet[str]] = HashTrieSet()
@@ -86,6 +88,15 @@ class Stop:
     reason: str
     forced_seq: int | None = None
     forced_at: datetime | None = None
+    is_kill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The session begins nothing new: since when, and why."""
+
+    at: datetime
+    reason: str
 
 
 @quick
@@ -116,6 +127,7 @@ class SessionState:
     fruitless_resumes: int = 0
     mail: Mail = NO_MAIL
     stop: Stop | None = None
+    pause: Pause | None = None
     patches: HashTrieSet[str] = NO_PATCHES
     continued_as: str | None = None
     next_input: Json = None
@@ -124,6 +136,11 @@ class SessionState:
     def has_ended(self) -> bool:
         """Whether the journal holds its terminal event; nothing is appended after it (I2)."""
         return self.status in ENDED
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the session begins nothing new; one that is to end does what its clean-up needs."""
+        return self.pause is not None and self.stop is None
 
     def runs(self, agent_run: str | None) -> bool:
         """Return whether that agent run goes on; true for `None`, which is the handler."""
@@ -150,6 +167,7 @@ def begin(session_id: str, first: e.Recorded) -> SessionState:
         last_seq=1,
         epoch=first.epoch,
         mail=NO_MAIL if first.event.carried is None else mail_left_by(first.event.carried),
+        pause=_pause_left_by(first),
     )
 
 
@@ -162,7 +180,9 @@ def evolve(state: SessionState, recorded: e.Recorded) -> SessionState:
     return _with_session_event(state, recorded, event)
 
 
-def _with_session_event(state: SessionState, recorded: e.Recorded, event: _SessionEvent) -> SessionState:
+def _with_session_event(  # noqa: PLR0911 - one arm an event
+    state: SessionState, recorded: e.Recorded, event: _SessionEvent
+) -> SessionState:
     stamped = replace(state, last_seq=recorded.seq, epoch=recorded.epoch, updated_at=recorded.at, fruitless_resumes=0)
     match event:
         case e.SessionStarted():
@@ -172,7 +192,11 @@ def _with_session_event(state: SessionState, recorded: e.Recorded, event: _Sessi
         case e.SignalReceived():
             return replace(stamped, mail=state.mail.with_signal(event))
         case e.CancelRequested():
-            return replace(stamped, mail=state.mail.with_cancel(event), stop=_stop(state.stop, recorded, event))
+            return replace(stamped, mail=state.mail.with_request(event), stop=_stop(state.stop, recorded, event))
+        case e.PauseRequested():
+            return replace(stamped, mail=state.mail.with_request(event), pause=Pause(recorded.at, event.reason))
+        case e.ResumeRequested():
+            return replace(stamped, mail=state.mail.with_request(event), pause=None)
         case e.PatchRecorded():
             return replace(stamped, patches=state.patches.insert(event.change_id))
         case e.SessionCompleted():
@@ -197,9 +221,18 @@ def replay(session_id: str, journal: Iterable[e.Recorded]) -> SessionState | Non
     return state
 
 
+def _pause_left_by(first: e.Recorded) -> Pause | None:
+    """Return the pause that the generation before was in when it continued as this one."""
+    carried = first.event.carried if isinstance(first.event, e.SessionStarted) else None
+    reason = None if carried is None else carried.get(PAUSED)
+    return Pause(first.at, reason) if isinstance(reason, str) else None
+
+
 def _stop(before: Stop | None, recorded: e.Recorded, event: e.CancelRequested) -> Stop:
     if before is None:
-        return Stop(recorded.seq, recorded.at, event.cause, event.reason)
+        return Stop(recorded.seq, recorded.at, event.cause, event.reason, is_kill=event.cause == e.KILL)
+    if event.cause == e.KILL:
+        return replace(before, is_kill=True)
     if event.cause == "grace" and before.forced_seq is None:
         return replace(before, forced_seq=recorded.seq, forced_at=recorded.at)
     return before
@@ -232,6 +265,8 @@ _SessionEvent: TypeAlias = (
     | e.SessionResumed
     | e.SignalReceived
     | e.CancelRequested
+    | e.PauseRequested
+    | e.ResumeRequested
     | e.PatchRecorded
     | e.SessionCompleted
     | e.SessionFailed
@@ -244,6 +279,8 @@ _SESSION_EVENTS: Final = (
     e.SessionResumed,
     e.SignalReceived,
     e.CancelRequested,
+    e.PauseRequested,
+    e.ResumeRequested,
     e.PatchRecorded,
     e.SessionCompleted,
     e.SessionFailed,

@@ -356,3 +356,32 @@ def first_line(path: Path) -> str:
             return text.partition("\n")[0]
         time.sleep(0.01)
     raise AssertionError(f"{path} did not get a line")
+
+
+async def test_an_operator_pauses_resumes_and_kills_past_the_queue(deployment: Deployment) -> None:
+    """By command and over HTTP; a handler that swallows its cancellation is killed all the same."""
+    worker = await deployment.start()
+    for session_type, session_id in (
+        ("never-returns", "endless"),
+        ("swallows-cancellation", "stubborn"),
+        ("takes-signals", "held"),
+    ):
+        payload: Json = 1 if session_id == "held" else None
+        await deployment.send(start_message(session_type, payload, session_id=session_id))
+        await worker.logged("session_accepted", session_id=session_id)
+    assert (0, "", "pause sent to held\n") == await deployment.cli("pause", "held", "--reason", "look at this")
+    await worker.logged("session_paused", session_id="held")
+    status, view = await deployment.ask(worker, "GET", "/sessions/held")
+    assert (200, "PAUSED", "look at this") == (status, view["state"], view["pause_requested"]["reason"])
+    assert 202 == (await deployment.ask(worker, "POST", "/sessions/held/signals/nudge", 1))[0]
+    assert 202 == (await deployment.ask(worker, "POST", "/sessions/held/resume", {}))[0]
+    await worker.logged("session_ended", session_id="held", status="COMPLETED")
+    code, out, err = await deployment.cli("kill", "endless", "--json")
+    assert (0, "kill") == (code, json.loads(out)["kind"]), err
+    assert 202 == (await deployment.ask(worker, "POST", "/sessions/stubborn/kill", {"reason": "runs away"}))[0]
+    for session_id in ("endless", "stubborn"):
+        await worker.logged("session_ended", session_id=session_id, status="CANCELLED")
+        assert "AGENT_BACKGROUND_TASK_CANCELLED" == (await deployment.statuses(session_id))[-1]
+    assert 3 == (await deployment.cli("kill", "nobody"))[0]
+    code, _, err = await deployment.cli("pause", "endless")
+    assert (1, True) == (code, "SESSION_ENDED" in err), err

@@ -96,6 +96,8 @@ signals_sent = st.builds(m.SignalSent, message_ids, names, json_values)
 delivered: st.SearchStrategy[m.Delivered] = st.one_of(
     signals_sent,
     st.builds(m.CancelAsked, message_ids, texts),
+    st.builds(m.PauseAsked, message_ids, texts),
+    st.builds(m.ResumeAsked, message_ids, texts),
     st.builds(m.CallbackAnswered, others, operations, json_values, st.none() | errors, st.booleans()),
     st.builds(m.ChildEnded, message_ids, operations, others, json_values, st.none() | errors),
 )

@@ -51,7 +51,7 @@ TERMINAL = (e.SessionCompleted, e.SessionFailed, e.SessionCancelled, e.SessionCo
 MISSED_MAX = 8
 """Kinds, of some thirty, that so few examples may miss by chance; ten times as many miss none. It is chance even from
 one seed, for hypothesis draws constants from whatever modules are loaded."""
-STOPS = (m.CancelAsked, m.TimeLimitReached, m.GraceOver)
+STOPS = (m.CancelAsked, m.KillAsked, m.TimeLimitReached, m.GraceOver)
 STARTED = start("main", "acme", None, trace=None, task_token=None)
 Journal: TypeAlias = list[e.Recorded]
 
@@ -351,7 +351,11 @@ def first_stop(journal: Journal) -> e.Event | None:
 
 def ids_in(event: e.Event) -> list[str]:
     """Return the id of the message that an event records."""
-    message_id = event.message_id if isinstance(event, e.SignalReceived | e.CancelRequested) else None
+    message_id = (
+        event.message_id
+        if isinstance(event, e.SignalReceived | e.CancelRequested | e.PauseRequested | e.ResumeRequested)
+        else None
+    )
     return [] if message_id is None else [message_id]
 
 

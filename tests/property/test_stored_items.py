@@ -273,6 +273,9 @@ def test_any_registration_is_a_node(item: Item) -> None:
 delivered: Final = st.one_of(
     st.builds(m.SignalSent, names, names, payloads),
     st.builds(m.CancelAsked, names, names),
+    st.builds(m.PauseAsked, names, names),
+    st.builds(m.ResumeAsked, names, names),
+    st.builds(m.KillAsked, names, names),
     st.builds(m.CallbackAnswered, names, names, payloads, st.none() | errors, st.booleans()),
     st.builds(m.ChildEnded, names, names, names, payloads, st.none() | errors),
 )

@@ -61,10 +61,12 @@ def test_completing_a_line_imports_little() -> None:
 
 @pytest.mark.parametrize("name", sorted(PLACES.keys() - {"serve", "dev", "replay"}))
 def test_a_command_that_runs_no_handler_imports_no_server(name: str) -> None:
-    """Nor the engine that runs sessions."""
+    """Nor the engine that runs sessions, unless it delivers as a node does."""
     found = imported_by([name, "--help"], whole=True)
-    engine = {"aiohttp.web", "orchestrator.driver", "orchestrator.router", "orchestrator.session_actor"}
-    assert set() == found & (engine | {"orchestrator.http.server", "orchestrator.service"})
+    engine = {"orchestrator.driver", "orchestrator.router", "orchestrator.session_actor"}
+    delivers = name in {"cancel", "pause", "resume", "kill"}
+    server = {"aiohttp.web", "orchestrator.http.server", "orchestrator.service"}
+    assert set() == found & (server if delivers else engine | server)
 
 
 def test_the_probe_asks_where_the_node_listens() -> None:

@@ -38,7 +38,10 @@ from orchestrator.session.values import ErrorRecord, RetrySpec
 INTERRUPTED = "STEP_INTERRUPTED"
 NOTHING = ()
 MUCH_LATER = NOON + timedelta(days=1)
-WITHOUT_STATUS = {e.SessionResumed, e.SignalReceived, e.CancelRequested, e.PatchRecorded}
+WITHOUT_STATUS = {
+    *(e.SessionResumed, e.SignalReceived, e.CancelRequested),
+    *(e.PauseRequested, e.ResumeRequested, e.PatchRecorded),
+}
 """Events of the session as a whole that leave its status as it is."""
 
 
@@ -75,6 +78,9 @@ MESSAGES: tuple[m.Message, ...] = (
     m.SignalAwaited("a", "go", 60.0),
     m.CancelAsked("c1", "no more"),
     m.CancelAsked("c2", "no more"),
+    m.PauseAsked("p1", "wait"),
+    m.ResumeAsked("r1", "go on"),
+    m.KillAsked("k1", "now"),
     m.Dismissed("c1", "no more"),
     m.Dismissed("c3", "no more"),
     m.TimeLimitReached(),

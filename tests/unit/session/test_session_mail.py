@@ -81,8 +81,8 @@ def test_a_signal_out_of_turn_is_a_bug(taken: Json) -> None:
 
 def test_a_request_without_an_id_is_no_message() -> None:
     """The time limit and the grace come from within."""
-    assert NO_MAIL == NO_MAIL.with_cancel(CancelRequested("too long", cause="time_limit"))
-    assert NO_MAIL.with_cancel(CancelRequested("x", message_id="c1")).is_known(m.CancelAsked("c1", "x"))
+    assert NO_MAIL == NO_MAIL.with_request(CancelRequested("too long", cause="time_limit"))
+    assert NO_MAIL.with_request(CancelRequested("x", message_id="c1")).is_known(m.CancelAsked("c1", "x"))
 
 
 def test_signals_that_nobody_took_are_carried_over_with_their_data() -> None:

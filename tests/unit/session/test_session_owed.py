@@ -33,7 +33,7 @@ from orchestrator.session import messages as m
 from orchestrator.session.decide import EVENTS_MAX
 from orchestrator.session.ending import GRACE, LAST_GRACE
 from orchestrator.session.mail import CARRIED_SIGNALS_BYTES_MAX, mail_to_carry
-from orchestrator.session.notices import EndChild, StartNext, TellParent, cancel_of_child, notices
+from orchestrator.session.notices import EndChild, StartNext, TellParent, end_of_child, notices
 from orchestrator.session.owed import (
     CANCELLING,
     CLOSING,
@@ -247,7 +247,7 @@ def test_a_child_is_ended_by_the_same_message_at_the_stop_of_its_parent_and_at_i
     stopped = after(*story)
     (notice,) = notices(after(*story, e.SessionCancelled("no more")))
     assert isinstance(notice, EndChild)
-    assert m.CancelAsked("parent:s", "no more") == cancel_of_child(stopped) == notice.message
+    assert m.CancelAsked("parent:s", "no more") == end_of_child(stopped) == notice.message
 
 
 @pytest.mark.parametrize("end", ENDS)
