@@ -8,9 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.app import Orchestrator, S3Object
+    from orchestrator.app import Orchestrator
     from orchestrator.calls import Approval, Callback, RetryPolicy
     from orchestrator.context import SessionContext
+    from orchestrator.cron import Occurrence
     from orchestrator.errors import (
         AgentFailed,
         ApprovalTimedOut,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.invocation import Invocation, current_invocation
     from orchestrator.payloads import InvalidPayload, PayloadTooLarge
+    from orchestrator.triggers import Event, S3Object
 
 __all__ = [
     "AgentFailed",
@@ -38,12 +40,14 @@ __all__ = [
     "Callback",
     "CallbackFailed",
     "ChildSessionFailed",
+    "Event",
     "InvalidPayload",
     "Invocation",
     "NoInvocation",
     "NonDeterminismError",
     "NonRetryable",
     "NotSerializable",
+    "Occurrence",
     "OperationFailed",
     "OperationTimedOut",
     "Orchestrator",
@@ -65,7 +69,7 @@ if not TYPE_CHECKING:
         """Import all of them, once, so that they stand here as if they had been all along (PEP 562)."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        for home in ("app", "calls", "context", "errors", "invocation", "payloads"):
+        for home in ("app", "calls", "context", "cron", "errors", "invocation", "payloads", "triggers"):
             there = vars(import_module(f"{__name__}.{home}"))
             globals().update({public: there[public] for public in __all__ if public in there})
         return globals()[name]

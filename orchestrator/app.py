@@ -6,18 +6,26 @@ Declarations are checked when the module is imported, so that a mistake stops th
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
-
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, assert_never, runtime_checkable
 
 from orchestrator.calls import Duration, optional_seconds_of
-from orchestrator.errors import RegistrationError
+from orchestrator.cron import SOME_DAY, Missed, Schedule, schedule
+from orchestrator.errors import NotSerializable, RegistrationError
 from orchestrator.patches import patches_in
-from orchestrator.payloads import PayloadType, annotations_of
+from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType, annotations_of, to_json
 from orchestrator.session.values import SESSION_TYPE_PATTERN, Json, is_valid_agent_name
+from orchestrator.triggers import (
+    Event,
+    EventTrigger,
+    Match,
+    S3Object,
+    S3Trigger,
+    check_match,
+    check_texts,
+    derivation,
+)
 
 if TYPE_CHECKING:
     from orchestrator.context import SessionContext
@@ -28,6 +36,7 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[object]])
 AgentT = TypeVar("AgentT")
 
 _HANDLER_PARAMETERS_MAX: Final = 2
+_NONE_GIVEN: Final = object()
 _RATE_PATTERN: Final = re.compile(r"(?P<times>[1-9]\d{0,5})/(?P<unit>sec|min|hour)")
 _RATE_SECONDS: Final = {"sec": 1.0, "min": 60.0, "hour": 3_600.0}
 
@@ -58,21 +67,6 @@ class AgentLimits:
 
     max_concurrency: int | None
     rate: Rate | None
-
-
-class S3Object(BaseModel):
-    """What a handler started by `on_s3_object` receives: which object was created, not its content. Size in bytes."""
-
-    model_config = ConfigDict(frozen=True)
-
-    bucket: str
-    key: str
-    version_id: str | None = None
-    etag: str | None = None
-    sequencer: str | None = None
-    size: int | None = None
-    event_name: str = "ObjectCreated:Put"
-    event_time: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +100,12 @@ class SessionType:
 
 
 @dataclass(frozen=True, slots=True)
-class S3Trigger:
-    """Objects created under `prefix` with `suffix` start sessions; `bucket` may hold wildcards (`*`)."""
+class Triggers:
+    """All that starts sessions by itself, in order of declaration."""
 
-    session_type: str
-    bucket: str
-    prefix: str
-    suffix: str
-
-    def matches(self, created: S3Object) -> bool:
-        """Return whether the object starts a session of this type."""
-        return (
-            fnmatchcase(created.bucket, self.bucket)
-            and created.key.startswith(self.prefix)
-            and created.key.endswith(self.suffix)
-        )
+    s3: tuple[S3Trigger, ...] = ()
+    events: tuple[EventTrigger, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
 
 
 class Orchestrator:
@@ -133,7 +118,7 @@ class Orchestrator:
         self._sessions: dict[str, SessionType] = {}
         self._agents: dict[str, AgentTarget] = {}
         self._agent_limits: dict[str, AgentLimits] = {}
-        self._s3_rules: list[tuple[Handler, str, str, str]] = []
+        self._triggers: list[tuple[Handler, S3Trigger | EventTrigger | Schedule]] = []
 
     def session(self, name: str, *, timeout: Duration | None = None) -> Callable[[HandlerT], HandlerT]:
         """Declare an async function as the handler of a session type.
@@ -184,15 +169,94 @@ class Orchestrator:
 
         return declare
 
-    def on_s3_object(self, *, bucket: str = "*", prefix: str = "", suffix: str = "") -> Callable[[HandlerT], HandlerT]:
+    def on_s3_object(  # noqa: PLR0913 - which objects, and what is derived from them
+        self,
+        *,
+        bucket: str = "*",
+        prefix: str = "",
+        suffix: str = "",
+        ordered: bool = True,
+        transform: Callable[[S3Object], object] | None = None,
+        tenant: str | Callable[[S3Object], str] | None = None,
+        key: Callable[[S3Object], str] | None = None,
+    ) -> Callable[[HandlerT], HandlerT]:
         """Start a session of the decorated handler's type for every object created that matches (case-sensitive).
 
-        The bucket's notifications must reach the queue. The handler's input is an `S3Object`; the same version of an
-        object starts one session however often S3 tells of it.
-        """
+        The bucket's notifications must reach the queue, directly, by SNS or by EventBridge. The handler's input is an
+        `S3Object`; the same version of an object starts one session however often and on whichever way S3 tells of it.
 
+        Args:
+            bucket: the bucket's name; `*` stands for any text in it.
+            prefix: what the key begins with; keys are as people write them, never URL-encoded.
+            suffix: what the key ends with.
+            ordered: whether an event older than one that was seen of the same key is dropped (`sequencer`).
+            transform: makes the handler's input of the `S3Object`; a plain function, called while a message is read.
+            tenant: the session's tenant, or a function that tells it from the object.
+            key: tells the idempotency key from the object; objects of the same key start one session.
+        """
+        label = _label("on_s3_object", bucket=bucket, prefix=prefix, suffix=suffix)
+        check_texts(label, bucket=bucket, prefix=prefix, suffix=suffix)
+        derives = derivation(label, transform, tenant, key)
+        return self._triggering(S3Trigger(label, bucket, prefix, suffix, ordered, derives))
+
+    def on_event(
+        self,
+        *,
+        source: str = "*",
+        detail_type: str = "*",
+        match: Match | None = None,
+        transform: Callable[[Event], object] | None = None,
+        tenant: str | Callable[[Event], str] | None = None,
+        key: Callable[[Event], str] | None = None,
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Start a session of the decorated handler's type for every event of EventBridge that matches.
+
+        A rule of the bus must send them to the queue, as they are. The handler's input is an `Event`; an event starts
+        one session, however often it comes (its `id` is the idempotency key).
+
+        Args:
+            source: the event's source, such as `acme.orders`; `*` stands for any text in it.
+            detail_type: its detail type, with `*` likewise.
+            match: a function of the `Event`, or a pattern as in a rule: lists of values, `prefix`, `suffix`,
+                `anything-but`, `exists`.
+            transform: makes the handler's input of the `Event`; a plain function, called while a message is read.
+            tenant: the session's tenant, or a function that tells it from the event.
+            key: tells the idempotency key from the event; events of the same key start one session.
+        """
+        label = _label("on_event", source=source, detail_type=detail_type)
+        check_texts(label, source=source, detail_type=detail_type)
+        check_match(label, match)
+        derives = derivation(label, transform, tenant, key)
+        return self._triggering(EventTrigger(label, source, detail_type, match, derives))
+
+    def on_schedule(
+        self,
+        cron: str,
+        *,
+        timezone: str = "UTC",
+        missed: Missed = "skip",
+        input: object = _NONE_GIVEN,  # noqa: A002 - as a start message names it
+        tenant: str | None = None,
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Start a session of the decorated handler's type whenever the expression comes true: once, by whichever node.
+
+        Without `input` the handler receives an `Occurrence`. A new schedule starts from now; so does one whose
+        expression, time zone or tenant was changed.
+
+        Args:
+            cron: minute, hour, day of the month, month, day of the week: `"0 8 * * mon-fri"`.
+            timezone: a name of the IANA database, such as `"Europe/Zurich"`.
+            missed: what becomes of the times that came while no node ran for over five minutes: `"skip"`, `"latest"`
+                (the last of them is made up for) or `"all"` (the last hundred are).
+            input: what the handler receives instead.
+            tenant: the session's tenant.
+        """
+        given = () if input is _NONE_GIVEN else (_json_of(cron, input),)
+        return self._triggering(schedule(cron, timezone, missed, tenant, given))
+
+    def _triggering(self, trigger: S3Trigger | EventTrigger | Schedule) -> Callable[[HandlerT], HandlerT]:
         def declare(handler: HandlerT) -> HandlerT:
-            self._s3_rules.append((handler, bucket, prefix, suffix))
+            self._triggers.append((handler, trigger))
             return handler
 
         return declare
@@ -214,17 +278,52 @@ class Orchestrator:
         """Return the limits of the agent of that name; `None` where it has none."""
         return self._agent_limits.get(name)
 
-    def s3_triggers(self) -> tuple[S3Trigger, ...]:
-        """Return the S3 triggers of every session type.
+    def triggers(self) -> Triggers:
+        """Return the triggers of every session type.
 
         Raises:
-            RegistrationError: a trigger decorates a function that is no session handler.
+            RegistrationError: one decorates a function that is no session handler, or gives it an input that it does
+                not take; or a schedule is declared twice.
         """
-        names = {declared.handler: declared.name for declared in self._sessions.values()}
-        for handler, *_ in self._s3_rules:
-            if handler not in names:
-                raise RegistrationError(f"on_s3_object on {handler.__qualname__}, which is no @session handler")
-        return tuple(S3Trigger(names[handler], *rule) for handler, *rule in self._s3_rules)
+        types = {declared.handler: declared for declared in self._sessions.values()}
+        s3, events, schedules = list[S3Trigger](), list[EventTrigger](), list[Schedule]()
+        for handler, trigger in self._triggers:
+            if handler not in types:
+                raise RegistrationError(f"{trigger.label} on {handler.__qualname__}, which is no @session handler")
+            match trigger:
+                case S3Trigger():
+                    s3.append(replace(trigger, session_type=types[handler].name))
+                case EventTrigger():
+                    events.append(replace(trigger, session_type=types[handler].name))
+                case Schedule():
+                    schedules.append(_schedule_of(types[handler], trigger, schedules))
+                case _:
+                    assert_never(trigger)
+        return Triggers(tuple(s3), tuple(events), tuple(schedules))
+
+
+def _label(decorator: str, **arguments: str) -> str:
+    given = ", ".join(f"{name}={value!r:.100}" for name, value in arguments.items() if value not in {"", "*"})
+    return f"{decorator}({given})"
+
+
+def _json_of(cron: str, value: object) -> Json:
+    try:
+        return to_json(value, "input")
+    except (NotSerializable, PayloadTooLarge) as error:
+        raise RegistrationError(f"on_schedule({cron!r:.100}): {error}") from None
+
+
+def _schedule_of(declared: SessionType, given: Schedule, known: Collection[Schedule]) -> Schedule:
+    made = replace(given, session_type=declared.name)
+    if any((made.session_type, made.name) == (each.session_type, each.name) for each in known):
+        raise RegistrationError(f"{made.label} is declared twice for session type {declared.name!r}")
+    try:
+        declared.input_type.load(made.payload(SOME_DAY))
+    except InvalidPayload as error:
+        hint = "" if made.has_input else "; the handler receives an Occurrence unless input= gives it something else"
+        raise RegistrationError(f"{made.label} of session type {declared.name!r}: {error}{hint}") from None
+    return made
 
 
 def _session_type(name: str, handler: Handler, time_limit: float | None) -> SessionType:

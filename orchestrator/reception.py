@@ -17,8 +17,10 @@ from orchestrator.deliveries import (
 )
 from orchestrator.errors import Poison
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
-from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Signal, Start, TryAgainSoon
+from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Signal, Start, Triggered, TryAgainSoon
 from orchestrator.intake.formats import Reader
+from orchestrator.intake.triggering import together
+from orchestrator.objects import LatestWrites, is_older
 from orchestrator.router import FIRST_EPOCH, IdempotencyConflict, NotYetThere, Router
 from orchestrator.telemetry import trace_ids
 
@@ -38,10 +40,18 @@ REFUSALS: Final = (
 class Reception:
     """Handles the envelopes of a node, one at a time or many at once."""
 
-    def __init__(self, router: Router, deliveries: Deliveries, reader: Reader, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        router: Router,
+        deliveries: Deliveries,
+        reader: Reader,
+        writes: LatestWrites,
+        log: FilteringBoundLogger,
+    ) -> None:
         self._router = router
         self._deliveries = deliveries
         self._reader = reader
+        self._writes = writes
         self._log = log
 
     async def handle(self, envelope: Envelope) -> None:
@@ -51,17 +61,43 @@ class Reception:
             Poison: it never can be.
             TryAgainSoon: it may be in a moment.
         """
+        refusals: list[Poison] = []
         for request in self._reader.read(envelope):
-            if isinstance(request, Start):
-                await self._start(request, envelope)
+            match request:
+                case Start():
+                    try:
+                        await self._start(request, envelope)
+                    except IdempotencyConflict as conflict:
+                        raise Poison(conflict.code, str(conflict)) from None
+                case Triggered():
+                    await self._set_off(request, envelope)
+                    refusals += request.refusals
+                case _:
+                    await self._deliver(request, envelope)
+        if refusals:
+            # Not before: what can be started is. Who puts the letter back starts the rest, and that is absorbed.
+            raise together(refusals)
+
+    async def _set_off(self, request: Triggered, envelope: Envelope) -> None:
+        """Start what an event asks for, but not what a later one of the same object has overtaken."""
+        starts = request.starts
+        if request.write is not None:
+            # Before the start: whoever dies in between is told of the same write again, and nobody of an older one.
+            latest = await self._writes.note(request.write)
+            if is_older(request.write.sequencer, than=latest):
+                write = {"bucket": request.write.bucket, "key": request.write.key, "sequencer": request.write.sequencer}
+                self._log.info("older_event_dropped", latest=latest, message_id=envelope.message_id, **write)
             else:
-                await self._deliver(request, envelope)
+                starts += request.ordered
+        for start in starts:
+            try:
+                await self._start(start, envelope)
+            except IdempotencyConflict:
+                # On another way, or under the key that its trigger gave it, it was told in other words.
+                self._log.info("duplicate_absorbed", session_id=start.session_id, message_id=envelope.message_id)
 
     async def _start(self, request: Start, envelope: Envelope) -> None:
-        try:
-            accepted = await self._router.start(request)
-        except IdempotencyConflict as conflict:
-            raise Poison(conflict.code, str(conflict)) from None
+        accepted = await self._router.start(request)
         known = {"session_id": accepted.session_id, "message_id": envelope.message_id, **trace_ids(request.trace)}
         if accepted.is_new:
             self._log.info("session_accepted", epoch=FIRST_EPOCH, session_type=request.session_type, **known)

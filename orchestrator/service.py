@@ -46,6 +46,7 @@ from orchestrator.intake.sqs import SQSIntake
 from orchestrator.machine import Machine, this_machine
 from orchestrator.memory_pressure import MemoryPressure
 from orchestrator.notifications.log import LogNotifications
+from orchestrator.objects.dynamodb import DynamoDBLatestWrites
 from orchestrator.outside import NodeOutside
 from orchestrator.pokes import Pokes
 from orchestrator.protection import TaskProtection
@@ -243,7 +244,7 @@ async def build(
         table=table,
         system=system,
         router=router,
-        reception=Reception(router, deliveries, reader, log),
+        reception=Reception(router, deliveries, reader, DynamoDBLatestWrites(table, clock=clock), log),
         intake=intake,
         rescuer=rescuer,
         address=address,

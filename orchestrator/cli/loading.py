@@ -26,5 +26,5 @@ def load_app(target: str) -> Orchestrator:
     app = getattr(module, attribute, None)
     if not isinstance(app, Orchestrator):
         fail(f"{target}: {attribute!r} in {module_name} is not an Orchestrator", Exit.USAGE)
-    app.s3_triggers()
+    app.triggers()
     return app

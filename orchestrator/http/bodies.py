@@ -13,7 +13,8 @@ from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.deliveries import CallbackStatus
 from orchestrator.errors import Poison
 from orchestrator.http.problems import Problem
-from orchestrator.intake.formats import NEVER_SUCCEEDS, Key, Reason
+from orchestrator.intake.formats import Key, Reason
+from orchestrator.intake.parsing import NEVER_SUCCEEDS
 from orchestrator.payloads import parse_json
 from orchestrator.session.values import Json
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from orchestrator.errors import Poison
 from orchestrator.http.problems import Problem
-from orchestrator.intake.formats import KEY_LENGTH_MAX, NEVER_SUCCEEDS
+from orchestrator.intake.parsing import KEY_LENGTH_MAX, NEVER_SUCCEEDS
 from orchestrator.scopes import OPERATION_ID_LENGTH_MAX
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ID_SAYS, JsonObject

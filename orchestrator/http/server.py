@@ -36,7 +36,8 @@ from orchestrator.http.problems import Handler, Problem, draining, middleware, u
 from orchestrator.http.routes import BETWEEN_NODES, ROUTES
 from orchestrator.http.streams import EVENT_STREAM, STREAMS_MAX, EventSignal, EventStreams, Polling, StreamPorts
 from orchestrator.inbox import UnknownSession
-from orchestrator.intake.formats import Reader, checked, validated
+from orchestrator.intake.formats import Reader, validated
+from orchestrator.intake.parsing import checked
 from orchestrator.journal import Journal, UnreadableEvent
 from orchestrator.pokes import Doorbell
 from orchestrator.pokes.http import POKE_SCHEME

@@ -1,6 +1,6 @@
 """Where messages come from. An envelope is a message with its delivery, acknowledged when what it asks is durable.
 
-`formats` turns bodies into messages, `sqs` and `memory` deliver them.
+`formats` turns bodies into messages, with a module for each format that is not ours; `sqs` and `memory` deliver them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, Poison
+from orchestrator.objects import ObjectWrite
 from orchestrator.session.frozen import quick
 from orchestrator.session.values import Json
 
@@ -63,7 +64,21 @@ class CallbackAnswer:
     error: Json = None
 
 
-Request: TypeAlias = Start | Signal | Cancel | CallbackAnswer
+@dataclass(frozen=True, slots=True)
+class Triggered:
+    """What an event from outside sets off: its starts, and why other triggers that match it can start nothing.
+
+    Those in `ordered` begin only if `write` is no older than what was seen of its object. The event may come on several
+    ways, told a little differently on each: who finds its session accepted before is done.
+    """
+
+    starts: tuple[Start, ...] = ()
+    ordered: tuple[Start, ...] = ()
+    write: ObjectWrite | None = None
+    refusals: tuple[Poison, ...] = ()
+
+
+Request: TypeAlias = Start | Signal | Cancel | CallbackAnswer | Triggered
 
 
 @quick

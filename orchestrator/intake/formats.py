@@ -1,21 +1,23 @@
-"""Bodies → messages: our own format, S3 notifications, and SNS around either. Bad input is `Poison`.
+"""Bodies → messages: our own format here, and which of the others a body is of. Bad input is `Poison`.
 
-The parser of every outside format is here, and each error names the field and what would be right.
+A format that is not ours has a module of its own (`s3`, `eventbridge`, `sns`), and each error names the field and what
+would be right. To add one, add such a module and an arm in `Reader._requests`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Final, Literal, TypeVar, cast
-from urllib.parse import unquote_plus
+from typing import Annotated, Final, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.app import Orchestrator, S3Object, S3Trigger
+from orchestrator.app import Orchestrator
 from orchestrator.calls import REASON_LENGTH_MAX
 from orchestrator.errors import Poison
-from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signal, Start
-from orchestrator.payloads import InvalidPayload, parse_json, size_of
+from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signal, Start, eventbridge, s3, sns
+from orchestrator.intake.parsing import KEY_LENGTH_MAX, NEVER_SUCCEEDS, checked, json_object
+from orchestrator.intake.triggering import Asked, Triggering
+from orchestrator.payloads import InvalidPayload, size_of
 from orchestrator.session.values import (
     ID_PATTERN,
     ID_SAYS,
@@ -26,18 +28,13 @@ from orchestrator.session.values import (
 )
 from orchestrator.telemetry import trace_parent
 
-KEY_LENGTH_MAX: Final = 1_024
 TASK_TOKEN_LENGTH_MAX: Final = 2_048
 """Step Functions, "Task token"."""
-ENVELOPES_DEEP_MAX: Final = 3
-"""One SNS topic may feed another; AWS nests no deeper by itself."""
-NEVER_SUCCEEDS: Final = "INVALID_MESSAGE"
 
 Key = Annotated[str, Field(min_length=1, max_length=KEY_LENGTH_MAX)]
 Reason = Annotated[str, Field(max_length=REASON_LENGTH_MAX)]
 # pydantic's own engine for these: there, `$` is the very end, and no newline may follow.
 Id = Annotated[str, Field(pattern=f"^{ID_PATTERN.pattern}$")]
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class StartBody(BaseModel):
@@ -95,7 +92,7 @@ class Reader:
         """Read the application's triggers; raises `RegistrationError` when one of them is wrong."""
         self._app = app
         self._new_id = new_id
-        self._triggers = app.s3_triggers()
+        self._triggering = Triggering(app.triggers(), self._asked)
 
     def read(self, envelope: Envelope) -> tuple[Request, ...]:
         """Return what the envelope asks for; `()` where there is nothing to do, as for S3's test event.
@@ -103,9 +100,12 @@ class Reader:
         Raises:
             Poison: it can never succeed; `reason` and text say why.
         """
-        body = _object(envelope.body)
         trace = trace_parent(xray_header=envelope.xray_header, attributes=envelope.attributes)
-        return tuple(self._requests(body, trace, envelope.message_id, ENVELOPES_DEEP_MAX))
+        body, where = sns.unwrapped(json_object(envelope.body))
+        try:
+            return tuple(self._requests(body, where, trace, envelope.message_id))
+        except Poison as poison:
+            raise sns.placed(poison, where) from None
 
     def start(self, body: StartBody, trace: str | None) -> Start:
         """Return the start that a body asks for: known type, valid input, its session id given, derived or random.
@@ -149,21 +149,29 @@ class Reader:
             return derive_session_id(tenant, body.session_type, body.idempotency_key)
         return f"{body.session_type}-{self._new_id()}"
 
-    def _requests(self, body: dict[str, Json], trace: str | None, message_id: str, depth: int) -> Iterator[Request]:
+    def _requests(self, body: dict[str, Json], where: str, trace: str | None, message_id: str) -> Iterator[Request]:
         if body.get("kind") is not None:
             yield self._native(body, trace, message_id)
-        elif body.get("Type") == "Notification" and isinstance(body.get("Message"), str):
-            if depth == 0:
-                raise Poison(NEVER_SUCCEEDS, "Message: envelopes are nested too deep")
-            yield from self._requests(_object(str(body["Message"])), trace, message_id, depth - 1)
-        elif body.get("Event") == "s3:TestEvent":
+        elif eventbridge.is_event(body):
+            yield self._triggering.event(body, where, trace)
+        elif s3.is_test(body):
             return
-        elif isinstance(body.get("Records"), list):
-            yield from self._s3_records(body["Records"], trace)
+        elif (records := s3.records_of(body)) is not None:
+            for position, record in enumerate(records):
+                yield self._triggering.record(record, f"{where}Records.{position}", trace)
         else:
             raise Poison(
-                NEVER_SUCCEEDS, "kind: missing; expected a message with a 'kind', an S3 event or an SNS notification"
+                NEVER_SUCCEEDS,
+                "kind: missing; expected a message with a 'kind', an S3 notification, an event of EventBridge, or an "
+                "SNS notification around one of these",
             )
+
+    def _asked(self, asked: Asked) -> Start:
+        """Return the start that a trigger asks for. Raises `Poison` as `start` does."""
+        # Not as the body's key: that of an object may be longer than a sender's may.
+        session_id = derive_session_id(asked.tenant, asked.session_type, asked.key)
+        body = StartBody(session_type=asked.session_type, input=asked.input, tenant=asked.tenant, session_id=session_id)
+        return self.start(body, asked.trace)
 
     def _native(self, body: dict[str, Json], trace: str | None, message_id: str) -> Request:
         match body["kind"]:
@@ -190,92 +198,7 @@ class Reader:
                 known = "'start', 'signal', 'cancel' or 'callback'"
                 raise Poison("UNKNOWN_KIND", f"kind: {kind!r:.100} is not known; expected {known}")
 
-    def _s3_records(self, records: Json, trace: str | None) -> Iterator[Request]:
-        assert isinstance(records, list)
-        for position, record in enumerate(records):
-            created = _s3_object(record, f"Records.{position}")
-            if not created.event_name.startswith("ObjectCreated"):
-                continue
-            matching = [trigger for trigger in self._triggers if trigger.matches(created)]
-            if not matching:
-                raise Poison("NO_TRIGGER", f"no trigger matches s3://{created.bucket}/{created.key:.200}")
-            for trigger in matching:
-                yield self._triggered(trigger, created, trace)
-
-    def _triggered(self, trigger: S3Trigger, created: S3Object, trace: str | None) -> Start:
-        # A version or a sequencer tells one write of a key from the next; S3 may tell of each more than once.
-        key = f"s3://{created.bucket}/{created.key}#{created.version_id or created.sequencer or created.etag}"
-        body = StartBody(session_type=trigger.session_type, input=created.model_dump(mode="json"))
-        session_id = derive_session_id(TENANT_DEFAULT, trigger.session_type, key)
-        return self.start(body.model_copy(update={"session_id": session_id}), trace)
-
 
 def validated(body: dict[str, Json]) -> StartBody:
     """Return the body of a start message. Raises `Poison` naming the first field that is wrong."""
     return checked(StartBody, body)
-
-
-def checked(model: type[ModelT], body: Json) -> ModelT:
-    """Return the body as that model. Raises `Poison` naming the first field that is wrong."""
-    try:
-        return model.model_validate(body)
-    except ValidationError as invalid:
-        first = invalid.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Poison(NEVER_SUCCEEDS, f"{field}: {first['msg']}") from None
-
-
-def _object(text: str) -> dict[str, Json]:
-    try:
-        value = parse_json(text)
-    except (ValueError, RecursionError) as error:
-        raise Poison("INVALID_JSON", f"the body is not JSON: {str(error)[:300]}") from None
-    if not isinstance(value, dict):
-        raise Poison(NEVER_SUCCEEDS, f"the body is a JSON {type(value).__name__}, not an object")
-    return value
-
-
-class _Bucket(BaseModel):
-    name: str
-
-
-class _Object(BaseModel):
-    key: str
-    size: int | None = None
-    e_tag: str | None = Field(default=None, alias="eTag")
-    version_id: str | None = Field(default=None, alias="versionId")
-    sequencer: str | None = None
-
-
-class _S3(BaseModel):
-    bucket: _Bucket
-    object: _Object
-
-
-class _Record(BaseModel):
-    """One record of an S3 notification (S3 User Guide, "Event message structure")."""
-
-    event_source: Literal["aws:s3"] = Field(alias="eventSource")
-    event_name: str = Field(alias="eventName")
-    event_time: str | None = Field(default=None, alias="eventTime")
-    s3: _S3
-
-
-def _s3_object(record: Json, path: str) -> S3Object:
-    try:
-        read = _Record.model_validate(record)
-    except ValidationError as invalid:
-        first = invalid.errors(include_url=False, include_input=False)[0]
-        field = ".".join([path, *(str(part) for part in first["loc"])])
-        raise Poison(NEVER_SUCCEEDS, f"{field}: {first['msg']}") from None
-    return S3Object(
-        bucket=read.s3.bucket.name,
-        # Keys arrive form-encoded: a space is a plus (S3 User Guide, "Event message structure").
-        key=unquote_plus(read.s3.object.key),
-        version_id=read.s3.object.version_id,
-        etag=read.s3.object.e_tag,
-        sequencer=read.s3.object.sequencer,
-        size=read.s3.object.size,
-        event_name=read.event_name.removeprefix("s3:"),
-        event_time=read.event_time,
-    )

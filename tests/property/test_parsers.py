@@ -15,12 +15,13 @@ from any_values import Order, anything, examples, json_like, relaxed, spoiled
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator import Orchestrator, S3Object, SessionContext
+from orchestrator import Event, Orchestrator, S3Object, SessionContext
 from orchestrator.cluster.dynamodb import _parse_cursor
 from orchestrator.cluster.memory import MemoryHeads
 from orchestrator.errors import Poison
-from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signal, Start
+from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signal, Start, Triggered
 from orchestrator.intake.formats import Reader
+from orchestrator.intake.triggering import together
 from orchestrator.journal import UnreadableEvent
 from orchestrator.journal.codec import decode
 from orchestrator.session.events import EVENT_TYPES
@@ -34,6 +35,7 @@ REASONS: Final = {
     "UNKNOWN_SESSION_TYPE",
     "INVALID_INPUT",
     "NO_TRIGGER",
+    "TRIGGER_FAILED",
 }
 TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -57,18 +59,45 @@ async def document(ctx: SessionContext, created: S3Object) -> None:
     """Take a document."""
 
 
+def item_of(event: Event) -> Order:
+    """Make an order of an event; raises what user code raises."""
+    return Order(item=event.detail["item"], count=event.detail["count"])
+
+
+@app.on_event(source="acme.*", detail_type="Order Placed", match={"detail": {"region": ["eu", {"prefix": "us-"}]}})
+@app.session("event")
+async def take_event(ctx: SessionContext, event: Event) -> None:
+    """Take an event."""
+
+
+@app.on_event(source="acme.shop", transform=item_of, tenant=lambda event: event.detail["tenant"], key=lambda e: e.id)
+@app.session("ordered")
+async def take_order(ctx: SessionContext, order: Order) -> None:
+    """Take what an event is turned into."""
+
+
 READER: Final = Reader(app, lambda: "0" * 32)
 
 
 def read(body: str, **envelope: Any) -> tuple[Request, ...] | str:
-    """Return what the reader makes of the body: requests that can be met, or the reason it is refused."""
+    """Return what the reader makes of the body: requests that can be met, or the reason it is refused.
+
+    Of what an event sets off, the starts; one that a trigger refuses counts as refused.
+    """
+    requests: list[Request] = []
     try:
-        requests = READER.read(Envelope("m", body, **envelope))
+        for request in READER.read(Envelope("m", body, **envelope)):
+            if not isinstance(request, Triggered):
+                requests.append(request)
+                continue
+            requests += [*request.starts, *request.ordered]
+            if request.refusals:
+                raise together(request.refusals)
     except Poison as poison:
         return known_reason(poison)
     for request in requests:
         assert_acceptable(request)
-    return requests
+    return tuple(requests)
 
 
 def known_reason(poison: Poison) -> str:
@@ -104,6 +133,8 @@ def assert_acceptable(request: Request) -> None:
             assert request.token
             assert request.status in {"SUCCESS", "FAILURE"}
             canonical_json([request.result, request.error])
+        case Triggered():
+            raise AssertionError("its starts are looked at")
         case _:
             assert_never(request)
 
@@ -150,6 +181,33 @@ S3: Final[dict[str, Any]] = {
 }
 
 
+EVENT: Final[dict[str, Any]] = {
+    "version": "0",
+    "id": "17793124-05d4-b198-2fde-7ededc63b103",
+    "detail-type": "Order Placed",
+    "source": "acme.shop",
+    "account": "111122223333",
+    "time": "2026-01-01T12:00:00Z",
+    "region": "eu-central-1",
+    "resources": ["arn:aws:s3:::documents-1"],
+    "detail": {"item": "tea", "count": 2, "region": "us-east-1", "tenant": "acme"},
+}
+S3_EVENT: Final[dict[str, Any]] = {
+    **EVENT,
+    "detail-type": "Object Created",
+    "source": "aws.s3",
+    "detail": {
+        "version": "0",
+        "bucket": {"name": "documents-1"},
+        "object": {"key": "in/a b+c.pdf", "size": 5, "etag": "e", "version-id": "v", "sequencer": "0055AED6"},
+        "request-id": "N4N7GDK58NMKJ12R",
+        "requester": "123456789012",
+        "source-ip-address": "1.2.3.4",
+        "reason": "PutObject",
+    },
+}
+
+
 def in_sns(body: Mapping[str, object], times: int = 1) -> dict[str, Any]:
     """Return the body in so many SNS envelopes."""
     wrapped: dict[str, Any] = dict(body)
@@ -167,6 +225,9 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "signal in SNS": in_sns(SIGNAL),
     "cancel": CANCEL,
     "callback": CALLBACK,
+    "event": EVENT,
+    "event in SNS": in_sns(EVENT),
+    "S3 by EventBridge": S3_EVENT,
     "S3 test": {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "documents"},
 }
 
@@ -182,6 +243,9 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         ("signal in SNS", [Signal]),
         ("cancel", [Cancel]),
         ("callback", [CallbackAnswer]),
+        ("event", [Start, Start]),
+        ("event in SNS", [Start, Start]),
+        ("S3 by EventBridge", [Start]),
         ("S3 test", []),
     ],
 )
@@ -245,7 +309,7 @@ def test_any_json_is_read_or_refused(body: object) -> None:
     read(json.dumps(body))
 
 
-FIELDS: Final = sorted({*NATIVE, *SIGNAL, *CANCEL, *CALLBACK, "Type", "Message", "Records", "Event"})
+FIELDS: Final = sorted({*NATIVE, *SIGNAL, *CANCEL, *CALLBACK, *EVENT, "Type", "Message", "Records", "Event"})
 
 
 @given(extra=st.dictionaries(st.sampled_from(FIELDS), json_like))
@@ -253,7 +317,7 @@ FIELDS: Final = sorted({*NATIVE, *SIGNAL, *CANCEL, *CALLBACK, "Type", "Message",
 def test_any_values_in_the_known_fields_are_read_or_refused(extra: dict[str, object]) -> None:
     """Of a native message, of an envelope, of a notification, and of all at once."""
     read(json.dumps(extra))
-    for body in (NATIVE, SIGNAL, CANCEL, CALLBACK):
+    for body in (NATIVE, SIGNAL, CANCEL, CALLBACK, EVENT):
         read(json.dumps({**body, **extra}))
 
 
@@ -292,6 +356,16 @@ def test_a_valid_body_with_some_of_it_spoiled_is_read_or_refused(body: object) -
         (json.dumps(in_sns(NATIVE, 4)), "INVALID_MESSAGE"),
         (json.dumps({"Records": [1]}), "INVALID_MESSAGE"),
         (json.dumps(S3).replace("documents-1", "other"), "NO_TRIGGER"),
+        (json.dumps(S3_EVENT).replace("documents-1", "other"), "NO_TRIGGER"),
+        (json.dumps({**EVENT, "source": "acme.other", "detail": {}}), "NO_TRIGGER"),
+        (json.dumps({**EVENT, "id": ""}), "INVALID_MESSAGE"),
+        (json.dumps({**EVENT, "detail": []}), "INVALID_MESSAGE"),
+        (json.dumps({**S3_EVENT, "detail": {"bucket": {"name": "documents-1"}}}), "INVALID_MESSAGE"),
+        (json.dumps({**EVENT, "detail": {}}), "TRIGGER_FAILED"),
+        (json.dumps({**EVENT, "detail": {**EVENT["detail"], "tenant": 5}}), "TRIGGER_FAILED"),
+        (json.dumps({**EVENT, "detail": {**EVENT["detail"], "tenant": "a b"}}), "INVALID_MESSAGE"),
+        (json.dumps(in_sns({"Type": "Notification", "Message": "{bad"})), "INVALID_JSON"),
+        (json.dumps({"Type": "SubscriptionConfirmation", "SubscribeURL": "https://sns"}), "INVALID_MESSAGE"),
     ],
 )
 def test_what_is_wrong_has_its_reason(body: str, reason: str) -> None:

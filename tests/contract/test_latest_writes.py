@@ -1,0 +1,66 @@
+"""What `LatestWrites` keeps: of each object the write that was seen last, by the order that S3 gives them."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.objects import KEPT, ObjectWrite, is_older
+from tests.contract.stage import Store
+from tests.contract.waiting import START
+
+
+def write(sequencer: str, *, key: str = "in/a.pdf", bucket: str = "documents") -> ObjectWrite:
+    return ObjectWrite(bucket, key, sequencer)
+
+
+async def noted(store: Store, *sequencers: str) -> list[str]:
+    """Note writes of one object, one after another; return what was told to each."""
+    return [await store.latest_writes.note(write(sequencer)) for sequencer in sequencers]
+
+
+async def test_a_later_write_takes_the_place_of_an_earlier_one(store: Store) -> None:
+    """And an earlier one is told of the later."""
+    assert ["0055", "0057", "0057", "0057"] == await noted(store, "0055", "0057", "0056", "0057")
+
+
+async def test_a_write_noted_again_is_the_latest_still(store: Store) -> None:
+    """A message comes more than once; its write is not older than itself."""
+    assert ["0055", "0055"] == await noted(store, "0055", "0055")
+
+
+async def test_the_shorter_of_two_is_padded(store: Store) -> None:
+    """With zeros, on the right: that is no order of numbers, nor of texts."""
+    assert ["0055AE", "0055AE", "0055AE01", "0055AE01"] == await noted(store, "0055AE", "0055AD9999", "0055AE01", "0055")
+
+
+@pytest.mark.parametrize("other", [write("1", key="in/b.pdf"), write("1", bucket="others")], ids=["key", "bucket"])
+async def test_an_order_holds_for_one_object_only(store: Store, other: ObjectWrite) -> None:
+    """Sequencers of different objects say nothing of each other."""
+    await noted(store, "9")
+    assert "1" == await store.latest_writes.note(other)
+
+
+async def test_any_name_of_an_object_is_taken(store: Store) -> None:
+    """As long as a key may be, in any script; and what is joined from two names is not another's."""
+    for key in ("é" * 512, "日本/🍵 \x01", "/", "b/c"):
+        assert "2" == await store.latest_writes.note(write("2", key=key, bucket="a"))
+    assert "1" == await store.latest_writes.note(write("1", key="c", bucket="a/b"))
+
+
+async def test_after_thirty_days_any_write_is_the_first(store: Store) -> None:
+    """No queue keeps a message as long; DynamoDB may not have deleted the item yet."""
+    await noted(store, "9")
+    store.clock.set_wall(START + KEPT - timedelta(seconds=1))
+    assert ["9"] == await noted(store, "1")
+    store.clock.set_wall(START + KEPT)
+    assert ["1", "1"] == await noted(store, "1", "0")
+
+
+@pytest.mark.usefixtures("isolated")
+async def test_of_writes_noted_at_once_the_latest_stays(store: Store) -> None:
+    """Each is told of one that is no older than itself."""
+    sequencers = [f"{number:02X}" for number in range(12)]
+    told = await asyncio.gather(*(store.latest_writes.note(write(sequencer)) for sequencer in sequencers))
+    assert [] == [each for each, latest in zip(sequencers, told, strict=True) if is_older(latest, than=each)]
+    assert ["0B"] == await noted(store, "00")
