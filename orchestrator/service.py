@@ -53,6 +53,8 @@ from orchestrator.protection import TaskProtection
 from orchestrator.reception import Reception
 from orchestrator.rescuer import Rescuer, RescuerPorts
 from orchestrator.router import Router
+from orchestrator.scheduler import Scheduler
+from orchestrator.schedules.dynamodb import DynamoDBSchedules
 from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
@@ -143,6 +145,7 @@ class Node:
     reception: Reception
     intake: SQSIntake
     rescuer: Rescuer
+    scheduler: Scheduler
     address: PublicAddress
     health: Health
     loop_watch: LoopWatch
@@ -166,6 +169,7 @@ class Node:
                 await self.rescuer.enter(address=reachable_address(address))
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
                 receiving = tasks.create_task(self.intake.run(self.reception.handle), name="intake")
+                scheduling = tasks.create_task(self.scheduler.run(), name="schedules")
                 if self.protection is not None:
                     tasks.create_task(self.protection.run(), name="protection")
                 self.health.is_ready = True
@@ -175,7 +179,8 @@ class Node:
                 await stop.wait()
                 stuck = await self._drain(receiving)
                 rescuing.cancel()
-                await asyncio.wait({rescuing})
+                scheduling.cancel()
+                await asyncio.wait({rescuing, scheduling})
                 await self.rescuer.leave()
                 log.info("node_stopped", node=self.http.node_id, stuck=list(stuck))
                 if stuck:
@@ -247,6 +252,7 @@ async def build(
         reception=Reception(router, deliveries, reader, DynamoDBLatestWrites(table, clock=clock), log),
         intake=intake,
         rescuer=rescuer,
+        scheduler=Scheduler(app.triggers().schedules, DynamoDBSchedules(table), router.start, clock, log),
         address=address,
         health=health,
         loop_watch=loop_watch,

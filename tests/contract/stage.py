@@ -32,6 +32,12 @@ from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
 from orchestrator.journal import Journal
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.journal.memory import MemoryJournal
+from orchestrator.objects import LatestWrites
+from orchestrator.objects.dynamodb import DynamoDBLatestWrites
+from orchestrator.objects.memory import MemoryLatestWrites
+from orchestrator.schedules import Schedules
+from orchestrator.schedules.dynamodb import DynamoDBSchedules
+from orchestrator.schedules.memory import MemorySchedules
 from orchestrator.session.events import Event, Recorded, SessionResumed, SessionStarted, StepCompleted
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json
@@ -68,6 +74,8 @@ class Store:
     wake_ups: WakeUps
     callbacks: Callbacks
     quotas: Quotas
+    latest_writes: LatestWrites
+    schedules: Schedules
     clock: ManualClock
 
 
@@ -213,6 +221,8 @@ async def open_store(emulator: Emulator | None) -> AsyncIterator[Store]:
             wake_ups=MemoryWakeUps(),
             callbacks=MemoryCallbacks(clock=clock),
             quotas=MemoryQuotas(heads, limit_default=LIMIT_DEFAULT),
+            latest_writes=MemoryLatestWrites(clock=clock),
+            schedules=MemorySchedules(),
             clock=clock,
         )
         return
@@ -241,6 +251,8 @@ def _store_on(table: Table, clock: ManualClock) -> Store:
         wake_ups=DynamoDBWakeUps(table, clock=clock),
         callbacks=DynamoDBCallbacks(table, clock=clock),
         quotas=DynamoDBQuotas(table, limit_default=LIMIT_DEFAULT),
+        latest_writes=DynamoDBLatestWrites(table, clock=clock),
+        schedules=DynamoDBSchedules(table),
         clock=clock,
     )
 

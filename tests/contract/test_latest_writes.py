@@ -19,26 +19,22 @@ async def noted(store: Store, *sequencers: str) -> list[str]:
     return [await store.latest_writes.note(write(sequencer)) for sequencer in sequencers]
 
 
-async def test_a_later_write_takes_the_place_of_an_earlier_one(store: Store) -> None:
-    """And an earlier one is told of the later."""
+async def test_the_latest_write_of_an_object_is_told_to_whoever_notes_one(store: Store) -> None:
+    """An earlier one changes nothing; one that is noted again is not older than itself.
+
+    Of texts of different length the shorter one is padded with zeros on the right: that is no order of numbers.
+    """
     assert ["0055", "0057", "0057", "0057"] == await noted(store, "0055", "0057", "0056", "0057")
+    assert ["0057AE", "0057AE", "0057AE01", "0057AE01"] == await noted(
+        store, "0057AE", "0057AD9999", "0057AE01", "0057"
+    )
 
 
-async def test_a_write_noted_again_is_the_latest_still(store: Store) -> None:
-    """A message comes more than once; its write is not older than itself."""
-    assert ["0055", "0055"] == await noted(store, "0055", "0055")
-
-
-async def test_the_shorter_of_two_is_padded(store: Store) -> None:
-    """With zeros, on the right: that is no order of numbers, nor of texts."""
-    assert ["0055AE", "0055AE", "0055AE01", "0055AE01"] == await noted(store, "0055AE", "0055AD9999", "0055AE01", "0055")
-
-
-@pytest.mark.parametrize("other", [write("1", key="in/b.pdf"), write("1", bucket="others")], ids=["key", "bucket"])
-async def test_an_order_holds_for_one_object_only(store: Store, other: ObjectWrite) -> None:
-    """Sequencers of different objects say nothing of each other."""
+async def test_an_order_holds_for_one_object_only(store: Store) -> None:
+    """Sequencers of another key, or of another bucket, say nothing of it."""
     await noted(store, "9")
-    assert "1" == await store.latest_writes.note(other)
+    for other in (write("1", key="in/b.pdf"), write("1", bucket="others")):
+        assert "1" == await store.latest_writes.note(other)
 
 
 async def test_any_name_of_an_object_is_taken(store: Store) -> None:
