@@ -32,6 +32,7 @@ from orchestrator.journal import Journal
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.notifications import Notifications
 from orchestrator.notifications.memory import MemoryNotifications
+from orchestrator.objects.memory import MemoryLatestWrites
 from orchestrator.outside import NodeOutside
 from orchestrator.payloads import BYTES_MAX
 from orchestrator.performer import AgentLookup, Performer
@@ -75,6 +76,7 @@ class Tables:
         self.wake_ups = MemoryWakeUps()
         self.callbacks = MemoryCallbacks(clock=clock)
         self.quotas = MemoryQuotas(self.heads)
+        self.latest_writes = MemoryLatestWrites(clock=clock)
         self.artifacts = MemoryArtifacts()
         self.notifications = MemoryNotifications()
         self.pokes = MemoryPokes()

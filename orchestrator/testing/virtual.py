@@ -15,16 +15,20 @@ from datetime import UTC, datetime
 from typing import Final
 from weakref import WeakKeyDictionary
 
+import structlog
+
 from actors import ManualClock
 from orchestrator.agents.local import LocalAgents
 from orchestrator.app import AgentTarget, Orchestrator
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.artifacts.memory import MemoryArtifacts
 from orchestrator.calls import Duration, seconds_of
+from orchestrator.intake import Envelope
 from orchestrator.intake.formats import Reader, StartBody, validated
 from orchestrator.notifications import ApprovalNotice
 from orchestrator.payloads import to_json
-from orchestrator.session.values import truncate_to_millis
+from orchestrator.reception import Reception
+from orchestrator.session.values import JsonObject, compact_json, truncate_to_millis
 from orchestrator.standstill import Work, check_loop, look_again, rest, work_under_way
 from orchestrator.testing.errors import TimeStandsStill
 from orchestrator.testing.node import Node, Setup, Tables, build_node
@@ -134,6 +138,25 @@ class Environment:
         accepted = await self._node.router.start(self._reader.start(body, None))
         await self.rest()
         return Session(self, accepted.session_id)
+
+    async def deliver(self, body: JsonObject | str) -> None:
+        """Handle a message as the queue brings it: an S3 notification, an event of EventBridge, one of our own.
+
+        Raises:
+            Poison: it would go to the dead-letter queue; the text says why. What could be started was.
+        """
+        text = body if isinstance(body, str) else compact_json(body)
+        node, log = self._node, structlog.get_logger("orchestrator")
+        reception = Reception(node.router, node.deliveries, self._reader, self._tables.latest_writes, log)
+        try:
+            await reception.handle(Envelope(f"message-{self._tables.number()}", text))
+        finally:
+            await self.rest()
+
+    def sessions(self, session_type: str) -> list[Session]:
+        """Return the sessions of that type, in the order in which they were accepted."""
+        heads = self._tables.heads.all()
+        return [Session(self, head.session_id) for head in heads if head.session_type == session_type]
 
     def session(self, session_id: str) -> Session:
         """Return a session that was not started by the test: a child, say."""

@@ -14,6 +14,25 @@ def write(sequencer: str, *, key: str = "in/a.pdf", bucket: str = "documents") -
     return ObjectWrite(bucket, key, sequencer)
 
 
+@pytest.mark.parametrize(
+    ("sequencer", "than", "expected"),
+    [
+        ("0055", "0056", True),
+        ("0056", "0055", False),
+        ("0055", "0055", False),
+        # A shorter text is no older than the same one with zeros behind it, and a longer one may be.
+        ("0055", "005500", False),
+        ("005500", "0055", False),
+        ("0055", "005501", True),
+        ("0054FF", "0055", True),
+        ("", "0", False),
+    ],
+)
+def test_the_shorter_sequencer_is_padded_on_the_right(sequencer: str, than: str, expected: bool) -> None:
+    """S3 User Guide, "Event message structure"."""
+    assert expected is is_older(sequencer, than)
+
+
 async def noted(store: Store, *sequencers: str) -> list[str]:
     """Note writes of one object, one after another; return what was told to each."""
     return [await store.latest_writes.note(write(sequencer)) for sequencer in sequencers]

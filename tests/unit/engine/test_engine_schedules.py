@@ -163,6 +163,16 @@ async def test_what_came_due_while_no_node_ran_is_made_up_for_as_declared(missed
     assert 2 == len(works.world.logged("occurrences_missed"))
 
 
+async def test_what_was_passed_over_is_told_once() -> None:
+    """Not by every node that starts until the schedule is due again."""
+    works, app = Clockwork(), reports(missed="skip")
+    await works.begin(app)
+    works.set_clock(NOON + 4 * HOUR)
+    for _ in range(3):
+        await works.begin(app)
+    assert 1 == len(works.world.logged("occurrences_missed"))
+
+
 async def test_of_very_many_missed_the_last_hundred_are_made_up_for() -> None:
     """Nobody wants the thousands of a week at once."""
     works, app = Clockwork(), reports("* * * * *", missed="all")
@@ -214,12 +224,13 @@ async def test_a_schedule_that_nobody_declared_for_long_is_a_new_one() -> None:
 async def test_a_clock_that_is_set_back_repeats_nothing() -> None:
     """And one that is set on passes over nothing that is hardly late."""
     works = Clockwork()
-    async with works.node(reports()):
+    async with works.node(reports()) as node:
         await works.until(NOON + 31 * MINUTE)
+        calls = node.line.calls
         works.world.clock.set_wall(NOON)
         for _ in range(70):
             await works.world.pass_time(30)
-        assert ["2026-01-01T12:30:00.000Z"] == await works.started_for()
+        assert [["2026-01-01T12:30:00.000Z"], calls] == [await works.started_for(), node.line.calls]
         works.world.clock.set_wall(NOON + HOUR + 31 * MINUTE)
         await works.world.pass_time(30)
     assert ["2026-01-01T12:30:00.000Z", "2026-01-01T13:30:00.000Z"] == await works.started_for()
