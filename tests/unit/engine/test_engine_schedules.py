@@ -261,6 +261,9 @@ SPRING, AUTUMN = datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 10, 24, 1
         ("0 8 * * *", SPRING, ["29 06:00", "30 06:00"]),
         ("0 8 * * *", AUTUMN, ["25 07:00", "26 07:00"]),
         ("0 2,3 * * sun", SPRING, ["29 01:00"]),
+        # With a step, what is asked of the hour that is missing, or comes twice, is left out, or runs twice.
+        ("*/30 2 * * *", SPRING, ["30 00:00", "30 00:30"]),
+        ("*/30 2 * * *", AUTUMN, ["25 00:00", "25 00:30", "25 01:00", "25 01:30", "26 01:00", "26 01:30"]),
         # What runs every hour goes on doing so: in spring no hour is missing, in autumn there is one more.
         ("0 * 29 3 *", SPRING, [f"{hour // 24 + 28} {hour % 24:02}:00" for hour in range(23, 23 + 23)]),
         ("0 * 25 10 *", AUTUMN, [f"{hour // 24 + 24} {hour % 24:02}:00" for hour in range(22, 22 + 25)]),
@@ -269,7 +272,7 @@ SPRING, AUTUMN = datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 10, 24, 1
 def test_a_fixed_time_comes_once_on_the_days_that_the_clocks_change(
     cron: str, after: datetime, expected: list[str]
 ) -> None:
-    """A time of day that does not exist comes right after the gap; one that comes twice, the first time."""
+    """One that does not exist comes right after the gap; one that comes twice, the first time. Steps are elapsed time."""
     assert expected == [f"{at:%d %H:%M}" for at in due(cron, after, after + 44 * HOUR)]
 
 
