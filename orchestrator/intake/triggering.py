@@ -66,7 +66,7 @@ class Triggering:
         if told is not None:
             self._objects(told, attempt)
         for trigger in self._triggers.events:
-            with_event = partial(_derived, trigger, event, f"event:{event.id}")
+            with_event = partial(_derived, trigger, event, event.id)
             attempt.at(trigger, partial(trigger.matches, event), with_event)
         if not attempt.has_matched and (told is None or told.is_created):
             said = f"no trigger matches source {event.source!r:.200}, detail-type {event.detail_type!r:.200}"

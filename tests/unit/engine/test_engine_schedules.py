@@ -111,6 +111,21 @@ async def test_an_input_of_its_own_and_a_tenant() -> None:
     assert ["acme"] == [head.tenant for head in works.world.heads.all()]
 
 
+async def test_wherever_a_node_dies_each_occurrence_is_one_session() -> None:
+    """At any of its calls; whoever comes next, a moment later or in an hour, starts what is left."""
+    for call in range(1, 12):
+        works, app = Clockwork(), reports(missed="all")
+        await works.begin(app)
+        async with works.node(app, "node-2") as node:
+            node.line.cut_at(call)
+            await works.until(NOON + 90 * MINUTE)
+        works.set_clock(NOON + 3 * HOUR)
+        async with works.node(app, "node-3"):
+            await works.until(NOON + 4 * HOUR)
+        expected = [f"2026-01-01T{hour}:30:00.000Z" for hour in (12, 13, 14, 15)]
+        assert expected == await works.started_for(), call
+
+
 @pytest.mark.parametrize("call", ["append", "create", "seen_to"])
 async def test_a_crash_on_the_way_neither_loses_nor_repeats_an_occurrence(call: str) -> None:
     """Before the start, in the middle of it, and between it and the mark; whoever comes next does what is left."""
@@ -272,7 +287,7 @@ SPRING, AUTUMN = datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 10, 24, 1
 def test_a_fixed_time_comes_once_on_the_days_that_the_clocks_change(
     cron: str, after: datetime, expected: list[str]
 ) -> None:
-    """One that does not exist comes right after the gap; one that comes twice, the first time. Steps are elapsed time."""
+    """A time that does not exist comes right after the gap; one that comes twice, the first time."""
     assert expected == [f"{at:%d %H:%M}" for at in due(cron, after, after + 44 * HOUR)]
 
 

@@ -34,7 +34,7 @@ def test_the_handler_receives_the_event_and_its_id_is_the_key() -> None:
     """The same, inside of an SNS envelope."""
     body = event({"n": 1})
     (start,) = made(app_with(), body).starts
-    assert derive_session_id("default", "order", "event:e-1") == start.session_id
+    assert derive_session_id("default", "order", "e-1") == start.session_id
     given = Event.model_validate(start.input)
     assert ("e-1", "acme.shop", "Order Placed", {"n": 1}) == (given.id, given.source, given.detail_type, given.detail)
     assert ("2026-01-01T12:00:00Z", "eu-central-1", "111122223333", ()) == (
