@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
 import pytest
@@ -15,9 +16,10 @@ from any_values import Order, anything, examples, json_like, relaxed, spoiled
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator import Event, Orchestrator, S3Object, SessionContext
+from orchestrator import Event, Orchestrator, RegistrationError, S3Object, SessionContext
 from orchestrator.cluster.dynamodb import _parse_cursor
 from orchestrator.cluster.memory import MemoryHeads
+from orchestrator.cron import schedule
 from orchestrator.errors import Poison
 from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Request, Signal, Start, Triggered
 from orchestrator.intake.formats import Reader
@@ -371,6 +373,34 @@ def test_a_valid_body_with_some_of_it_spoiled_is_read_or_refused(body: object) -
 def test_what_is_wrong_has_its_reason(body: str, reason: str) -> None:
     """People look for it in the dead-letter queue."""
     assert reason == read(body)
+
+
+# --- schedules -----------------------------------------------------------------------------------------------------
+
+FIELD: Final = st.text("0123456789*/,-#L", max_size=6) | st.sampled_from(["*", "mon-fri", "jan,feb", "*/15", "31", "L"])
+
+
+@given(
+    cron=anything | st.lists(FIELD, min_size=4, max_size=6).map(" ".join), timezone=anything | st.just("Asia/Kolkata")
+)
+@example("0 0 31 2,4,6 mon#5", "UTC")
+@example("0 0 29 2 *", "Europe/Zurich")
+@example("0 0 * * " + "9" * 200, "UTC")
+@example("٣ * * * *", "UTC")
+@example("0 8 * * *", "UTC\x00")
+@example("0 8 * * *", "x" * 10_000)
+@examples(100)
+def test_any_schedule_comes_true_or_is_refused(cron: str, timezone: str) -> None:
+    """With an error that says what is wrong; and when it comes true, it does so again."""
+    try:
+        declared = schedule(cron, timezone, "skip", None, ())
+    except RegistrationError as error:
+        said = str(error)
+    else:
+        said = "on_schedule("
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        assert now < declared.next_after(now) < declared.next_after(declared.next_after(now))
+    assert said.startswith("on_schedule(")
 
 
 # --- headers, cursors, journals ------------------------------------------------------------------------------------

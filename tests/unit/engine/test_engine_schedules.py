@@ -43,9 +43,11 @@ class Clockwork:
         self.marks = MemorySchedules()
 
     @asynccontextmanager
-    async def node(self, app: Orchestrator, node_id: str = "node-1") -> AsyncIterator[Node]:
+    async def node(
+        self, app: Orchestrator, node_id: str = "node-1", *, sessions_max: int = 1_000
+    ) -> AsyncIterator[Node]:
         """Run a node with its scheduler; it ends with the block, as one that crashed does."""
-        async with self.world.node(app, node_id) as node:
+        async with self.world.node(app, node_id, sessions_max=sessions_max) as node:
             marks = at_the_end_of(node.line, self.marks, writes=frozenset({"seen_to", "begin"}))
             schedules = app.triggers().schedules
             scheduler = Scheduler(schedules, marks, node.router.start, self.world.clock, structlog.get_logger())
@@ -188,6 +190,15 @@ async def test_what_was_passed_over_is_told_once() -> None:
     assert 1 == len(works.world.logged("occurrences_missed"))
 
 
+async def test_an_occurrence_is_one_session_where_the_code_changes_its_input() -> None:
+    """In the middle of a deployment nodes disagree; whoever is first says, and the other one goes on."""
+    works = Clockwork()
+    async with works.node(reports(input=1)), works.node(reports(input=2), "node-2"):
+        await works.until(NOON + 2 * HOUR)
+    assert 2 == len(await works.inputs())
+    assert [] == works.world.errors_logged()
+
+
 async def test_of_very_many_missed_the_last_hundred_are_made_up_for() -> None:
     """Nobody wants the thousands of a week at once."""
     works, app = Clockwork(), reports("* * * * *", missed="all")
@@ -253,11 +264,31 @@ async def test_a_clock_that_is_set_back_repeats_nothing() -> None:
 
 async def test_a_full_and_a_draining_node_accept_what_is_due() -> None:
     """Whoever has room runs it."""
-    works, app = Clockwork(), reports()
-    async with works.node(app) as node:
-        node.router.drain()
-        await works.until(NOON + 31 * MINUTE)
-    assert [None] == [head.owner for head in works.world.heads.all()]
+    for is_draining in (False, True):
+        works, app = Clockwork(), reports()
+        async with works.node(app, sessions_max=1_000 if is_draining else 0) as node:
+            if is_draining:
+                node.router.drain()
+            await works.until(NOON + 31 * MINUTE)
+            assert [None] == [head.owner for head in works.world.heads.all()]
+        async with works.node(app, "node-2") as node:
+            (head,) = works.world.heads.all()
+            assert await node.claim(head.session_id, only_unowned=True)
+            await works.world.end(head.session_id)
+
+
+async def test_a_clock_that_was_wrong_by_decades_makes_nobody_count_them() -> None:
+    """A machine may start without the time, and be told it later."""
+    works, app = Clockwork(), reports("* * * * *", missed="latest")
+    works.world.clock.set_wall(datetime(1970, 1, 1, tzinfo=UTC))
+    async with works.node(app):
+        await settle()
+        works.world.clock.set_wall(NOON)
+        await works.world.pass_time(30)
+    (told,) = works.world.logged("occurrences_missed")
+    assert FORGOTTEN_AFTER / MINUTE >= told["missed"]
+    # The last that was missed, and those of the last five minutes.
+    assert 1 + LATE / MINUTE == len(await works.inputs())
 
 
 # --- summer time -----------------------------------------------------------------------------------------------------
