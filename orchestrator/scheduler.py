@@ -85,7 +85,7 @@ class Scheduler:
 
         What it passes over is logged.
         """
-        # What lies further back was forgotten with its mark, and a clock that was wrong by decades costs no hours of work.
+        # What lies further back was forgotten with its mark; a clock that was wrong by decades costs no hours of work.
         after = max(after, until - FORGOTTEN_AFTER)
         missed, late, count = deque[datetime](maxlen=MISSED_MAX), list[datetime](), 0
         for at in schedule.occurrences(after):

@@ -144,7 +144,7 @@ async def test_a_removal_that_no_trigger_is_about_is_not_noted() -> None:
 
 
 async def test_wherever_a_node_dies_the_latest_write_is_one_session() -> None:
-    """The same event comes again, and is not older than itself; once it was noted, what was before it starts nothing."""
+    """The same event comes again, and is not older than itself; once it was noted, an older one starts nothing."""
     has_crashed, call = True, 0
     while has_crashed:
         call += 1
