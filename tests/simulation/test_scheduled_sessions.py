@@ -13,7 +13,7 @@ from tests.simulation.world import World
 
 
 def test_nodes_start_what_is_due_and_those_after_them_what_they_left() -> None:
-    """Once each: by two of them whose clocks differ, across a crash in the middle, and what nobody ran for is made up."""
+    """Once each: by two whose clocks differ, across a crash in the middle, and what nobody ran for is made up for."""
     app, ran = Orchestrator(), list[str]()
 
     @app.on_schedule("*/2 * * * *", timezone="Europe/Zurich", missed="all")
