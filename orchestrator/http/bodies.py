@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +13,7 @@ from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.deliveries import CallbackStatus
 from orchestrator.errors import Poison
 from orchestrator.http.problems import Problem
-from orchestrator.intake.formats import NEVER_SUCCEEDS, Key, Reason
+from orchestrator.intake.formats import NEVER_SUCCEEDS, Key, Reason, TaskToken
 from orchestrator.payloads import parse_json
 from orchestrator.session.values import Json
 
@@ -29,6 +29,19 @@ IN_A_THREAD_FROM: Final = 262_144
 BODY_SECONDS_MAX: Final = 10.0
 
 Person = Annotated[str, Field(min_length=1, max_length=PERSON_LENGTH_MAX)]
+
+
+class InvocationBody(BaseModel):
+    """The body of an invocation that names its session type. Its session id is the affair of a header."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    kind: Literal["start"] = "start"
+    session_type: Key
+    # Parsed JSON already.
+    input: object = None
+    tenant: str | None = None
+    task_token: TaskToken | None = None
 
 
 class CancelBody(BaseModel):
@@ -78,6 +91,14 @@ async def json_body(request: web.Request, *, empty: Json = None, seconds_max: fl
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", f"the body is not JSON: {str(error)[:300]}"
         ) from None
+
+
+async def any_body(request: web.Request) -> Json:
+    """Return the JSON value of the body. Raises `Problem` for anything else, and for an empty body."""
+    _check_type(request)
+    if not request.can_read_body:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", "the body is empty")
+    return await json_body(request)
 
 
 async def object_body(request: web.Request) -> dict[str, Json]:

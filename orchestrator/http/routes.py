@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from orchestrator.http import parameters as p
-from orchestrator.http.bodies import ApprovalBody, CallbackBody, CancelBody
+from orchestrator.http.bodies import ApprovalBody, CallbackBody, CancelBody, InvocationBody
 from orchestrator.intake.formats import StartBody
 
 Codes = Mapping[HTTPStatus, tuple[str, ...]]
@@ -134,6 +134,23 @@ ROUTES: Final[tuple[Route, ...]] = (
             HTTPStatus.CONFLICT: ("IDEMPOTENCY_CONFLICT",),
             HTTPStatus.UNPROCESSABLE_ENTITY: ("UNKNOWN_SESSION_TYPE", "INVALID_INPUT"),
             HTTPStatus.SERVICE_UNAVAILABLE: ("DRAINING",),
+        },
+    ),
+    Route(
+        "invoke",
+        "POST",
+        "/invocations",
+        "Start a session as Bedrock AgentCore Runtime does",
+        answers=(
+            Answer(HTTPStatus.OK, "The session is durable.", "Accepted", has_location=True),
+            Answer(HTTPStatus.OK, "With Accept: text/event-stream, until its end.", None, "text/event-stream"),
+        ),
+        parameters=(p.RUNTIME_SESSION_ID, p.START_KEY),
+        body=Body(InvocationBody),
+        codes={
+            HTTPStatus.CONFLICT: ("IDEMPOTENCY_CONFLICT",),
+            HTTPStatus.UNPROCESSABLE_ENTITY: ("UNKNOWN_SESSION_TYPE", "INVALID_INPUT"),
+            HTTPStatus.SERVICE_UNAVAILABLE: ("DRAINING", "TOO_MANY_STREAMS"),
         },
     ),
     Route(
