@@ -237,6 +237,23 @@ async def test_a_body_that_asks_for_nothing_that_can_be_is_refused(data: bytes, 
         assert 0 == await sessions(node)
 
 
+@pytest.mark.parametrize("said", [None, "application/octet-stream"])
+async def test_a_body_need_not_say_that_it_is_json_but_a_page_of_another_site_must(said: str | None) -> None:
+    """Clients of AgentCore's often do not; a browser would ask first before it lets a page say so."""
+    async with chatting() as node:
+        headers = {**named(RUNTIME), **({} if said is None else {"Content-Type": said})}
+        skipped = () if said else ("Content-Type",)
+        url, data = f"{node.url}/invocations", b'{"prompt": "hello"}'
+        page = {**headers, "Origin": "https://example.com"}
+        async with node.http.post(url, data=data, headers=page, skip_auto_headers=skipped) as answer:
+            assert 415 == answer.status
+        async with node.http.post(url, data=data, headers=headers, skip_auto_headers=skipped) as answer:
+            assert 200 == answer.status
+        text = {**headers, "Content-Type": "text/plain"}
+        async with node.http.post(url, data=data, headers=text) as answer:
+            assert (415, "UNSUPPORTED_MEDIA_TYPE") == (answer.status, (await answer.json(content_type=None))["code"])
+
+
 async def test_other_endpoints_say_nothing_under_error() -> None:
     """The member is for AgentCore's clients alone."""
     async with chatting() as node:
