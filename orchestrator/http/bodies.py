@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +13,7 @@ from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.deliveries import CallbackStatus
 from orchestrator.errors import Poison
 from orchestrator.http.problems import Problem
-from orchestrator.intake.formats import NEVER_SUCCEEDS, Key, Reason, TaskToken
+from orchestrator.intake.formats import NEVER_SUCCEEDS, Key, Reason
 from orchestrator.payloads import parse_json
 from orchestrator.session.values import Json
 
@@ -31,19 +31,6 @@ UNSAID: Final = "application/octet-stream"
 """What a body without a type is (RFC 9110, 8.3)."""
 
 Person = Annotated[str, Field(min_length=1, max_length=PERSON_LENGTH_MAX)]
-
-
-class InvocationBody(BaseModel):
-    """The body of an invocation that names its session type. Its session id is the affair of a header."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    kind: Literal["start"] = "start"
-    session_type: Key
-    # Parsed JSON already.
-    input: object = None
-    tenant: str | None = None
-    task_token: TaskToken | None = None
 
 
 class CancelBody(BaseModel):

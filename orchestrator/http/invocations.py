@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -16,10 +16,10 @@ from orchestrator.app import Orchestrator
 from orchestrator.artifacts import disclosed
 from orchestrator.errors import Poison, SessionCancelled
 from orchestrator.http import parameters as p
-from orchestrator.http.bodies import InvocationBody, any_body
+from orchestrator.http.bodies import any_body
 from orchestrator.http.streams import FrameOf, frame
 from orchestrator.intake import Start
-from orchestrator.intake.formats import Reader, StartBody, checked
+from orchestrator.intake.formats import Reader, StartBody, validated
 from orchestrator.router import Accepted, IdempotencyConflict, Router
 from orchestrator.session import events as e
 from orchestrator.session.values import Json, JsonObject, canonical_json, is_valid_session_id, payload_digest
@@ -47,20 +47,19 @@ class Invocations:
 
         Raises:
             Poison, Problem: it asks for nothing that can be.
-            IdempotencyConflict: its `Idempotency-Key` came with another body.
+            IdempotencyConflict: its key, or the session id in its body, came with another body.
         """
         runtime_id, key = p.RUNTIME_SESSION_ID.read(request), p.START_KEY.read(request)
-        body = self._body(await any_body(request))
-        start = self._reader.start(_under(runtime_id, key, body), trace_of(request))
-        accepted = await self._started(start, runtime_id, is_keyed=key is not None)
+        body, turn_of = _under(runtime_id, key, self._body(await any_body(request)))
+        accepted = await self._started(self._reader.start(body, trace_of(request)), turn_of)
         request_id = request.headers.get(REQUEST_ID, "")[:REQUEST_ID_LOGGED_MAX]
         known = {"runtime_session_id": runtime_id, "request_id": request_id, "is_new": accepted.is_new}
         self._log.info("invocation_accepted", session_id=accepted.session_id, **known)
         return accepted.session_id
 
-    def _body(self, value: Json) -> InvocationBody:
+    def _body(self, value: Json) -> StartBody:
         if isinstance(value, dict) and "session_type" in value:
-            return checked(InvocationBody, value)
+            return validated(value)
         invoked = self._app.invoked_type
         if invoked is None:
             known = ", ".join(declared.name for declared in self._app.session_types) or "none"
@@ -69,17 +68,17 @@ class Invocations:
                 "session_type: missing; say one, or declare which takes invocations "
                 f"(`@app.session(…, invocations=True)`); known: {known}",
             )
-        return InvocationBody(session_type=invoked.name, input=value)
+        return StartBody(session_type=invoked.name, input=value)
 
-    async def _started(self, start: Start, runtime_id: str | None, *, is_keyed: bool) -> Accepted:
+    async def _started(self, start: Start, turn_of: str | None) -> Accepted:
+        """Start it, under an id of its own where another body came first in the runtime session `turn_of`."""
         try:
             return await self._router.start(start)
         except IdempotencyConflict:
-            if runtime_id is None or is_keyed:
+            if turn_of is None:
                 raise
-        # Another body in the same runtime session is the next turn of a conversation, no mistake.
         turn = payload_digest(start.session_type, start.tenant, start.input)
-        return await self._router.start(replace(start, session_id=_derived_id(runtime_id, turn)))
+        return await self._router.start(replace(start, session_id=_derived_id(turn_of, turn)))
 
 
 def trace_of(request: web.Request) -> str | None:
@@ -112,21 +111,18 @@ def _frame_of(session_id: str, recorded: e.Recorded) -> str:
             return ""
 
 
-def _under(runtime_id: str | None, key: str | None, body: InvocationBody) -> StartBody:
-    """Return the start that this body asks for, under the id that the headers give it."""
-    start = StartBody(
-        session_type=body.session_type,
-        input=cast("Json", body.input),
-        tenant=body.tenant,
-        task_token=body.task_token,
-        idempotency_key=key,
-    )
-    if runtime_id is None:
-        return start
+def _under(runtime_id: str | None, key: str | None, body: StartBody) -> tuple[StartBody, str | None]:
+    """Return the start that a body asks for, with its id, and the runtime session in which it may be a later turn.
+
+    That is `None` where the caller says what makes the session: an id in the body, or a key.
+    """
+    key = body.idempotency_key if key is None else key
+    if body.session_id is not None or runtime_id is None:
+        return body.model_copy(update={"idempotency_key": key}), None
     if key is not None:
-        return start.model_copy(update={"session_id": _derived_id(runtime_id, key)})
+        return body.model_copy(update={"session_id": _derived_id(runtime_id, key)}), None
     first = runtime_id if is_valid_session_id(runtime_id) else _derived_id(runtime_id)
-    return start.model_copy(update={"session_id": first})
+    return body.model_copy(update={"session_id": first}), runtime_id
 
 
 def _derived_id(*parts: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import groupby
 from typing import Final, cast
@@ -10,7 +10,6 @@ from typing import Final, cast
 from pydantic import BaseModel
 
 from orchestrator.app import Orchestrator, SessionType
-from orchestrator.http.bodies import InvocationBody
 from orchestrator.http.parameters import APPROVAL_NAME, Parameter
 from orchestrator.http.problems import PROBLEM_TYPE
 from orchestrator.http.routes import OPEN_CODES, Answer, Body, Route
@@ -21,8 +20,6 @@ from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json, JsonObject
 
 _SCHEMAS_AT: Final = "#/components/schemas/"
-_STARTING: Final[Mapping[type[BaseModel], str]] = {StartBody: "Start", InvocationBody: "Invocation"}
-"""Bodies that start sessions, and what their schemas are called, before the session type's name."""
 _TEXT: Final[JsonObject] = {"type": "string"}
 _NUMBER: Final[JsonObject] = {"type": "integer"}
 _INSTANT: Final[JsonObject] = {"type": "string", "format": "date-time"}
@@ -212,15 +209,14 @@ def _add(responses: dict[str, JsonObject], status: str, description: str, answer
 def _body_schema(body: Body, app: Orchestrator, schemas: JsonObject) -> JsonObject:
     if body.model is None:
         return {}
-    kind = _STARTING.get(body.model)
-    if kind is None or not app.session_types:
+    if body.model is not StartBody or not app.session_types:
         schemas[body.model.__name__] = _model_schema(body.model)
         return _ref(body.model.__name__)
     for declared in app.session_types:
-        schemas[f"{kind}.{declared.name}"] = _start_schema(declared, body.model, schemas)
-    choices: list[Json] = [_ref(f"{kind}.{declared.name}") for declared in app.session_types]
+        schemas[f"Start.{declared.name}"] = _start_schema(declared, schemas)
+    choices: list[Json] = [_ref(f"Start.{declared.name}") for declared in app.session_types]
     invoked = app.invoked_type
-    if body.model is InvocationBody and invoked is not None:
+    if body.may_be_input and invoked is not None:
         names_none: JsonObject = {"not": {"type": "object", "required": ["session_type"]}}
         choices.append({"allOf": [_input_schema(invoked, schemas), names_none]})
     return {"oneOf": choices}
@@ -233,16 +229,15 @@ def _input_schema(declared: SessionType, schemas: JsonObject) -> JsonObject:
     return schema
 
 
-def _start_schema(declared: SessionType, model: type[BaseModel], schemas: JsonObject) -> JsonObject:
-    """Return the body that starts this session type: the fields of the model, with its name and its input."""
-    schema = _model_schema(model)
+def _start_schema(declared: SessionType, schemas: JsonObject) -> JsonObject:
+    """Return the body that starts this session type: the fields of `StartBody`, with its name and its input."""
+    schema = _model_schema(StartBody)
     properties = schema["properties"]
     assert isinstance(properties, dict)
     properties["session_type"] = {"const": declared.name}
     properties["input"] = _input_schema(declared, schemas)
+    properties["session_id"] = _or_null({"type": "string", "pattern": _GIVEN_SESSION_ID})
     properties["tenant"] = _or_null(_ID)
-    if "session_id" in properties:
-        properties["session_id"] = _or_null({"type": "string", "pattern": _GIVEN_SESSION_ID})
     needs_input = [] if _fits_nothing_given(declared) else ["input"]
     return {**schema, "title": f"Start a session of type {declared.name}", "required": ["session_type", *needs_input]}
 

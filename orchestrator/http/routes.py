@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from orchestrator.http import parameters as p
-from orchestrator.http.bodies import ApprovalBody, CallbackBody, CancelBody, InvocationBody
+from orchestrator.http.bodies import ApprovalBody, CallbackBody, CancelBody
 from orchestrator.intake.formats import StartBody
 
 Codes = Mapping[HTTPStatus, tuple[str, ...]]
@@ -22,10 +22,14 @@ Codes = Mapping[HTTPStatus, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A JSON body. `model` is `None` where any JSON value will do."""
+    """A JSON body. `model` is `None` where any JSON value will do.
+
+    `may_be_input`: in its place may stand the input of the session type that takes invocations.
+    """
 
     model: type[BaseModel] | None
     is_required: bool = True
+    may_be_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             Answer(HTTPStatus.OK, "With Accept: text/event-stream, until its end.", None, "text/event-stream"),
         ),
         parameters=(p.RUNTIME_SESSION_ID, p.START_KEY),
-        body=Body(InvocationBody),
+        body=Body(StartBody, may_be_input=True),
         codes={
             HTTPStatus.CONFLICT: ("IDEMPOTENCY_CONFLICT",),
             HTTPStatus.UNPROCESSABLE_ENTITY: ("UNKNOWN_SESSION_TYPE", "INVALID_INPUT"),

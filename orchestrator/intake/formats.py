@@ -35,7 +35,6 @@ NEVER_SUCCEEDS: Final = "INVALID_MESSAGE"
 
 Key = Annotated[str, Field(min_length=1, max_length=KEY_LENGTH_MAX)]
 Reason = Annotated[str, Field(max_length=REASON_LENGTH_MAX)]
-TaskToken = Annotated[str, Field(max_length=TASK_TOKEN_LENGTH_MAX)]
 # pydantic's own engine for these: there, `$` is the very end, and no newline may follow.
 Id = Annotated[str, Field(pattern=f"^{ID_PATTERN.pattern}$")]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -53,7 +52,7 @@ class StartBody(BaseModel):
     idempotency_key: Key | None = None
     session_id: str | None = None
     tenant: str | None = None
-    task_token: TaskToken | None = None
+    task_token: Annotated[str, Field(max_length=TASK_TOKEN_LENGTH_MAX)] | None = None
 
 
 class SignalBody(BaseModel):

@@ -158,6 +158,20 @@ async def test_a_key_lets_the_same_prompt_run_twice_and_tells_its_repetitions() 
         assert (409, "IDEMPOTENCY_CONFLICT") == (status, problem["code"])
 
 
+async def test_what_a_start_says_of_its_id_holds_in_an_invocation() -> None:
+    """Its session id goes before the runtime session's, its key is a key; with either, another body is a conflict."""
+    async with chatting() as node:
+        hello: dict[str, Json] = {"session_type": "chat", "input": {"prompt": "hello"}}
+        other: dict[str, Json] = {"session_type": "chat", "input": {"prompt": "other"}}
+        mine: dict[str, Json] = {"session_id": "mine"}
+        assert "mine" == await invoked(node, {**hello, **mine}, named(RUNTIME))
+        assert 409 == (await asked(node, {**other, **mine}, named(RUNTIME)))[0]
+        key: dict[str, Json] = {"idempotency_key": "turn-1"}
+        assert await invoked(node, hello, keyed("turn-1")) == await invoked(node, {**hello, **key}, named(RUNTIME))
+        assert 409 == (await asked(node, {**other, **key}, named(RUNTIME)))[0]
+        assert RUNTIME == await invoked(node, hello, named(RUNTIME))
+
+
 @pytest.mark.parametrize("runtime_id", UNFIT)
 async def test_a_runtime_session_id_that_is_no_session_id_stands_for_one(runtime_id: str) -> None:
     """The same one on every node; the answer names it, and it is found there. A turn is another one."""
@@ -224,7 +238,7 @@ async def test_any_json_is_the_input_of_the_type_that_takes_invocations(body: Js
         (b'{"prompt": 7}', "INVALID_INPUT", "input"),
         (b'{"session_type": "tea"}', "UNKNOWN_SESSION_TYPE", "session_type: 'tea'"),
         (b'{"session_type": 7}', "INVALID_MESSAGE", "session_type: "),
-        (b'{"session_type": "chat", "session_id": "mine"}', "INVALID_MESSAGE", "session_id: "),
+        (b'{"session_type": "chat", "input": {"prompt": "x"}, "session_id": "a/b"}', "INVALID_MESSAGE", "session_id: "),
         (b'{"session_type": "chat", "input": {"prompt": "x"}, "tenant": "a b"}', "INVALID_MESSAGE", "tenant: "),
     ],
 )
@@ -427,7 +441,7 @@ def test_only_one_session_type_takes_invocations() -> None:
 def test_the_document_says_which_body_is_an_input() -> None:
     """Any that names no session type, where one takes invocations; else each must name its type."""
     choices = invocation_bodies(chat_app())
-    assert [{"$ref": "#/components/schemas/Invocation.chat"}] == choices[:1]
+    assert [{"$ref": "#/components/schemas/Start.chat"}] == choices[:1]
     assert {"not": {"type": "object", "required": ["session_type"]}} == choices[1]["allOf"][1]
     assert 2 == len(invocation_bodies(sample_app()))
 
