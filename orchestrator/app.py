@@ -71,7 +71,10 @@ class AgentLimits:
 
 @dataclass(frozen=True, slots=True)
 class SessionType:
-    """A declared session type: its name, its handler, the types of its input and result, its time limit in seconds."""
+    """A declared session type: its name, its handler, the types of its input and result, its time limit in seconds.
+
+    `takes_invocations`: it is what `POST /invocations` starts where a body names no session type.
+    """
 
     name: str
     handler: Handler
@@ -79,6 +82,7 @@ class SessionType:
     result_type: PayloadType
     takes_input: bool
     time_limit: float | None = None
+    takes_invocations: bool = False
 
     @property
     def patches(self) -> frozenset[str]:
@@ -120,12 +124,16 @@ class Orchestrator:
         self._agent_limits: dict[str, AgentLimits] = {}
         self._triggers: list[tuple[Handler, S3Trigger | EventTrigger | Schedule]] = []
 
-    def session(self, name: str, *, timeout: Duration | None = None) -> Callable[[HandlerT], HandlerT]:
+    def session(
+        self, name: str, *, timeout: Duration | None = None, invocations: bool = False
+    ) -> Callable[[HandlerT], HandlerT]:
         """Declare an async function as the handler of a session type.
 
         Args:
             name: 1 to 64 of `A-Z a-z 0-9 _ . -`; it stands in session ids and in the table, so keep it.
             timeout: how long a session may live (`timedelta` or seconds); then it fails as `SESSION_TIMED_OUT`.
+            invocations: `POST /invocations` (Bedrock AgentCore Runtime) starts this type where a body names none: its
+                whole body is the input. An application's only session type needs no such mark.
         """
         if SESSION_TYPE_PATTERN.fullmatch(name) is None:
             raise RegistrationError(f"session type {name!r}: use 1 to 64 letters, digits, '_', '.' or '-'")
@@ -137,7 +145,11 @@ class Orchestrator:
         def declare(handler: HandlerT) -> HandlerT:
             if name in self._sessions:
                 raise RegistrationError(f"session type {name!r} is declared twice")
-            self._sessions[name] = _session_type(name, handler, time_limit)
+            declared = replace(_session_type(name, handler, time_limit), takes_invocations=invocations)
+            marked = [other.name for other in self.session_types if invocations and other.takes_invocations]
+            if marked:
+                raise RegistrationError(f"session types {marked[0]!r} and {name!r}: only one can take invocations")
+            self._sessions[name] = declared
             return handler
 
         return declare
@@ -269,6 +281,13 @@ class Orchestrator:
     def session_type(self, name: str) -> SessionType | None:
         """Return the session type of that name; `None` where none is declared."""
         return self._sessions.get(name)
+
+    @property
+    def invoked_type(self) -> SessionType | None:
+        """What an invocation starts that names no session type: the one declared so, else the only one there is."""
+        marked = [declared for declared in self.session_types if declared.takes_invocations]
+        candidates = marked or self.session_types
+        return candidates[0] if len(candidates) == 1 else None
 
     def agent_named(self, name: str) -> AgentTarget | None:
         """Return the agent of that name; `None` where none is declared."""

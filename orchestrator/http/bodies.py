@@ -6,7 +6,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.calls import PERSON_LENGTH_MAX
@@ -28,6 +28,8 @@ LARGE_AT_ONCE_MAX: Final = 4
 IN_A_THREAD_FROM: Final = 262_144
 """Bytes from which parsing would hold up the loop for everybody else."""
 BODY_SECONDS_MAX: Final = 10.0
+UNSAID: Final = "application/octet-stream"
+"""What a body without a type is (RFC 9110, 8.3)."""
 
 Person = Annotated[str, Field(min_length=1, max_length=PERSON_LENGTH_MAX)]
 
@@ -72,13 +74,20 @@ async def json_body(request: web.Request, *, empty: Json = None, seconds_max: fl
     if not raw:
         return empty
     _check_type(request)
-    try:
-        text = raw.decode()
-        return await asyncio.to_thread(parse_json, text) if len(raw) > IN_A_THREAD_FROM else parse_json(text)
-    except (ValueError, RecursionError) as error:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", f"the body is not JSON: {str(error)[:300]}"
-        ) from None
+    return await _parsed(raw)
+
+
+async def any_body(request: web.Request) -> Json:
+    """Return the JSON value of a body whose type need not be said. Raises `Problem` for anything else, and for none.
+
+    A client of AgentCore's that gives no `contentType` sends none, or `application/octet-stream`. A page of another
+    site could send a body of no type too, but not without its `Origin` (Fetch Standard, "Origin header").
+    """
+    if request.content_type != UNSAID or hdrs.ORIGIN in request.headers:
+        _check_type(request)
+    if not request.can_read_body:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", "the body is empty")
+    return await _parsed(await _bytes_of(request, BODY_SECONDS_MAX))
 
 
 async def object_body(request: web.Request) -> dict[str, Json]:
@@ -95,6 +104,16 @@ async def answer_body(request: web.Request, large_at_once: asyncio.Semaphore) ->
     async with large_at_once:
         value = await json_body(request.clone(client_max_size=ANSWER_BYTES_MAX), seconds_max=ANSWER_SECONDS_MAX)
     return _as_object(value)
+
+
+async def _parsed(raw: bytes) -> Json:
+    try:
+        text = raw.decode()
+        return await asyncio.to_thread(parse_json, text) if len(raw) > IN_A_THREAD_FROM else parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_JSON", f"the body is not JSON: {str(error)[:300]}"
+        ) from None
 
 
 def _as_object(value: Json) -> dict[str, Json]:

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from pydantic import BaseModel
 
-from orchestrator.app import SessionType
+from orchestrator.app import Orchestrator, SessionType
 from orchestrator.http.parameters import APPROVAL_NAME, Parameter
 from orchestrator.http.problems import PROBLEM_TYPE
 from orchestrator.http.routes import OPEN_CODES, Answer, Body, Route
@@ -129,14 +129,12 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
 """What the answers look like. Fields may be added; clients ignore what they do not know."""
 
 
-def document(routes: Sequence[Route], session_types: Sequence[SessionType], *, needs_key: bool) -> JsonObject:
+def document(routes: Sequence[Route], app: Orchestrator, *, needs_key: bool) -> JsonObject:
     """Return the document. `needs_key` tells whether this node asks for one; the open endpoints never do."""
     schemas: JsonObject = {**SCHEMAS}
     paths: dict[str, Json] = {}
     for path, group in groupby(sorted(routes, key=lambda route: route.path), key=lambda route: route.path):
-        paths[path] = {
-            route.method.lower(): _operation(route, session_types, schemas, needs_key=needs_key) for route in group
-        }
+        paths[path] = {route.method.lower(): _operation(route, app, schemas, needs_key=needs_key) for route in group}
     schemes: JsonObject = {"key": {"type": "http", "scheme": "bearer", "description": "ORCHESTRATOR_API_KEYS"}}
     return {
         "openapi": "3.1.0",
@@ -152,16 +150,14 @@ def document(routes: Sequence[Route], session_types: Sequence[SessionType], *, n
     }
 
 
-def _operation(
-    route: Route, session_types: Sequence[SessionType], schemas: JsonObject, *, needs_key: bool
-) -> JsonObject:
+def _operation(route: Route, app: Orchestrator, schemas: JsonObject, *, needs_key: bool) -> JsonObject:
     operation: JsonObject = {"operationId": route.operation_id, "summary": route.summary}
     if route.parameters:
         operation["parameters"] = [_parameter(parameter) for parameter in route.parameters]
     if route.body is not None:
         operation["requestBody"] = {
             "required": route.body.is_required,
-            "content": {"application/json": {"schema": _body_schema(route.body, session_types, schemas)}},
+            "content": {"application/json": {"schema": _body_schema(route.body, app, schemas)}},
         }
     operation["responses"] = _responses(route, needs_key=needs_key)
     if needs_key:
@@ -210,15 +206,27 @@ def _add(responses: dict[str, JsonObject], status: str, description: str, answer
     return content
 
 
-def _body_schema(body: Body, session_types: Sequence[SessionType], schemas: JsonObject) -> JsonObject:
+def _body_schema(body: Body, app: Orchestrator, schemas: JsonObject) -> JsonObject:
     if body.model is None:
         return {}
-    if body.model is not StartBody or not session_types:
+    if body.model is not StartBody or not app.session_types:
         schemas[body.model.__name__] = _model_schema(body.model)
         return _ref(body.model.__name__)
-    for declared in session_types:
+    for declared in app.session_types:
         schemas[f"Start.{declared.name}"] = _start_schema(declared, schemas)
-    return {"oneOf": [_ref(f"Start.{declared.name}") for declared in session_types]}
+    choices: list[Json] = [_ref(f"Start.{declared.name}") for declared in app.session_types]
+    invoked = app.invoked_type
+    if body.may_be_input and invoked is not None:
+        names_none: JsonObject = {"not": {"type": "object", "required": ["session_type"]}}
+        choices.append({"allOf": [_input_schema(invoked, schemas), names_none]})
+    return {"oneOf": choices}
+
+
+def _input_schema(declared: SessionType, schemas: JsonObject) -> JsonObject:
+    schema = declared.input_type.schema(f"{_SCHEMAS_AT}Input.{declared.name}.{{model}}")
+    for name, model in cast("dict[str, JsonObject]", schema.pop("$defs", {})).items():
+        schemas[f"Input.{declared.name}.{name}"] = model
+    return schema
 
 
 def _start_schema(declared: SessionType, schemas: JsonObject) -> JsonObject:
@@ -226,11 +234,8 @@ def _start_schema(declared: SessionType, schemas: JsonObject) -> JsonObject:
     schema = _model_schema(StartBody)
     properties = schema["properties"]
     assert isinstance(properties, dict)
-    body_input = declared.input_type.schema(f"{_SCHEMAS_AT}Input.{declared.name}.{{model}}")
-    for name, model in cast("dict[str, JsonObject]", body_input.pop("$defs", {})).items():
-        schemas[f"Input.{declared.name}.{name}"] = model
     properties["session_type"] = {"const": declared.name}
-    properties["input"] = body_input
+    properties["input"] = _input_schema(declared, schemas)
     properties["session_id"] = _or_null({"type": "string", "pattern": _GIVEN_SESSION_ID})
     properties["tenant"] = _or_null(_ID)
     needs_input = [] if _fits_nothing_given(declared) else ["input"]

@@ -188,6 +188,14 @@ START_KEY: Final = Text(
     f"[!-~]([ -~]{{0,{KEY_LENGTH_MAX - 2}}}[!-~])?",
     f"a text of 1 to {KEY_LENGTH_MAX} printable ASCII characters",
 )
+RUNTIME_SESSION_ID: Final = Text(
+    "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id",
+    "header",
+    "AgentCore Runtime's session id: what is invoked under it first has it for its session id, where it can be one.",
+    "[!-~]{33,256}",
+    "a runtime session id (33 to 256 printable ASCII characters)",
+)
+"""The length is AgentCore's rule (API reference, `InvokeAgentRuntime`, `runtimeSessionId`)."""
 STATE: Final = Choice("state", "query", "Sessions in this state.", SessionStatus)
 SESSION_TYPE: Final = Text(
     "type", "query", "Sessions of this type.", r"[A-Za-z0-9_.\-]{1,64}", "a session type (1 to 64 of A-Z a-z 0-9 _ . -)"

@@ -29,6 +29,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BEGUN: Final = web.RequestKey("begun", web.StreamResponse)
 """The answer of a request that has begun to go out: no problem can take its place."""
 
+ALSO_ERROR: Final = web.RequestKey("also_error", bool)
+"""Of a request of AgentCore Runtime's: its clients look for a text under `error`."""
+
 STATUSES: Final[Mapping[type[OrchestratorError], HTTPStatus]] = {
     UnknownSession: HTTPStatus.NOT_FOUND,
     IdempotencyConflict: HTTPStatus.CONFLICT,
@@ -99,19 +102,21 @@ def middleware(log: FilteringBoundLogger) -> Middleware:
             # Supervision of one request: our bug must not show its insides, nor take the connection's others down.
             log.error("request_failed", method=request.method, path=request.path, exc_info=error)
             problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "the node failed on this request")
-        return request[BEGUN] if BEGUN in request else response(problem)
+        members = {"error": str(problem)} if ALSO_ERROR in request else {}
+        return request[BEGUN] if BEGUN in request else response(problem, members)
 
     return answer
 
 
-def response(problem: Problem) -> web.Response:
-    """Return what goes out."""
+def response(problem: Problem, members: Mapping[str, str] | None = None) -> web.Response:
+    """Return what goes out; `members` are added to those that every problem has (RFC 9457, 3.2)."""
     body = {
         "type": "about:blank",
         "title": problem.status.phrase,
         "status": problem.status.value,
         "code": problem.problem_code,
         "detail": str(problem),
+        **(members or {}),
     }
     return web.Response(
         status=problem.status.value, text=json.dumps(body), content_type=PROBLEM_TYPE, headers=problem.headers

@@ -22,10 +22,14 @@ Codes = Mapping[HTTPStatus, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A JSON body. `model` is `None` where any JSON value will do."""
+    """A JSON body. `model` is `None` where any JSON value will do.
+
+    `may_be_input`: in its place may stand the input of the session type that takes invocations.
+    """
 
     model: type[BaseModel] | None
     is_required: bool = True
+    may_be_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,23 @@ ROUTES: Final[tuple[Route, ...]] = (
             HTTPStatus.CONFLICT: ("IDEMPOTENCY_CONFLICT",),
             HTTPStatus.UNPROCESSABLE_ENTITY: ("UNKNOWN_SESSION_TYPE", "INVALID_INPUT"),
             HTTPStatus.SERVICE_UNAVAILABLE: ("DRAINING",),
+        },
+    ),
+    Route(
+        "invoke",
+        "POST",
+        "/invocations",
+        "Start a session as Bedrock AgentCore Runtime does",
+        answers=(
+            Answer(HTTPStatus.OK, "The session is durable.", "Accepted", has_location=True),
+            Answer(HTTPStatus.OK, "With Accept: text/event-stream, until its end.", None, "text/event-stream"),
+        ),
+        parameters=(p.RUNTIME_SESSION_ID, p.START_KEY),
+        body=Body(StartBody, may_be_input=True),
+        codes={
+            HTTPStatus.CONFLICT: ("IDEMPOTENCY_CONFLICT",),
+            HTTPStatus.UNPROCESSABLE_ENTITY: ("UNKNOWN_SESSION_TYPE", "INVALID_INPUT"),
+            HTTPStatus.SERVICE_UNAVAILABLE: ("DRAINING", "TOO_MANY_STREAMS"),
         },
     ),
     Route(

@@ -30,9 +30,10 @@ from orchestrator.http.bodies import (
     object_body,
 )
 from orchestrator.http.connections import listening
+from orchestrator.http.invocations import Invocations, frames_for, trace_of
 from orchestrator.http.openapi import document
 from orchestrator.http.page import PAGE_HEADERS, page
-from orchestrator.http.problems import Handler, Problem, draining, middleware, unserved
+from orchestrator.http.problems import ALSO_ERROR, Handler, Problem, draining, middleware, unserved
 from orchestrator.http.routes import BETWEEN_NODES, ROUTES
 from orchestrator.http.streams import EVENT_STREAM, STREAMS_MAX, EventSignal, EventStreams, Polling, StreamPorts
 from orchestrator.inbox import UnknownSession
@@ -43,7 +44,6 @@ from orchestrator.pokes import Doorbell
 from orchestrator.pokes.http import POKE_SCHEME
 from orchestrator.router import Router
 from orchestrator.session.values import Json, JsonObject, compact_json, format_instant, is_valid_id
-from orchestrator.telemetry import TRACEPARENT, trace_parent
 from orchestrator.user_code import TimeLimit
 from orchestrator.views import error_view, event_view, head_view, session_view
 
@@ -102,7 +102,9 @@ class Endpoints:
                 streams_max=ports.limits.streams_max,
             )
         )
-        self._document = document(ROUTES, ports.router.ports.app.session_types, needs_key=bool(ports.api_keys))
+        app = ports.router.ports.app
+        self._invocations = Invocations(app, ports.reader, ports.router, ports.log)
+        self._document = document(ROUTES, app, needs_key=bool(ports.api_keys))
 
     def application(self) -> web.Application:
         """Return the application with its routes and middlewares."""
@@ -126,6 +128,7 @@ class Endpoints:
             "health": self.health,
             "ready": self.ready,
             "startSession": self.start,
+            "invoke": self.invoke,
             "listSessions": self.sessions,
             "getSession": self.session,
             "listEvents": self.events,
@@ -167,24 +170,28 @@ class Endpoints:
 
     async def start(self, request: web.Request) -> web.Response:
         """Accept a session: 202 when it is durable, 200 when it was before."""
-        if self._ports.health.is_draining or not self._ports.health.is_ready:
-            raise draining()
+        self._check_open()
         body = await object_body(request)
         wanted = validated(body)
         key = p.START_KEY.read(request)
         if key is not None:
             # After the body was found good as it is: a key in the header must not hide a bad one in there.
             wanted = validated({**body, "idempotency_key": key})
-        trace = trace_parent(
-            xray_header=request.headers.get("X-Amzn-Trace-Id"),
-            attributes={TRACEPARENT: request.headers[TRACEPARENT]} if TRACEPARENT in request.headers else {},
-        )
-        accepted = await self._ports.router.start(self._ports.reader.start(wanted, trace))
-        return _json(
-            {"session_id": accepted.session_id, "status": "ACCEPTED"},
-            HTTPStatus.ACCEPTED if accepted.is_new else HTTPStatus.OK,
-            location=f"/sessions/{accepted.session_id}",
-        )
+        accepted = await self._ports.router.start(self._ports.reader.start(wanted, trace_of(request)))
+        return _accepted(accepted.session_id, HTTPStatus.ACCEPTED if accepted.is_new else HTTPStatus.OK)
+
+    async def invoke(self, request: web.Request) -> web.StreamResponse:
+        """Accept an invocation of AgentCore Runtime's: 200 when it is durable, or a stream until its end."""
+        request[ALSO_ERROR] = True
+        self._check_open()
+        is_stream = _wants_stream(request)
+        if is_stream:
+            self.streams.admit()
+        session_id = await self._invocations.accept(request)
+        if not is_stream:
+            return _accepted(session_id, HTTPStatus.OK)
+        request[DEADLINE].lift()
+        return await self.streams.tell(request, session_id, *frames_for(session_id))
 
     async def sessions(self, request: web.Request) -> web.Response:
         """Answer a page of sessions, the latest change first; `cursor` asks for the next page."""
@@ -209,7 +216,7 @@ class Endpoints:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Answer a page of a session's events, from behind `after`, or a stream of them to who accepts one."""
         session_id = _asked_for(request)
-        is_stream = request.method == hdrs.METH_GET and EVENT_STREAM in request.headers.get(hdrs.ACCEPT, "")
+        is_stream = request.method == hdrs.METH_GET and _wants_stream(request)
         after, limit = p.AFTER.or_default(request), p.EVENTS_LIMIT.or_default(request)
         p.LAST_EVENT_ID.read(request)
         if await self._ports.heads.get(session_id) is None:
@@ -276,6 +283,10 @@ class Endpoints:
         except UnreadableEvent as error:
             body["error"] = error_view(error)
         return body
+
+    def _check_open(self) -> None:
+        if self._ports.health.is_draining or not self._ports.health.is_ready:
+            raise draining()
 
     def _healthy(self, report: Report) -> JsonObject:
         return {
@@ -354,6 +365,15 @@ def _asked_for(request: web.Request) -> str:
     if not is_valid_id(session_id):
         raise UnknownSession(session_id)
     return session_id
+
+
+def _wants_stream(request: web.Request) -> bool:
+    return EVENT_STREAM in request.headers.get(hdrs.ACCEPT, "")
+
+
+def _accepted(session_id: str, status: HTTPStatus) -> web.Response:
+    body: JsonObject = {"session_id": session_id, "status": "ACCEPTED"}
+    return _json(body, status, location=f"/sessions/{session_id}")
 
 
 def _delivered(session_id: str, message_id: str) -> web.Response:

@@ -7,10 +7,10 @@ its `Last-Event-ID`. It ends with the terminal event; a client that asks again a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from orchestrator.http.connections import Connection
 from orchestrator.http.parameters import AFTER, INVALID_QUERY, LAST_EVENT_ID
 from orchestrator.http.problems import BEGUN, Problem, draining, unserved
 from orchestrator.journal import Journal
-from orchestrator.session.events import Recorded
+from orchestrator.session.events import Event, Recorded, SessionContinued
 from orchestrator.session.transitions import ENDED, SESSION_TRANSITIONS
 from orchestrator.session.values import JsonObject, compact_json
 from orchestrator.user_code import TimeLimit
@@ -40,6 +40,10 @@ WRITE_SECONDS_MAX: Final = 30.0
 RECONNECT_MILLISECONDS: Final = 1_000
 _HEADERS: Final = {"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Proxies that buffer would hold an event back until there are many (nginx, "proxy_buffering")."""
+
+
+FrameOf: TypeAlias = Callable[[Recorded], str]
+"""What a stream writes for an event; an empty text for nothing."""
 
 
 class EventSignal(Protocol):
@@ -98,10 +102,27 @@ class EventStreams:
         """
         seen = LAST_EVENT_ID.read(request)
         after = seen if seen is not None else AFTER.or_default(request)
+        return await self._held(request, lambda: self._told(request, session_id, after))
+
+    async def tell(self, request: web.Request, session_id: str, opening: str, frame_of: FrameOf) -> web.StreamResponse:
+        """Answer with `opening` and what `frame_of` makes of each event, through all generations until the end.
+
+        Raises:
+            Problem: too many streams, or a draining node.
+        """
+        return await self._held(request, lambda: self._retold(request, session_id, opening, frame_of))
+
+    def admit(self) -> None:
+        """Return if a stream may begin here. Raises `Problem` if not."""
         if self._is_ending():
             raise draining()
         if len(self._open) >= self._ports.streams_max:
             raise unserved("TOO_MANY_STREAMS", f"this node serves {self._ports.streams_max} streams; try another one")
+
+    async def _held(
+        self, request: web.Request, told: Callable[[], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self.admit()
         # From here on the place is taken, whatever is waited for: it begins to live before it begins to speak.
         life = asyncio.timeout(None)
         try:
@@ -109,7 +130,7 @@ class EventStreams:
                 self._open.add(life)
                 assert isinstance(request.protocol, Connection), "served by `listening`"
                 request.protocol.on_lost = lambda: self._end(life)
-                return await self._told(request, session_id, after)
+                return await told()
         except TimeoutError:
             if not life.expired():
                 raise
@@ -126,12 +147,30 @@ class EventStreams:
         outlet = _Outlet(request, self._ports.clock)
         await outlet.open()
         try:
-            await self._follow(outlet, session_id, after)
+            await self._follow(outlet, session_id, after, lambda recorded: _frame_of(session_id, recorded))
         except OrchestratorError as error:
             # Another node may read what this one cannot: the client goes on there, from the last id it has.
-            self._ports.log.warning("stream_broken", session_id=session_id, code=error.code)
-            await outlet.write(_frame(error.code, error_view(error)))
+            await self._broken(outlet, session_id, error)
         return outlet.response
+
+    async def _retold(
+        self, request: web.Request, session_id: str, opening: str, frame_of: FrameOf
+    ) -> web.StreamResponse:
+        outlet = _Outlet(request, self._ports.clock)
+        await outlet.open()
+        await outlet.write(opening)
+        generation: str | None = session_id
+        try:
+            while generation is not None:
+                last = await self._follow(outlet, generation, 0, frame_of)
+                generation = last.continued_as if isinstance(last, SessionContinued) else None
+        except OrchestratorError as error:
+            await self._broken(outlet, session_id, error)
+        return outlet.response
+
+    async def _broken(self, outlet: _Outlet, session_id: str, error: OrchestratorError) -> None:
+        self._ports.log.warning("stream_broken", session_id=session_id, code=error.code)
+        await outlet.write(frame(error.code, error_view(error)))
 
     async def _event(self, session_id: str, seq: int) -> Recorded:
         """Return the event at which a client left off."""
@@ -140,19 +179,23 @@ class EventStreams:
         detail = f"after, Last-Event-ID: the journal has no event {seq} yet"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_QUERY, detail)
 
-    async def _follow(self, outlet: _Outlet, session_id: str, after: int) -> None:
+    async def _follow(self, outlet: _Outlet, session_id: str, after: int, frame_of: FrameOf) -> Event | None:
+        """Write a journal's events as they come; return its terminal one, `None` where this server ends first."""
         seen, pause = after, POLL_SECONDS_FIRST
         while not self._is_ending():
             before = seen
             async for recorded in self._ports.journal.read(session_id, after=seen):
-                await outlet.write(_frame_of(session_id, recorded))
+                await outlet.write(frame_of(recorded))
                 seen = recorded.seq
-                if is_terminal(recorded) or self._is_ending():
-                    return
+                if is_terminal(recorded):
+                    return recorded.event
+                if self._is_ending():
+                    return None
             pause = POLL_SECONDS_FIRST if seen > before else min(pause * POLL_GROWTH, POLL_SECONDS_MAX)
             if outlet.silent_for() >= KEEP_ALIVE_SECONDS:
                 await outlet.write(": still here\n\n")
             await self._ports.news.wait(session_id, min(pause, KEEP_ALIVE_SECONDS - outlet.silent_for()))
+        return None
 
     def _is_ending(self) -> bool:
         return self._is_closed or self._ports.is_ending()
@@ -180,6 +223,8 @@ class _Outlet:
 
     async def write(self, text: str) -> None:
         """Send this. Raises `ConnectionResetError` when the client is gone, or reads nothing any more."""
+        if not text:
+            return
         limit = TimeLimit(self._clock, WRITE_SECONDS_MAX)
         try:
             async with limit:
@@ -204,9 +249,10 @@ def is_terminal(recorded: Recorded) -> bool:
 
 def _frame_of(session_id: str, recorded: Recorded) -> str:
     view = event_view(session_id, recorded)
-    return f"id: {recorded.seq}\n{_frame(str(view['status']), view)}"
+    return f"id: {recorded.seq}\n{frame(str(view['status']), view)}"
 
 
-def _frame(event: str, data: JsonObject) -> str:
+def frame(event: str, data: JsonObject) -> str:
+    """Return one server-sent event."""
     # Compact JSON holds no line break, so one `data` line holds all of it.
     return f"event: {event}\ndata: {compact_json(data)}\n\n"

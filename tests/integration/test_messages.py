@@ -372,7 +372,7 @@ async def test_an_operator_pauses_resumes_and_kills_past_the_queue(deployment: D
     assert (0, "", "pause sent to held\n") == await deployment.cli("pause", "held", "--reason", "look at this")
     await worker.logged("session_paused", session_id="held")
     status, view = await deployment.ask(worker, "GET", "/sessions/held")
-    assert (200, "PAUSED", "look at this") == (status, view["state"], view["pause_requested"]["reason"])
+    assert (200, "PAUSED", "look at this") == (status, view["state"], reason_of(view["pause_requested"]))
     assert 202 == (await deployment.ask(worker, "POST", "/sessions/held/signals/nudge", 1))[0]
     assert 202 == (await deployment.ask(worker, "POST", "/sessions/held/resume", {}))[0]
     await worker.logged("session_ended", session_id="held", status="COMPLETED")
@@ -385,3 +385,9 @@ async def test_an_operator_pauses_resumes_and_kills_past_the_queue(deployment: D
     assert 3 == (await deployment.cli("kill", "nobody"))[0]
     code, _, err = await deployment.cli("pause", "endless")
     assert (1, True) == (code, "SESSION_ENDED" in err), err
+
+
+def reason_of(request: Json) -> Json:
+    """Return why something was requested."""
+    assert isinstance(request, dict)
+    return request["reason"]

@@ -13,7 +13,7 @@ from itertools import count
 
 import aiohttp
 import structlog
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -56,7 +56,9 @@ POKE_KEY = "the key in the registration"
 
 
 class Order(BaseModel):
-    """What `order` is started with."""
+    """What `order` is started with. Strict, as the schema of the document is: a truth value is no number."""
+
+    model_config = ConfigDict(strict=True)
 
     item: str
     amount: int = 1
@@ -168,7 +170,8 @@ class Stage:
             updated_at=at,
         )
         await self.heads.create(head)
-        await self.record(session_id, SessionStarted(head.session_type, head.tenant, None, "0", None), *events)
+        digest = fields.get("payload_sha256", "0")
+        await self.record(session_id, SessionStarted(head.session_type, head.tenant, None, digest, None), *events)
 
     async def record(self, session_id: str, *events: Event) -> None:
         """Add events to a session's journal, as another node would."""
@@ -199,6 +202,7 @@ async def stage(
     limits: HttpLimits | None = None,
     news: EventSignal | None = None,
     doorbell_of: tuple[str, str, Callable[[], None]] | None = None,
+    app: Orchestrator | None = None,
 ) -> AsyncIterator[Stage]:
     """Run a node's endpoints; `doorbell_of` is who is poked there, its key, and what it does then."""
     clock = clock or ManualClock(NOON)
@@ -209,7 +213,7 @@ async def stage(
         health = _health(clock, system)
         health.is_ready = True
         ports = replace(
-            _ports(_session_ports(clock, heads, threads, numbers), system, health, deliveries),
+            _ports(_session_ports(app or sample_app(), clock, heads, threads, numbers), system, health, deliveries),
             api_keys=[SecretStr(key) for key in keys],
             news=news or bell,
             limits=limits or HttpLimits(),
@@ -244,7 +248,9 @@ def _health(clock: Clock, system: ActorSystem) -> Health:
     return Health(busy=system.busy, system=system, loop=watch, reachability={})
 
 
-def _session_ports(clock: Clock, heads: Heads, threads: ThreadPoolExecutor, numbers: "count[int]") -> SessionPorts:
+def _session_ports(
+    app: Orchestrator, clock: Clock, heads: Heads, threads: ThreadPoolExecutor, numbers: "count[int]"
+) -> SessionPorts:
     def new_id() -> str:
         return f"n-{next(numbers)}"
 
@@ -252,7 +258,7 @@ def _session_ports(clock: Clock, heads: Heads, threads: ThreadPoolExecutor, numb
     payloads = PayloadStore(artifacts, inline_bytes_max=PAYLOAD_BYTES_MAX)
     return SessionPorts(
         node_id=NODE,
-        app=sample_app(),
+        app=app,
         journal=MemoryJournal(),
         heads=heads,
         inbox=MemoryInbox(),

@@ -13,7 +13,7 @@ from orchestrator.http.routes import ROUTES
 
 def sample_document(*, needs_key: bool = True) -> Any:
     """Return the document of an application with two session types."""
-    return document(ROUTES, sample_app().session_types, needs_key=needs_key)
+    return document(ROUTES, sample_app(), needs_key=needs_key)
 
 
 async def test_the_document_names_every_endpoint_that_answers() -> None:
@@ -47,7 +47,7 @@ def test_open_endpoints_need_no_key_and_a_node_without_keys_asks_for_none() -> N
 
 def test_an_application_without_session_types_has_a_document_too() -> None:
     """Its start body is the plain one."""
-    assert "StartBody" in str(document(ROUTES, Orchestrator().session_types, needs_key=False))
+    assert "StartBody" in str(document(ROUTES, Orchestrator(), needs_key=False))
 
 
 async def test_the_page_loads_nothing_and_shows_every_endpoint() -> None:

@@ -57,7 +57,7 @@ def node_url() -> Iterator[str]:
 # The document needs no server, so each operation is a test of its own. It needs no key either: what a key opens has
 # tests of its own, and a request with a wrong one would end before it says anything.
 schema = schemathesis.openapi.from_dict(
-    document(ROUTES, sample_app().session_types, needs_key=False), config=SchemathesisConfig(seed=1)
+    document(ROUTES, sample_app(), needs_key=False), config=SchemathesisConfig(seed=1)
 )
 
 
