@@ -32,8 +32,11 @@ class Settings(BaseSettings):
     queue: str = Field(default="orchestrator-sessions", min_length=1)
     table: str = Field(default="orchestrator", min_length=3)
     bucket: str = Field(default="orchestrator-artifacts", min_length=3)
-    event_bus: str = Field(default="orchestrator", min_length=1)
+    event_bus: str = Field(default="orchestrator", max_length=1_600)
     approval_topic_arn: str | None = None
+    webhook_url: str | None = None
+    webhook_secret: SecretStr | None = None
+    task_heartbeat_seconds: float | None = Field(default=None, ge=1, le=86_400)
     public_url: str | None = None
     host: str = Field(default_factory=_default_host, min_length=1)
     port: int = Field(default=8080, ge=0, le=65_535)

@@ -83,6 +83,7 @@ class Cluster:
             queue="queue",
             table="table",
             bucket="bucket",
+            event_bus="",
             public_url="https://simulated",
             heartbeat_seconds=1.0,
             node_timeout_seconds=NODE_TIMEOUT_SECONDS,

@@ -135,6 +135,7 @@ class Line:
             s3=cast("Any", _Client(self, "bucket", None)),
             signed_dynamodb=cast("Any", _Signed(self, "table")),
             signed_sqs=cast("Any", _Signed(self, "queue")),
+            outlets=_Outlets(self),
             region="eu-central-1",
         )
 
@@ -316,6 +317,22 @@ class _Client:
             return self._line.call(self._service, operation, request)
 
         return call
+
+
+class _Outlets:
+    """The clients of the services that notices go to."""
+
+    def __init__(self, line: _Way) -> None:
+        self._line = line
+
+    async def events(self) -> Any:
+        return _Client(self._line, "bus", None)
+
+    async def sns(self) -> Any:
+        return _Client(self._line, "topic", None)
+
+    async def stepfunctions(self) -> Any:
+        return _Client(self._line, "tasks", None)
 
 
 class _Signed:
