@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import Stale
 from orchestrator.notifications import ApprovalNotice, NotDelivered, WorldNotice, end_notice
-from orchestrator.notifications.tries import after_failure, recorded, told_in, tries_in
+from orchestrator.notifications.tries import APPROVAL, after_failure, recorded, told_in, tries_in
 from orchestrator.owned_head import OwnedHead, Rest
 from orchestrator.performer import Performer
 from orchestrator.session import messages as m
@@ -28,8 +28,6 @@ from orchestrator.session.values import Json, format_instant, truncate_to_millis
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-_APPROVAL: Final = "approval:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Telling:
         before = recorded(self._head.current.attributes, self._tries, self._told)
         # What its approvals came to is nobody's business any more.
         self._told = frozenset()
-        self._tries = {name: tries for name, tries in self._tries.items() if not name.startswith(_APPROVAL)}
+        self._tries = {name: tries for name, tries in self._tries.items() if not name.startswith(APPROVAL)}
         if owed:
             due = [each.channel for each in owed if self._is_due(each.channel)]
             await self._tell(end_notice(owed[0].ended), {channel: channel for channel in due}, log)
@@ -77,7 +75,7 @@ class Telling:
         seq = state.operations[effect.operation].started_seq
         if seq in self._told:
             return await self._performer.outside().answer_to(effect)
-        names = {f"{_APPROVAL}{seq}:{each}": each for each in self._performer.notifications.of_approval()}
+        names = {f"{APPROVAL}{seq}:{each}": each for each in self._performer.notifications.of_approval()}
         # Where some are on record as failed, the others have heard of it.
         left = {name: channel for name, channel in names.items() if name in self._tries} or names
         notice: ApprovalNotice | None = None
@@ -173,5 +171,5 @@ class Telling:
 
 def _seq_of(name: str) -> int:
     """Return the event that ordered the approval; 0 for what is of an end."""
-    seq = name.removeprefix(_APPROVAL).partition(":")[0]
+    seq = name.removeprefix(APPROVAL).partition(":")[0]
     return int(seq) if seq.isdecimal() else 0

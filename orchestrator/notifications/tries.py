@@ -21,6 +21,8 @@ UNDELIVERED: Final = "undelivered"
 """Attribute of a HEAD: the tries of what was not delivered, by the name under which it is owed."""
 TOLD: Final = "told"
 """Attribute of an open session's HEAD: the events that ordered approvals of which everybody was told."""
+APPROVAL: Final = "approval:"
+"""What the names of approvals begin with: `approval:<seq of the event that asks>:<channel>`."""
 TRIES_MAX: Final = 100
 TOLD_MAX: Final = 1_000
 """So many entries are kept, for HEAD is one item (I12): who forgets the rest tells it once more."""

@@ -5,10 +5,8 @@ The receiver is anybody's server: it gets little time, is not followed elsewhere
 
 from __future__ import annotations
 
-import binascii
 from datetime import UTC
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import aiohttp
 from standardwebhooks.webhooks import Webhook
@@ -23,10 +21,6 @@ if TYPE_CHECKING:
 
 GONE: Final = 410
 """The receiver wants no more of it (Standard Webhooks, "Status codes")."""
-SECRET_PREFIX: Final = "whsec_"
-SECRET_BYTES: Final = range(24, 65)
-"""Standard Webhooks, "Signature scheme": between 24 and 64 bytes."""
-LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class WebhookChannel:
@@ -71,22 +65,3 @@ def body_of(notice: WorldNotice) -> JsonObject:
     if isinstance(notice, ApprovalNotice):
         data |= {"token": notice.token}
     return {"type": notice.kind.lower().replace(" ", "."), "timestamp": format_instant(notice.at), "data": data}
-
-
-def check_url(url: str) -> None:
-    """Return if notices may be sent there. Raises `ValueError`: its text says what was expected."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"https", "http"} or not parts.hostname:
-        raise ValueError("not an https address")
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise ValueError("must be https, unless it leads to this machine")
-
-
-def check_secret(secret: str) -> None:
-    """Return if a webhook can be signed with it. Raises `ValueError`."""
-    try:
-        key = binascii.a2b_base64(secret.removeprefix(SECRET_PREFIX) + "==", strict_mode=False)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) not in SECRET_BYTES:
-        raise ValueError(f"expected {SECRET_PREFIX} and 24 to 64 bytes in base64, as of `openssl rand -base64 32`")

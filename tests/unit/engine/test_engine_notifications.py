@@ -1,4 +1,4 @@
-"""What the world outside is told of sessions: once if all is well, else until it is heard; and never in the way (I6)."""
+"""What the world outside is told of sessions: once if all is well, else until it is heard, never in the way (I6)."""
 
 import asyncio
 from datetime import timedelta
