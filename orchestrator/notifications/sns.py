@@ -15,6 +15,7 @@ from orchestrator.session.values import Json, format_instant
 SUBJECT_LENGTH_MAX: Final = 100
 """SNS, `Publish`: fewer than 100 ASCII characters, none of them a line break."""
 ASKED_LENGTH_MAX: Final = 10_000
+NAMES_LENGTH_MAX: Final = 1_000
 
 
 class SNSChannel:
@@ -56,7 +57,8 @@ def text_of(notice: ApprovalNotice) -> str:
     """Return what is asked, by which session, until when, and how to answer."""
     until = "no limit" if notice.times_out_at is None else format_instant(notice.times_out_at)
     answer = {"token": notice.token, "status": "SUCCESS", "result": {"approved": True, "by": "YOUR NAME"}}
-    who = [f"Only from: {', '.join(map(str, notice.approvers))}"] if isinstance(notice.approvers, list) else []
+    named = ", ".join(map(str, notice.approvers)) if isinstance(notice.approvers, list) else ""
+    who = [f"Only from: {cut(named, NAMES_LENGTH_MAX)}"] if named else []
     names = f"{shlex.quote(notice.session_id)} {shlex.quote(notice.name)}"
     return "\n".join(
         [

@@ -34,6 +34,7 @@ from orchestrator.router import Router
 from orchestrator.session import decide
 from orchestrator.session import events as e
 from orchestrator.session.mail import Mail
+from orchestrator.session.notices import Announce
 from orchestrator.session_actor import SessionActor
 from orchestrator.tenants.dynamodb import DynamoDBQuotas, _slot_key
 
@@ -201,10 +202,12 @@ def performs_before_it_is_durable(before: Calls) -> Calls:
 
 
 def clears_the_outbox_first(before: Calls) -> Calls:
-    async def tell_all(self: Any, told: Any, head: Any) -> None:
-        await head.settle_outbox(())
+    async def tell_all(self: Any, told: Any) -> None:
+        await self._head.settle_outbox(())
         for notice in told:
-            await self._performer.tell(notice)
+            if not isinstance(notice, Announce):
+                await self._performer.tell(notice)
+        await self.telling.announce([each for each in told if isinstance(each, Announce)], self.log)
 
     return tell_all
 
