@@ -5,16 +5,27 @@ from datetime import timedelta
 
 import pytest
 from engine_life import live, look_after, until_suspended
-from engine_world import Diary, World, app_of
+from engine_world import Diary, Gate, World, app_of
 
 from actors import settle
 from orchestrator import SessionContext
-from orchestrator.notifications import EVENTS, LOG, TASK_TOKEN, TOPIC, WEBHOOK, NotDelivered, notification_id
+from orchestrator.notifications import (
+    EVENTS,
+    LOG,
+    TASK_TOKEN,
+    TOPIC,
+    WEBHOOK,
+    NotDelivered,
+    WorldNotice,
+    notification_id,
+)
 from orchestrator.notifications.memory import MemoryNotifications
 from orchestrator.notifications.tries import BACKOFF_MAX, GIVEN_UP_AFTER, TRIES_MAX
-from orchestrator.owned_head import OUTBOX_GRACE
+from orchestrator.owned_head import OUTBOX_GRACE, OwnedHead, Rest
 from orchestrator.session import events as e
 from orchestrator.session.transitions import SessionStatus
+from orchestrator.session.values import format_instant
+from orchestrator.views import session_view
 
 END_ID = notification_id("s")
 ASKED_ID = notification_id("s", "publish")
@@ -277,3 +288,71 @@ async def test_thousands_of_approvals_that_nobody_takes_burst_no_head() -> None:
         await settle()
         await until_suspended(world, node)
         assert TRIES_MAX == len(await left(world))
+
+
+class Hanging(MemoryNotifications):
+    """A webhook whose target answers no one until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(channels_of_end=(WEBHOOK, EVENTS))
+        self.gate = Gate()
+
+    async def tell(self, notice: WorldNotice, channel: str) -> None:
+        """See `Notifications.tell`."""
+        if channel == WEBHOOK:
+            await self.gate.passing()
+        await super().tell(notice, channel)
+
+
+async def test_a_target_that_hangs_delays_no_other_and_no_slot() -> None:
+    """The parent, the slot and the bus have heard of it before the target answers, if it ever does."""
+    world = World(tenant_limit=1)
+    world.notifications = hanging = Hanging()
+    async with world.node(app_of(one_step)) as node:
+        await node.start()
+        await world.end()
+        await hanging.gate.reached()
+        await settle()
+        assert ([(EVENTS, END_ID)], 0) == (hanging.told, (await world.quotas.get("default")).used)
+        await node.start(session_id="next")
+        assert SessionStatus.QUEUED is not (await world.head("next")).status
+        hanging.gate.open()
+        await settle()
+        assert (WEBHOOK, END_ID) in hanging.told
+        assert () == (await world.head()).outbox
+
+
+async def test_a_note_of_what_is_undelivered_hides_no_message_that_came_meanwhile() -> None:
+    """The owner keeps the inbox version that it read behind: to leave with a newer one loses a message (rule 5)."""
+    world = World()
+    async with world.node(app_of(asks)) as node:
+        await node.start()
+        await settle()
+        head = await world.head()
+        owned = OwnedHead(world.heads, head, "node-1")
+        await world.heads.bump_inbox("s")
+        await owned.annotate({"undelivered": {}})
+        assert (head.inbox_version, {"undelivered": {}}) == (owned.current.inbox_version, owned.current.attributes)
+        rest = Rest(SessionStatus.SUSPENDED, None)
+        assert not await owned.released(rest, last_seq=2, at=world.clock.now())
+
+
+async def test_a_status_shows_what_is_undelivered_and_what_was_given_up() -> None:
+    """By name, with how often it was tried, when it is tried again, and of what it failed."""
+    world, app = telling(EVENTS, WEBHOOK, "pigeon"), app_of(one_step)
+    world.notifications.faults |= {WEBHOOK: HANGS, "pigeon": NotDelivered("HTTP_410", is_final=True)}
+    async with world.node(app) as node:
+        await node.start()
+        await world.end()
+        shown = (await session_view(world.heads, world.journal, "s"))["undelivered"]
+        now = format_instant(world.clock.now())
+        later = format_instant(world.clock.now() + timedelta(seconds=1.5))
+        assert [
+            {"notification": WEBHOOK, "attempts": 1, "since": now, "next_try_at": later, "last_error": "TIMEOUT"},
+            {"notification": "pigeon", "attempts": 1, "since": now, "next_try_at": None, "last_error": "HTTP_410"},
+        ] == shown
+        world.notifications.faults.clear()
+        await live(world, node)
+        shown = (await session_view(world.heads, world.journal, "s"))["undelivered"]
+        assert isinstance(shown, list)
+        assert ["pigeon"] == [each["notification"] for each in shown if isinstance(each, dict)]
