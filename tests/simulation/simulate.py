@@ -62,15 +62,15 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int) -> Outcome:
-    """Play the seed, and return what came of it."""
+def simulate(seed: int, *, has_bus: bool | None = None) -> Outcome:
+    """Play the seed, and return what came of it. `has_bus`: whether ends are told; left out, the seed says so."""
     with _collector_resting():
-        return _played(seed)
+        return _played(seed, has_bus)
 
 
-def _played(seed: int) -> Outcome:
+def _played(seed: int, has_bus: bool | None) -> Outcome:
     world = World(seed)
-    run = _Run(world)
+    run = _Run(world, has_bus)
     with _logs_of(world, run.saw_line) as errors:
         try:
             has_ended = run.play()
@@ -85,7 +85,7 @@ def _played(seed: int) -> Outcome:
 class _Run:
     """The parts of one simulation."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, has_bus: bool | None) -> None:
         draws = Random(world.chance.random())
         self._world = world
         self._wrong: list[str] = []
@@ -96,7 +96,7 @@ class _Run:
         self._queue = SimQueue(world, lambda: world.chance.random() < weather.repeats)
         # Of a chance of its own: half of the seeds have a bus, and the others are what they would be without any.
         self._outlets = outlets = SimOutlets(Random(f"outlets {world.seed}"), on_told=self._saw_told)
-        outlets.has_bus = outlets.chance.random() < SEEDS_WITH_BUS
+        outlets.has_bus = outlets.chance.random() < SEEDS_WITH_BUS if has_bus is None else has_bus
         outlets.likely = outlets.chance.choice(OUTLET_FAULTS) if outlets.has_bus else 0.0
         self._cloud = Cloud(world, weather, table, self._queue, SimBucket(), outlets)
         self._story = Story(self._ran)
