@@ -23,6 +23,7 @@ from orchestrator.artifacts.session_files import SessionFiles
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.outlets import Bus, Tasks, Topic
 from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
 from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
@@ -37,6 +38,14 @@ from orchestrator.intake.sqs import SQSIntake, StoreBody
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.machine import Machine
 from orchestrator.memory_pressure import MemoryPressure, hand_back
+from orchestrator.notifications import Notifications
+from orchestrator.notifications.channels import Channels
+from orchestrator.notifications.eventbridge import EventBridgeChannel
+from orchestrator.notifications.log import LogChannel
+from orchestrator.notifications.memory import MemoryNotifications
+from orchestrator.notifications.sns import SNSChannel
+from orchestrator.notifications.stepfunctions import StepFunctionsChannel
+from orchestrator.notifications.webhooks import WebhookChannel
 from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
 from orchestrator.pokes import Pokes, PokingWakeUps
@@ -71,6 +80,7 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
     machine: Machine,
     address: PublicAddress,
     outside: Callable[[], NodeOutside],
+    notifications: Notifications,
 ) -> SessionPorts:
     """Build what every session of this node is given."""
     # Never used again, so that whatever names a node names one life of one process.
@@ -98,6 +108,7 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
             new_token=machine.new_token,
             callback_url=address.callback_url,
             outside=outside,
+            notifications=notifications,
         ),
         clock=clock,
         threads=machine.threads,
@@ -117,7 +128,16 @@ def deliveries_of_no_node(settings: Settings, table: Table, bucket: Bucket, mach
     So a command reaches a session though no message gets through the queue, past nodes that are full or far behind.
     """
     address = PublicAddress(settings)
-    ports = session_ports(Orchestrator(), settings, table, S3Artifacts(bucket), machine, address, _nobody_outside)
+    ports = session_ports(
+        Orchestrator(),
+        settings,
+        table,
+        S3Artifacts(bucket),
+        machine,
+        address,
+        _nobody_outside,
+        MemoryNotifications(),
+    )
     system, capacity = ActorSystem(clock=machine.clock), NodeCapacity(1)
     capacity.watch(system)
     wake_ups = DynamoDBWakeUps(table, clock=machine.clock)
@@ -163,6 +183,21 @@ class PublicAddress:
     def callback_url(self, callback_id: str) -> str:
         """Return the address that completes a callback."""
         return f"{self._url}/callbacks/{callback_id}"
+
+
+def channels(settings: Settings, clients: Clients, machine: Machine) -> Channels:
+    """Build what tells the world: the channels that the settings name."""
+    outlets, clock, topic_arn = clients.outlets, machine.clock, settings.approval_topic_arn
+    bus = Bus(outlets, settings.event_bus) if settings.event_bus else None
+    is_named = "event_bus" in settings.model_fields_set
+    url, secret = settings.webhook_url, settings.webhook_secret
+    return Channels(
+        log=LogChannel(log),
+        tasks=StepFunctionsChannel(Tasks(outlets), clock, log, heartbeat_seconds=settings.task_heartbeat_seconds),
+        bus=None if bus is None else EventBridgeChannel(bus, clock, log, is_named=is_named),
+        topic=SNSChannel(Topic(outlets, topic_arn)) if topic_arn else None,
+        webhook=WebhookChannel(url, secret.get_secret_value(), clock) if url and secret is not None else None,
+    )
 
 
 async def sqs_intake(settings: Settings, clients: Clients, capacity: NodeCapacity, machine: Machine) -> SQSIntake:

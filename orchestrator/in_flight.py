@@ -13,7 +13,7 @@ from orchestrator.errors import Stale, Unavailable
 from orchestrator.owned_head import OwnedHead
 from orchestrator.performer import Performer
 from orchestrator.session import messages as m
-from orchestrator.session.notices import Notice
+from orchestrator.session.notices import Announce, Notice
 from orchestrator.session.owed import (
     CLOSING,
     GRACE_KEY,
@@ -23,6 +23,8 @@ from orchestrator.session.owed import (
     CloseCallback,
     Effect,
     EffectKey,
+    KeepTask,
+    Publish,
     Ring,
     RunAgent,
     RunHandler,
@@ -31,6 +33,7 @@ from orchestrator.session.owed import (
 )
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session_ports import ActorMessage, Record, blocked_by
+from orchestrator.telling import Telling
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -44,10 +47,16 @@ class InFlight:
     log: FilteringBoundLogger
 
     def __init__(
-        self, context: ActorContext[ActorMessage], performer: Performer, start_handler: Callable[[], BackgroundTask]
+        self,
+        context: ActorContext[ActorMessage],
+        performer: Performer,
+        start_handler: Callable[[], BackgroundTask],
+        head: OwnedHead,
     ) -> None:
         self._context = context
         self._performer = performer
+        self._head = head
+        self.telling = Telling(head, performer)
         self._start_handler = start_handler
         self._tasks: dict[str, dict[EffectKey, BackgroundTask]] = {}
         """By operation: what one event changes must cost the same among a thousand branches as for one."""
@@ -119,9 +128,9 @@ class InFlight:
                 self._performed = None
                 self.perform(state)
 
-    def tell(self, told: Sequence[Notice], head: OwnedHead) -> None:
-        """Tell of the session's end, clear its outbox, and let the actor leave."""
-        self._context.background.start("outbox", self._tell_all(told, head), self._all_told)
+    def tell(self, told: Sequence[Notice]) -> None:
+        """Tell of the session's end, keep in its outbox what could not be told, and let the actor leave."""
+        self._context.background.start("outbox", self._tell_all(told), self._all_told)
 
     def count_handler(self, *, as_busy: bool) -> None:
         """Let the handler count as busy, or not while it only waits."""
@@ -133,10 +142,12 @@ class InFlight:
         """Refer back to nobody: the actor has left."""
         self._start_handler = _left
 
-    async def _tell_all(self, told: Sequence[Notice], head: OwnedHead) -> None:
+    async def _tell_all(self, told: Sequence[Notice]) -> None:
         for notice in told:
-            await self._performer.tell(notice)
-        await head.settle_outbox(())
+            if not isinstance(notice, Announce):
+                await self._performer.tell(notice)
+        left = await self.telling.announce([each for each in told if isinstance(each, Announce)], self.log)
+        await self._head.settle_outbox(left.outbox, left.wake_at, left.attributes)
 
     def _all_told(self, outcome: Outcome[None]) -> None:
         match outcome:
@@ -170,6 +181,12 @@ class InFlight:
         waits_for_time = isinstance(effect, Ring | CloseCallback)
         if not waits_for_time:
             self._at_work.add(key)
+        if isinstance(effect, Publish):
+            return self._context.background.start(
+                f"{type(effect).__name__} {key[0]}"[:NAME_LENGTH_MAX],
+                self.telling.publish(state, effect, lambda: self._at_work.discard(key), self.log),
+                lambda outcome: self._ended(key, outcome),
+            )
         if isinstance(effect, RunAgent):
             name = f"agent {effect.operation}"
             return self._context.background.start(
@@ -181,7 +198,7 @@ class InFlight:
             f"{type(effect).__name__} {key[0]}"[:NAME_LENGTH_MAX],
             self._performer.run_errand(state, effect),
             lambda outcome: self._ended(key, outcome),
-            counts_as_busy=not waits_for_time,
+            counts_as_busy=not waits_for_time and not isinstance(effect, KeepTask),
         )
 
     def _ended(self, key: EffectKey, outcome: Outcome[m.Message | None]) -> None:

@@ -1,4 +1,4 @@
-"""How a session reaches other sessions and people: the `Outside` of a node's performer."""
+"""How a session reaches other sessions, and what it asks of people: the `Outside` of a node's performer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.callbacks import expiry_of, issued_with
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
 from orchestrator.intake import Start
 from orchestrator.journal.folding import read_state
-from orchestrator.notifications import ApprovalNotice, Notifications
+from orchestrator.notifications import ApprovalNotice, approval_notice
 from orchestrator.payloads import InvalidPayload
 from orchestrator.router import IdempotencyConflict, NotYetThere, Router
 from orchestrator.session import messages as m
@@ -30,12 +30,11 @@ POLL_SECONDS_MAX: Final = 60.0
 
 
 class NodeOutside:
-    """Other sessions by the router, people by the notifications."""
+    """Other sessions by the router, people by a callback of theirs."""
 
-    def __init__(self, router: Router, notifications: Notifications, new_token: Callable[[], str]) -> None:
+    def __init__(self, router: Router, new_token: Callable[[], str]) -> None:
         self._router = router
         self._ports = router.ports
-        self._notifications = notifications
         self._new_token = new_token
 
     async def start_child(self, state: SessionState, effect: StartChild) -> m.ChildEnded | None:
@@ -85,28 +84,19 @@ class NodeOutside:
         """See `Outside.free_slot`."""
         await self._router.slots.free(notice)
 
-    async def publish(self, state: SessionState, effect: Publish) -> m.CallbackAnswered | None:
-        """See `Outside.publish`."""
+    async def ask(self, state: SessionState, effect: Publish) -> ApprovalNotice | m.CallbackAnswered:
+        """See `Outside.ask`."""
         order, token = effect.order, self._new_token()
         issued = issued_with(token, order.callback_id, state.session_id, effect.operation, order.times_out_at)
         standing = await self._ports.callbacks.issue(issued, expires_at=expiry_of(self._ports.clock.now()))
         if standing.answer is not None:
             return message_of(standing)
-        await self._notifications.approval_requested(
-            ApprovalNotice(
-                session_id=state.session_id,
-                session_type=state.started.session_type,
-                tenant=state.started.tenant,
-                name=effect.operation,
-                subject=order.subject,
-                approvers=order.approvers,
-                times_out_at=order.times_out_at,
-                callback_id=order.callback_id,
-                url=self._ports.callback_url(order.callback_id),
-                token=token,
-            )
-        )
-        return None
+        return approval_notice(state, order, url=self._ports.callback_url(order.callback_id), token=token)
+
+    async def answer_to(self, effect: Publish) -> m.CallbackAnswered | None:
+        """See `Outside.answer_to`."""
+        standing = await self._ports.callbacks.get(effect.order.callback_id)
+        return None if standing is None or standing.answer is None else message_of(standing)
 
     async def _end_of_shared(self, state: SessionState, effect: StartChild) -> m.ChildEnded | None:
         """Return the end of a child that tells somebody else of it: another session asked for the same one first."""

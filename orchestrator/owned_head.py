@@ -6,7 +6,7 @@ A write that finds another owner raises `Stale`: the session is somebody else's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -105,10 +105,21 @@ class OwnedHead:
             else:
                 return
 
-    async def settle_outbox(self, outbox: tuple[str, ...]) -> None:
-        """Keep what is still to be told."""
+    async def annotate(self, attributes: Mapping[str, Json]) -> None:
+        """Keep these attributes, while whatever else goes on with HEAD goes on. Raises `Stale`."""
         try:
-            self.current = await self._heads.settle_outbox(self.current, outbox)
+            await self._heads.annotate(self.current, attributes)
+        except NotOwner as error:
+            raise Stale(str(error)) from None
+        # Nothing else of what stands there: an inbox version that nobody has read behind would lose a message (rule 5).
+        self.current = replace(self.current, attributes=attributes)
+
+    async def settle_outbox(
+        self, outbox: tuple[str, ...], wake_at: datetime | None = None, attributes: Mapping[str, Json] | None = None
+    ) -> None:
+        """Keep what is still to be told, and when, and give the session up."""
+        try:
+            self.current = await self._heads.settle_outbox(self.current, outbox, wake_at=wake_at, attributes=attributes)
         except NotOwner as error:
             raise Stale(str(error)) from None
 

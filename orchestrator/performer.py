@@ -20,11 +20,12 @@ from orchestrator.artifacts.payloads import PayloadStore, payload_key
 from orchestrator.callbacks import Callbacks
 from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, describe, timed_out
 from orchestrator.invocation import InvocationScope, invocation_for
+from orchestrator.notifications import ApprovalNotice, Notifications
 from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.session import messages as m
 from orchestrator.session.events import ChildStarted, SessionStarted
-from orchestrator.session.notices import EndChild, FreeSlot, Notice, StartNext, TellParent, end_of_child
-from orchestrator.session.owed import CancelChild, CloseCallback, Publish, Ring, RunAgent, StartChild
+from orchestrator.session.notices import EndChild, FreeSlot, Internal, StartNext, TellParent, end_of_child
+from orchestrator.session.owed import CancelChild, CloseCallback, KeepTask, Publish, Ring, RunAgent, StartChild
 from orchestrator.session.state import SessionState
 from orchestrator.session.values import ErrorRecord, RetrySpec
 from orchestrator.user_code import TimeLimit, belongs_to_runtime, enter
@@ -60,12 +61,16 @@ class Outside(Protocol):
         """Give the slot back, and let the next one have it."""
         ...
 
-    async def publish(self, state: SessionState, effect: Publish) -> m.CallbackAnswered | None:
-        """Let people know of an approval that waits for them; return the answer where one was decided already."""
+    async def ask(self, state: SessionState, effect: Publish) -> ApprovalNotice | m.CallbackAnswered:
+        """Return what people are to be told of an approval; or the answer, where one was decided already."""
+        ...
+
+    async def answer_to(self, effect: Publish) -> m.CallbackAnswered | None:
+        """Return the answer to an approval that people know of, where one was decided already."""
         ...
 
 
-Errand: TypeAlias = Ring | CloseCallback | StartChild | CancelChild | Publish
+Errand: TypeAlias = Ring | CloseCallback | StartChild | CancelChild | KeepTask
 """An effect that does not run user code."""
 
 
@@ -81,15 +86,16 @@ class Performer:
     new_token: Callable[[], str]
     callback_url: Callable[[str], str]
     outside: Callable[[], Outside]
+    notifications: Notifications
 
     async def run_errand(self, state: SessionState, effect: Errand) -> m.Message | None:
         """Do it, and return what the session is to be told of it; `None` for nothing."""
         match effect:
             case Ring():
-                await self._until(effect.at)
+                await self.sleep_until(effect.at)
                 return effect.message
             case CloseCallback():
-                await self._until(effect.at)
+                await self.sleep_until(effect.at)
                 return await self._close(effect)
             case StartChild():
                 return await self.outside().start_child(state, effect)
@@ -97,13 +103,14 @@ class Performer:
                 ending = end_of_child(state)
                 await self.outside().end_child(state.session_id, state.started, effect.order, ending)
                 return None
-            case Publish():
-                return await self.outside().publish(state, effect)
+            case KeepTask():
+                await self.notifications.keep_task(effect.task_token)
+                return None
             case _:
                 assert_never(effect)
 
-    async def tell(self, notice: Notice) -> None:
-        """Tell of a session's end; returning means that it is durable where it was to go."""
+    async def tell(self, notice: Internal) -> None:
+        """Tell other sessions of a session's end; returning means that it is durable where it was to go."""
         match notice:
             case TellParent():
                 await self.outside().deliver(notice.parent, notice.message)
@@ -124,7 +131,8 @@ class Performer:
             return m.CallbackAnswered(effect.callback_id, effect.operation, timed_out=True)
         return message_of(decided)
 
-    async def _until(self, instant: datetime) -> None:
+    async def sleep_until(self, instant: datetime) -> None:
+        """Return once it is that time."""
         # A clock that is set back while we wait must not make it early.
         while (left := (instant - self.clock.now()).total_seconds()) > 0:
             await self.clock.sleep(min(left, SLEEP_SECONDS_MAX))

@@ -27,6 +27,7 @@ from orchestrator.building import (
     Neighbours,
     PokesFor,
     PublicAddress,
+    channels,
     memory_pressure,
     neighbours,
     patience_for,
@@ -45,7 +46,7 @@ from orchestrator.intake.formats import Reader
 from orchestrator.intake.sqs import SQSIntake
 from orchestrator.machine import Machine, this_machine
 from orchestrator.memory_pressure import MemoryPressure
-from orchestrator.notifications.log import LogNotifications
+from orchestrator.notifications.channels import Channels
 from orchestrator.objects.dynamodb import DynamoDBLatestWrites
 from orchestrator.outside import NodeOutside
 from orchestrator.pokes import Pokes
@@ -154,6 +155,7 @@ class Node:
     protection: TaskProtection | None
     memory: MemoryPressure
     pokes: Pokes
+    channels: Channels
     abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
@@ -164,6 +166,7 @@ class Node:
             watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
             memory = tasks.create_task(self.memory.run(), name="memory")
             poking = tasks.create_task(self.pokes.run(), name="pokes")
+            channels = tasks.create_task(self.channels.run(), name="channels")
             async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
                 await self.rescuer.enter(address=reachable_address(address))
@@ -190,6 +193,7 @@ class Node:
             watch.cancel()
             memory.cancel()
             poking.cancel()
+            channels.cancel()
 
     async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
@@ -227,15 +231,15 @@ async def build(
     table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
     await table.check()
     capacity = NodeCapacity(settings.max_sessions)
-    outside, address = list[NodeOutside](), PublicAddress(settings)
+    outside, address, told = list[NodeOutside](), PublicAddress(settings), channels(settings, clients, machine)
     bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine))
-    ports = session_ports(app, settings, table, S3Artifacts(bucket), machine, address, lambda: outside[0])
+    ports = session_ports(app, settings, table, S3Artifacts(bucket), machine, address, lambda: outside[0], told)
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
     supervisor = SessionSupervisor(clock)
     near = neighbours(table, machine, ports.node_id, pokes_for)
     router = Router(system, ports, near.wake_ups, capacity, supervisor)
-    outside.append(NodeOutside(router, LogNotifications(log), ports.new_token))
+    outside.append(NodeOutside(router, ports.new_token))
     deliveries = SessionDeliveries(router, machine.new_hex)
     intake = await sqs_intake(settings, clients, capacity, machine)
     rescuer = _rescuer(settings, near, router, capacity, supervisor, machine)
@@ -261,6 +265,7 @@ async def build(
         protection=task_protection(machine, system.busy),
         memory=memory_pressure(machine, capacity),
         pokes=near.pokes,
+        channels=told,
         abandon=machine.abandon,
     )
 

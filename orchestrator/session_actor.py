@@ -25,8 +25,7 @@ from orchestrator.resting import RestAlarm
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.decide import EVENTS_WARNED_AT, decide
-from orchestrator.session.notices import notices
-from orchestrator.session.owed import next_instant, owed
+from orchestrator.session.notices import notices, owed_of
 from orchestrator.session.state import SessionState, evolve
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import ErrorRecord, format_instant, truncate_to_millis
@@ -56,7 +55,7 @@ class SessionActor:
         self._session_id = head.session_id
         self._known_state = state
         self._run: HandlerRun | None = None
-        self._in_flight = InFlight(context, ports.performer, self._start_handler)
+        self._in_flight = InFlight(context, ports.performer, self._start_handler, self._head)
         self._inbox_read = 0
         self._is_released = False
         self._rest = RestAlarm(ports.clock, ports.passivate_after, partial(_ring, context))
@@ -328,8 +327,7 @@ class SessionActor:
             # What the handler says last of all may still wait in the mailbox, and would be lost: look again behind it.
             self._context.tell_self(Settle(self._run.said))
             return
-        status = SessionStatus.PAUSED if self._state.is_held else SessionStatus.SUSPENDED
-        rest = Rest(status, next_instant(owed(self._state)))
+        rest = self._in_flight.telling.suspended(self._state)
         if rest.wake_at is not None and rest.wake_at <= self._now():
             # Its time has come: it would only be fetched back.
             self._arm()
@@ -385,11 +383,12 @@ class SessionActor:
         """Bring HEAD to the recorded end, tell of it, then leave. A crash before this leaves it to a rescuer."""
         if self._is_released:
             return
-        told = notices(self._state, has_slot=self._head.has_slot)
         if self._head.current.status in ENDED:
-            # Another owner brought HEAD to this end and died; what it told of is not in the outbox any more.
-            told = tuple(notice for notice in told if notice.notice_id in self._head.current.outbox)
+            # It was brought to this end before; what was told of it is not in the outbox any more.
+            told = owed_of(self._state, self._head.current.outbox, has_slot=self._head.has_slot)
         else:
+            channels = self._ports.performer.notifications.of_end(self._state)
+            told = notices(self._state, has_slot=self._head.has_slot, channels=channels)
             await self._head.end(self._state, tuple(notice.notice_id for notice in told))
             code = None if self._state.error is None else self._state.error.code
             self._log.info("session_ended", status=self._state.status, last_seq=self._state.last_seq, code=code)
@@ -398,7 +397,7 @@ class SessionActor:
         if told or self._head.current.owner is not None:
             # In the background: a child and its parent that end at once must not wait for each other. One that was
             # claimed to be told of, and was told of meanwhile, is still to be given up.
-            self._in_flight.tell(told, self._head)
+            self._in_flight.tell(told)
         else:
             self._context.stop()
 
@@ -425,7 +424,8 @@ class SessionActor:
         if self._is_released:
             return
         last_seq = self._head.current.last_seq if self._known_state is None else self._state.last_seq
-        await self._head.release(rest, last_seq=last_seq, at=self._now())
+        kept = self._in_flight.telling.kept(rest, self._known_state)
+        await self._head.release(kept, last_seq=last_seq, at=self._now())
         self._is_released = True
         self._rest.disarm()
 

@@ -6,8 +6,10 @@ The names are the contract's. A new setting needs a default that suits the small
 from __future__ import annotations
 
 import os
+from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,6 +17,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from orchestrator.errors import SettingsError
 
 ENV_PREFIX: Final = "ORCHESTRATOR_"
+WEBHOOK_SECRET_PREFIX: Final = "whsec_"
+WEBHOOK_SECRET_BYTES: Final = range(24, 65)
+"""Standard Webhooks, "Signature scheme": between 24 and 64 bytes."""
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _CONTAINER_MARKERS: Final = ("/.dockerenv", "/run/.containerenv")
 
 
@@ -32,8 +38,11 @@ class Settings(BaseSettings):
     queue: str = Field(default="orchestrator-sessions", min_length=1)
     table: str = Field(default="orchestrator", min_length=3)
     bucket: str = Field(default="orchestrator-artifacts", min_length=3)
-    event_bus: str = Field(default="orchestrator", min_length=1)
+    event_bus: str = Field(default="orchestrator", max_length=1_600)
     approval_topic_arn: str | None = None
+    webhook_url: str | None = None
+    webhook_secret: SecretStr | None = None
+    task_heartbeat_seconds: float | None = Field(default=None, ge=1, le=86_400)
     public_url: str | None = None
     host: str = Field(default_factory=_default_host, min_length=1)
     port: int = Field(default=8080, ge=0, le=65_535)
@@ -61,6 +70,36 @@ class Settings(BaseSettings):
         if any(not key.isprintable() or not key.isascii() for key in keys):
             raise ValueError("a key holds characters that no Authorization header carries; use printable ASCII")
         return keys
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        """Accept what a signed notice may be sent to: nobody on the way may read it."""
+        if not url:
+            return None
+        try:
+            parts = urlsplit(url)
+            has_place = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            raise ValueError("not an https address") from None
+        if not has_place or parts.scheme not in {"https", "http"}:
+            raise ValueError("not an https address")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError("must be https, unless it leads to this machine")
+        return url
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        """Accept what a notice can be signed with."""
+        text = "" if secret is None else secret.get_secret_value().removeprefix(WEBHOOK_SECRET_PREFIX)
+        try:
+            key = b64decode(text + "=" * (-len(text) % 4), validate=True)
+        except ValueError:
+            key = b""
+        if text and len(key) not in WEBHOOK_SECRET_BYTES:
+            raise ValueError(f"expected {WEBHOOK_SECRET_PREFIX} and 24 to 64 bytes in base64 (openssl rand -base64 32)")
+        return secret if text else None
 
     @property
     def queue_name(self) -> str:
@@ -90,4 +129,7 @@ def load() -> Settings:
             f"{ENV_PREFIX}NODE_TIMEOUT_SECONDS: must be at least twice {ENV_PREFIX}HEARTBEAT_SECONDS "
             f"({settings.heartbeat_seconds:g}), or one late beat makes a living node look dead"
         )
+    if (settings.webhook_url is None) is not (settings.webhook_secret is None):
+        missing = "SECRET" if settings.webhook_secret is None else "URL"
+        raise SettingsError(f"{ENV_PREFIX}WEBHOOK_{missing}: missing; webhooks need an address and a secret")
     return settings

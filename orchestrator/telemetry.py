@@ -115,6 +115,16 @@ def trace_parent(*, xray_header: str | None, attributes: Mapping[str, str]) -> s
     return carrier.get(TRACEPARENT)
 
 
+def xray_header(traceparent: str | None) -> str | None:
+    """Return the trace context as AWS services pass it on (`X-Amzn-Trace-Id`); `None` where there is none."""
+    parts = (traceparent or "").split("-")
+    if len(parts) != 4:
+        return None
+    trace_id, span_id, flags = parts[1:]
+    sampled = int(flags[-1:] in set("13579bdf"))
+    return f"Root=1-{trace_id[:8]}-{trace_id[8:]};Parent={span_id};Sampled={sampled}"
+
+
 def trace_ids(traceparent: str | None) -> dict[str, str]:
     """Return what binds a log line to its trace: `trace_id` and `parent_span_id`; `{}` without a trace."""
     parts = (traceparent or "").split("-")

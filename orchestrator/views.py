@@ -17,9 +17,10 @@ from orchestrator.inbox import UnknownSession
 from orchestrator.journal import Journal, UnreadableEvent
 from orchestrator.journal.codec import data_of, operation_of, type_name
 from orchestrator.journal.folding import read_state
+from orchestrator.notifications.tries import APPROVAL, tries_in, tries_view
 from orchestrator.session import events as e
 from orchestrator.session.state import Operation, SessionState
-from orchestrator.session.transitions import SessionStatus
+from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import Json, JsonObject, format_instant
 
 
@@ -34,7 +35,7 @@ async def session_view(
         UnknownSession: it was never accepted.
     """
     head = await latest_head(heads, session_id)
-    view = head_view(head)
+    view = head_view(head) | {"undelivered": undelivered_view(head)}
     try:
         state = await read_state(journal, head.session_id)
     except UnreadableEvent as error:
@@ -73,6 +74,18 @@ def head_view(head: Head) -> JsonObject:
         "created_at": format_instant(head.created_at),
         "updated_at": format_instant(head.updated_at),
     }
+
+
+def undelivered_view(head: Head) -> list[Json]:
+    """Return what a session still has to tell, or has given up (`next_try_at` is `None`): an entry a notification."""
+    tries = tries_in(head.attributes)
+    if head.status in ENDED:
+        # What it asked people for is nobody's business any more.
+        tries = {name: each for name, each in tries.items() if name in head.outbox or not name.startswith(APPROVAL)}
+    due = None if head.wake_at is None else format_instant(head.wake_at)
+    untried: JsonObject = {"attempts": 0, "since": None, "next_try_at": due, "last_error": None}
+    entries = dict.fromkeys(head.outbox, untried) | {name: tries_view(each) for name, each in tries.items()}
+    return [{"notification": name, **entry} for name, entry in entries.items()]
 
 
 def event_view(session_id: str, recorded: e.Recorded) -> JsonObject:

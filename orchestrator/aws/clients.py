@@ -5,11 +5,12 @@ Our own patience decides about retries, so botocore makes exactly one attempt of
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
@@ -26,16 +27,38 @@ if TYPE_CHECKING:
     from aiobotocore.credentials import AioCredentials
     from botocore.client import ClientMeta
     from types_aiobotocore_dynamodb import DynamoDBClient
+    from types_aiobotocore_events import EventBridgeClient
     from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_sns import SNSClient
     from types_aiobotocore_sqs import SQSClient
+    from types_aiobotocore_stepfunctions import SFNClient
 
 CONNECTIONS_MAX: Final = 50
 CONNECT_SECONDS_MAX: Final = 5
 READ_SECONDS_MAX: Final = 30
 """Over the longest poll of a queue (20 s)."""
 
+_OUTLET_CONFIG: Final = AioConfig(connect_timeout=2, read_timeout=7)
+"""A notice that takes longer than ten seconds is tried again later."""
+
 UNREACHABLE: Final = (BotoCoreError, *CONNECTION_FAULTS)
 """What opening or probing a connection raises where nothing answers."""
+
+
+class Outlets(Protocol):
+    """The clients of the services that notices go to; each is opened when it is first asked for."""
+
+    async def events(self) -> EventBridgeClient:
+        """Return the client of EventBridge."""
+        ...
+
+    async def sns(self) -> SNSClient:
+        """Return the client of SNS."""
+        ...
+
+    async def stepfunctions(self) -> SFNClient:
+        """Return the client of Step Functions."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +70,7 @@ class Clients:
     s3: S3Client
     signed_dynamodb: SignedClient
     signed_sqs: SignedClient
+    outlets: Outlets
     region: str
 
 
@@ -92,10 +116,42 @@ async def connect() -> AsyncIterator[Clients]:
                 signed_sqs=await stack.enter_async_context(
                     _signed(session, credentials, sqs.meta, service="sqs", target=SQS)
                 ),
+                outlets=_Outlets(stack, session, region, config.merge(_OUTLET_CONFIG)),
                 region=region,
             )
         except BotoCoreError as error:
             raise Unavailable(f"AWS cannot be reached: {error}") from error
+
+
+class _Outlets:
+    """See `Outlets`. Not opened at the start: many nodes need none of them, and each takes a while to make."""
+
+    def __init__(self, stack: AsyncExitStack, session: AioSession, region: str, config: AioConfig) -> None:
+        self._stack = stack
+        self._session = session
+        self._region = region
+        self._config = config
+        self._opening = asyncio.Lock()
+        self._clients: dict[str, Any] = {}
+
+    async def events(self) -> EventBridgeClient:
+        client: EventBridgeClient = await self._client("events")
+        return client
+
+    async def sns(self) -> SNSClient:
+        client: SNSClient = await self._client("sns")
+        return client
+
+    async def stepfunctions(self) -> SFNClient:
+        client: SFNClient = await self._client("stepfunctions")
+        return client
+
+    async def _client(self, service: str) -> Any:
+        async with self._opening:
+            if service not in self._clients:
+                opening = self._session.create_client(service, region_name=self._region, config=self._config)
+                self._clients[service] = await self._stack.enter_async_context(opening)
+            return self._clients[service]
 
 
 @asynccontextmanager

@@ -42,6 +42,8 @@ class Verdict(Enum):
     CONDITION = "condition"
     CANCELLED = "cancelled"
     MISSING = "missing"
+    # What the call was about has ended, and no such call is wanted any more.
+    OVER = "over"
     REFUSED = "refused"
 
 
@@ -91,6 +93,16 @@ FAULTS: Final[dict[str, Verdict]] = {
     "NoSuchKey": Verdict.MISSING,
     "NoSuchBucket": Verdict.MISSING,
     "404": Verdict.MISSING,
+    # SNS, "Publish".
+    "NotFound": Verdict.MISSING,
+    "NotFoundException": Verdict.MISSING,
+    "Throttled": Verdict.LATER,
+    "KMSThrottling": Verdict.LATER,
+    "KMSThrottlingException": Verdict.LATER,
+    # Step Functions, "SendTaskSuccess": whoever waited for it waits no more.
+    "TaskTimedOut": Verdict.OVER,
+    "TaskDoesNotExist": Verdict.OVER,
+    "InvalidToken": Verdict.OVER,
 }
 
 CONNECTION_FAULTS: Final = (

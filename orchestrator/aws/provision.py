@@ -1,4 +1,4 @@
-"""Creates what the product needs and finds missing: the table with its indexes, the two queues, the bucket.
+"""Creates what the product needs and finds missing: the table with its indexes, the two queues, the bucket, the bus.
 
 Safe to repeat. What exists is left as it is: in an account, the template of `deploy/` is the owner of these resources.
 """
@@ -36,6 +36,7 @@ _EXISTS: Final = frozenset(
         "QueueNameExists",
         "BucketAlreadyOwnedByYou",
         "BucketAlreadyExists",
+        "ResourceAlreadyExistsException",
     }
 )
 
@@ -65,6 +66,11 @@ async def provision(clients: Clients, settings: Settings) -> tuple[str, ...]:
     # us-east-1 answers 200 for a bucket that is there already (S3, CreateBucket), so its creation says nothing.
     if await _created(bucket) and clients.region != "us-east-1":
         created.append(f"bucket {settings.bucket}")
+    # The default bus is everybody's already, and an ARN may lead to another account's.
+    if settings.event_bus not in {"", "default"} and not settings.event_bus.startswith("arn:"):
+        events = await clients.outlets.events()
+        if await _created(events.create_event_bus(Name=settings.event_bus)):
+            created.append(f"event bus {settings.event_bus}")
     return tuple(created)
 
 

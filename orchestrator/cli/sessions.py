@@ -158,13 +158,18 @@ def _show_end(view: JsonObject, *, json_output: bool) -> None:
 
 
 def _show_session(view: JsonObject) -> None:
-    """Print a session's fields, and below them what it does and waits for, an operation a line."""
-    operations = view.pop("current_operations", None)
+    """Print a session's fields, and below them what it does, waits for, and still has to tell: each on a line."""
+    operations, undelivered = view.pop("current_operations", None), view.pop("undelivered", None)
     print_fields(view)
-    rows = [row for row in operations if isinstance(row, dict)] if isinstance(operations, list) else []
+    _show_rows(operations, ("operation", "kind", "phase", "attempt", "since", "until", "waits_for"))
+    _show_rows(undelivered, ("notification", "attempts", "since", "next_try_at", "last_error"))
+
+
+def _show_rows(value: Json, columns: tuple[str, ...]) -> None:
+    rows = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
     if rows:
         click.echo()
-        print_rows(rows, ("operation", "kind", "phase", "attempt", "since", "until", "waits_for"))
+        print_rows(rows, columns)
 
 
 def _short(data: Json) -> str:

@@ -89,11 +89,12 @@ def claimed(head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_own
     )
 
 
-def settled(head: Head, outbox: tuple[str, ...]) -> Head:
+def settled(
+    head: Head, outbox: tuple[str, ...], *, wake_at: datetime | None, attributes: Mapping[str, Json] | None
+) -> Head:
     """Return what `Heads.settle_outbox` makes of a HEAD."""
-    if outbox:
-        return replace(head, outbox=outbox)
-    return replace(head, outbox=(), owner=None, wake_at=None)
+    kept = head.attributes if attributes is None else attributes
+    return replace(head, outbox=outbox, owner=None, wake_at=wake_at, attributes=kept)
 
 
 class Heads(Protocol):
@@ -139,8 +140,21 @@ class Heads(Protocol):
         """
         ...
 
-    async def settle_outbox(self, head: Head, outbox: tuple[str, ...]) -> Head:
-        """Record what is left of an ended session's outbox; with nothing left it has no owner and is not due.
+    async def annotate(self, head: Head, attributes: Mapping[str, Json]) -> Head:
+        """Replace the attributes, and nothing else. Raises `NotOwner` when the epoch moved on."""
+        ...
+
+    async def settle_outbox(
+        self,
+        head: Head,
+        outbox: tuple[str, ...],
+        *,
+        wake_at: datetime | None = None,
+        attributes: Mapping[str, Json] | None = None,
+    ) -> Head:
+        """Record what is left of an ended session's outbox, and give the session up: it has no owner.
+
+        What is left is due at `wake_at`: with an outbox, and only then.
 
         Raises:
             NotOwner: a later epoch has the outbox, or HEAD does not exist.

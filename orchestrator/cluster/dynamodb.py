@@ -29,6 +29,7 @@ from orchestrator.cluster import (
     settled,
 )
 from orchestrator.cluster.head_items import (
+    attributes_text,
     changes,
     due_attributes,
     head_key,
@@ -116,14 +117,29 @@ class DynamoDBHeads:
         )
         return await self._change(head, wanted, expected=_unmoved(head))
 
-    async def settle_outbox(self, head: Head, outbox: tuple[str, ...]) -> Head:
+    async def annotate(self, head: Head, attributes: Mapping[str, Json]) -> Head:
+        """See `Heads.annotate`."""
+        wanted = replace(head, attributes=attributes)
+        changed: Item = {"attributes": attributes_text(attributes)}
+        return await self._write(head, wanted, changed, expected={"epoch": head.epoch})
+
+    async def settle_outbox(
+        self,
+        head: Head,
+        outbox: tuple[str, ...],
+        *,
+        wake_at: datetime | None = None,
+        attributes: Mapping[str, Json] | None = None,
+    ) -> Head:
         """See `Heads.settle_outbox`."""
         assert head.status in ENDED, f"{head.session_id} is open: an outbox is of an end"
+        assert (wake_at is not None) == bool(outbox), f"{head.session_id}: an outbox is due, and nothing else of an end"
         # All of it is written, whatever HEAD held when it was read: a claim has removed the wake-up since, or not.
-        changed: Item = {"outbox": outbox_text(outbox)}
-        if not outbox:
-            changed |= {"owner": None, "wake_at": None, "due_shard": None}
-        return await self._write(head, settled(head, outbox), changed, expected={"epoch": head.epoch})
+        changed: Item = {"outbox": outbox_text(outbox), "owner": None, **due_attributes(head.session_id, wake_at)}
+        if attributes is not None:
+            changed["attributes"] = attributes_text(attributes)
+        wanted = settled(head, outbox, wake_at=wake_at, attributes=attributes)
+        return await self._write(head, wanted, changed, expected={"epoch": head.epoch})
 
     async def bump_inbox(self, session_id: str) -> Head | None:
         """See `Heads.bump_inbox`."""

@@ -6,6 +6,7 @@ An attribute of HEAD that is new is written in `_item` and `changes` and read in
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
@@ -56,7 +57,7 @@ def _item(head: Head) -> Item:
         "continued_as": head.continued_as,
         "created_at": format_instant(head.created_at),
         "updated_at": format_instant(head.updated_at),
-        "attributes": compact_json(head.attributes) if head.attributes else None,
+        "attributes": attributes_text(head.attributes),
         "outbox": outbox_text(head.outbox),
     }
 
@@ -66,6 +67,11 @@ def due_attributes(session_id: str, wake_at: datetime | None) -> Item:
     if wake_at is None:
         return {"wake_at": None, "due_shard": None}
     return {"wake_at": format_instant(wake_at), "due_shard": f"DUE#{_shard(session_id, DUE_SHARDS)}"}
+
+
+def attributes_text(attributes: Mapping[str, Json]) -> str | None:
+    """Return the attributes as they are stored; `None` where there are none."""
+    return compact_json(attributes) if attributes else None
 
 
 def outbox_text(outbox: tuple[str, ...]) -> str | None:
@@ -84,7 +90,7 @@ def changes(before: Head, after: Head) -> Item:
     if after.updated_at != before.updated_at:
         changed["updated_at"] = format_instant(after.updated_at)
     if after.attributes != before.attributes:
-        changed["attributes"] = compact_json(after.attributes) if after.attributes else None
+        changed["attributes"] = attributes_text(after.attributes)
     if after.outbox != before.outbox:
         changed["outbox"] = outbox_text(after.outbox)
     for name in ("owner", "epoch", "last_seq", "claim_nonce", "takeovers", "continued_as"):

@@ -64,14 +64,30 @@ class MemoryHeads:
         ended = await self.release(head, status, last_seq=last_seq, at=at, wake_at=wake_at)
         return self.put(replace(ended, continued_as=continued_as, outbox=outbox))
 
-    async def settle_outbox(self, head: Head, outbox: tuple[str, ...]) -> Head:
-        """See `Heads.settle_outbox`."""
-        assert head.status in ENDED, f"{head.session_id} is open: an outbox is of an end"
+    async def annotate(self, head: Head, attributes: Mapping[str, Json]) -> Head:
+        """See `Heads.annotate`."""
         await asyncio.sleep(0)
         standing = self._heads.get(head.session_id)
         if standing is None or standing.epoch != head.epoch:
             raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
-        return self.put(settled(standing, outbox))
+        return self.put(replace(standing, attributes=attributes))
+
+    async def settle_outbox(
+        self,
+        head: Head,
+        outbox: tuple[str, ...],
+        *,
+        wake_at: datetime | None = None,
+        attributes: Mapping[str, Json] | None = None,
+    ) -> Head:
+        """See `Heads.settle_outbox`."""
+        assert head.status in ENDED, f"{head.session_id} is open: an outbox is of an end"
+        assert (wake_at is not None) == bool(outbox), f"{head.session_id}: an outbox is due, and nothing else of an end"
+        await asyncio.sleep(0)
+        standing = self._heads.get(head.session_id)
+        if standing is None or standing.epoch != head.epoch:
+            raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
+        return self.put(settled(standing, outbox, wake_at=wake_at, attributes=attributes))
 
     async def bump_inbox(self, session_id: str) -> Head | None:
         """See `Heads.bump_inbox`."""

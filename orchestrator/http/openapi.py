@@ -84,6 +84,7 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
             "error": _or_null(_ref("Error")),
             "usage": {},
             "continued_as": _or_null(_ID),
+            "undelivered": {"type": "array", "items": _ref("Undelivered")},
             "stop_requested": _or_null(_object(at=_INSTANT, cause=_TEXT, reason=_TEXT)),
             "epoch": _NUMBER,
             "owner": _or_null(_TEXT),
@@ -91,6 +92,13 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
         },
         "required": list(_SUMMARY),
     },
+    "Undelivered": _object(
+        notification=_TEXT,
+        attempts=_NUMBER,
+        since=_or_null(_INSTANT),
+        next_try_at=_or_null(_INSTANT),
+        last_error=_or_null(_TEXT),
+    ),
     "Operation": _object(
         operation=_TEXT,
         kind=_TEXT,

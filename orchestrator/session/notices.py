@@ -1,12 +1,14 @@
 """What the world is told of a session's end: derived from the state, kept in HEAD's outbox until it is acknowledged.
 
+Other sessions and the tenant's slot come first; what people and systems outside hear (`Announce`) waits for none of it.
 Only who wrote the end's HEAD under its own epoch tells it; each notice goes out under an id that its receiver can
 recognise it by, so that telling it twice changes nothing (I6).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from orchestrator.session import events as e
@@ -86,17 +88,44 @@ class FreeSlot:
         return "slot"
 
 
-Notice: TypeAlias = TellParent | EndChild | FreeSlot | StartNext
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """The world outside is to hear of the end, by the channel of that name."""
+
+    channel: str
+    ended: SessionState = field(repr=False)
+
+    @property
+    def notice_id(self) -> str:
+        """What stands in the outbox."""
+        return self.channel
 
 
-def notices(state: SessionState, *, has_slot: bool = False) -> tuple[Notice, ...]:
+Internal: TypeAlias = TellParent | EndChild | FreeSlot | StartNext
+Notice: TypeAlias = Internal | Announce
+
+
+def owed_of(state: SessionState, outbox: Sequence[str], *, has_slot: bool = False) -> tuple[Notice, ...]:
+    """Return what an outbox still owes of that end, in order. What no other session is told is for a channel."""
+    told = notices(state, has_slot=has_slot)
+    left = tuple(notice for notice in told if notice.notice_id in outbox)
+    known = {notice.notice_id for notice in told}
+    return left + tuple(Announce(name, state) for name in outbox if name not in known)
+
+
+def notices(state: SessionState, *, has_slot: bool = False, channels: Sequence[str] = ()) -> tuple[Notice, ...]:
     """Return what is to be told of this end, in order; `()` for nothing, or before it.
 
     `has_slot`: HEAD says that the session runs in a slot of its tenant. It goes after the children (rule 9).
+    `channels`: by which the world outside is to hear of it.
     """
     if not state.has_ended:
         return ()
-    told: list[Notice] = [
+    return (*_internal(state, has_slot=has_slot), *(Announce(channel, state) for channel in channels))
+
+
+def _internal(state: SessionState, *, has_slot: bool) -> tuple[Internal, ...]:
+    told: list[Internal] = [
         EndChild(
             parent=state.session_id,
             started=state.started,

@@ -7,7 +7,7 @@ difference is start, retry, recovery, takeover and cancel: there is no recovery 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final, TypeAlias, assert_never
@@ -77,7 +77,14 @@ class Publish:
     order: e.ApprovalRequested
 
 
-Effect: TypeAlias = RunHandler | RunAgent | Ring | CloseCallback | StartChild | CancelChild | Publish
+@dataclass(frozen=True, slots=True)
+class KeepTask:
+    """Let the Step Functions task that waits for the session's end know that it goes on."""
+
+    task_token: str = field(repr=False)
+
+
+Effect: TypeAlias = RunHandler | RunAgent | Ring | CloseCallback | StartChild | CancelChild | Publish | KeepTask
 EffectKey: TypeAlias = tuple[str, int]
 """What tells two effects apart: the operation (`""` for the handler), and its attempt or which of its effects."""
 
@@ -85,6 +92,7 @@ HANDLER_KEY: Final[EffectKey] = ("", 1)
 TIME_LIMIT_KEY: Final[EffectKey] = ("", 2)
 GRACE_KEY: Final[EffectKey] = ("", 3)
 LAST_GRACE_KEY: Final[EffectKey] = ("", 4)
+TASK_KEY: Final[EffectKey] = ("", 5)
 CLOSING: Final = 1
 PUBLISHING: Final = 2
 STARTING: Final = 1
@@ -99,10 +107,11 @@ def owed(state: SessionState) -> Mapping[EffectKey, Effect]:
     """Return every effect that should be in flight, by key; empty for a session that ended."""
     if state.has_ended:
         return _NOTHING
-    if not state.open_operations and state.stop is None and state.started.time_limit is None:
+    started = state.started
+    if not state.open_operations and state.stop is None and started.time_limit is None and started.task_token is None:
         return _HANDLER_ALONE
     effects: dict[EffectKey, Effect] = {HANDLER_KEY: RUN_HANDLER}
-    effects.update(_last_moments(state))
+    effects.update(_of_session(state))
     # In the order of the journal: of two timers that fell due together, the one asked for first rings first, anywhere.
     for operation in sorted(state.open_operations.values(), key=lambda each: each.started_seq):
         effects.update(_effects(operation, state))
@@ -122,8 +131,10 @@ def next_instant(effects: Mapping[EffectKey, Effect]) -> datetime | None:
     return min((effect.at for effect in effects.values() if isinstance(effect, Ring | CloseCallback)), default=None)
 
 
-def _last_moments(state: SessionState) -> Iterator[tuple[EffectKey, Effect]]:
-    """Yield the alarms of the session as a whole."""
+def _of_session(state: SessionState) -> Iterator[tuple[EffectKey, Effect]]:
+    """Yield what the session as a whole asks for: its alarms, and that its task is kept alive."""
+    if state.started.task_token is not None:
+        yield TASK_KEY, KeepTask(state.started.task_token)
     stop = state.stop
     if stop is None:
         limit = time_limit_at(state)

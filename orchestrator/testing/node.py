@@ -145,7 +145,7 @@ def build_node(setup: Setup, adapters: Adapters) -> Node:
     system = ActorSystem(clock=clock, on_end=capacity.changed)
     capacity.watch(system)
     router = Router(system, ports, PokingWakeUps(adapters.wake_ups, adapters.pokes), capacity, supervisor)
-    outside = NodeOutside(router, adapters.notifications, ports.new_token)
+    outside = NodeOutside(router, ports.new_token)
     return Node(setup.node_id, router, system, SessionDeliveries(router, new_id), supervisor, capacity)
 
 
@@ -179,6 +179,7 @@ def _ports(
             new_token=new_token,
             callback_url=callback_url,
             outside=outside,
+            notifications=adapters.notifications,
         ),
         clock=setup.clock,
         threads=setup.threads,

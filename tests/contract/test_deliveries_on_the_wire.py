@@ -108,7 +108,7 @@ async def test_a_settlement_gets_through_whatever_the_wire_does(
     """Repeated, it finds itself done."""
     before = await ended(opened, "note-1", "note-2")
     proxy.arm("UpdateItem", fault)
-    half = await opened.heads().settle_outbox(before, ("note-2",))
+    half = await opened.heads().settle_outbox(before, ("note-2",), wake_at=LATER)
     proxy.arm("UpdateItem", fault)
     settled = await opened.heads().settle_outbox(half, ())
     assert proxy.is_disarmed

@@ -32,7 +32,11 @@ def settle_outbox(heads: Heads, seen: Head) -> Awaitable[Head]:
     return heads.settle_outbox(replace(seen, status=SessionStatus.COMPLETED), ())
 
 
-CHANGES = [claim, end, end_owing, release, settle_takeovers, settle_outbox]
+def annotate(heads: Heads, seen: Head) -> Awaitable[Head]:
+    return heads.annotate(seen, {"note": 1})
+
+
+CHANGES = [claim, end, end_owing, release, settle_takeovers, settle_outbox, annotate]
 
 every_change = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 
@@ -314,16 +318,41 @@ async def test_a_claim_of_an_ended_session_keeps_its_end_and_its_outbox(heads: H
 async def test_what_is_left_of_an_outbox_stays_due(heads: Heads) -> None:
     """Half of it is sent: whoever takes over sends the rest."""
     ended = await end_owing(heads, await heads.create(head()), "note-1", "note-2")
-    settled = await heads.settle_outbox(ended, ("note-2",))
-    assert replace(ended, outbox=("note-2",)) == settled == await heads.get(SESSION)
-    assert [SESSION] == await ids(heads.due(LATER + HOUR))
+    later = LATER + 2 * HOUR
+    settled = await heads.settle_outbox(ended, ("note-2",), wake_at=later, attributes={"tries": 1})
+    expected = replace(ended, outbox=("note-2",), wake_at=later, attributes={"tries": 1})
+    assert expected == settled == await heads.get(SESSION)
+    assert [] == await ids(heads.due(later - timedelta(seconds=1)))
+    assert [SESSION] == await ids(heads.due(later))
 
 
-async def test_what_is_left_of_a_claimed_outbox_stays_with_its_owner(heads: Heads) -> None:
-    """It is neither given up nor due while its owner goes on sending."""
-    ended = await end_owing(heads, await heads.create(head()), "note-1", "note-2")
+async def test_what_is_left_of_a_claimed_outbox_is_given_up_by_its_owner(heads: Heads) -> None:
+    """Nobody keeps a session in memory only to try again later; what HEAD says besides stays."""
+    ended = await end_owing(heads, await heads.create(replace(head(), attributes={"kept": True})), "note-1", "note-2")
     claimed = await claim(heads, ended)
-    assert replace(claimed, outbox=("note-2",)) == await heads.settle_outbox(claimed, ("note-2",))
+    settled = await heads.settle_outbox(claimed, ("note-2",), wake_at=LATER + HOUR)
+    assert replace(claimed, outbox=("note-2",), owner=None, wake_at=LATER + HOUR) == settled
+    assert {"kept": True} == settled.attributes
+    assert [] == await ids(heads.owned_by("node-b"))
+
+
+async def test_an_outbox_is_left_due_and_an_empty_one_is_not(heads: Heads) -> None:
+    """One that nobody would ever look at again, or look at for nothing, is a bug of the caller's."""
+    ended = await end_owing(heads, await heads.create(head()))
+    with pytest.raises(AssertionError, match="due"):
+        await heads.settle_outbox(ended, ("note-1",))
+    with pytest.raises(AssertionError, match="due"):
+        await heads.settle_outbox(ended, (), wake_at=LATER)
+
+
+async def test_a_note_on_head_changes_nothing_else(heads: Heads) -> None:
+    """Neither its owner nor what came into its inbox meanwhile, which the writer has not seen."""
+    seen = await heads.create(head())
+    await heads.bump_inbox(SESSION)
+    noted = await heads.annotate(seen, {"undelivered": {"topic": 3}})
+    expected = replace(seen, inbox_version=seen.inbox_version + 1, attributes={"undelivered": {"topic": 3}})
+    assert expected == noted == await heads.get(SESSION)
+    assert {} == (await heads.annotate(noted, {})).attributes
 
 
 @pytest.mark.parametrize("is_claimed", [False, True], ids=["by its writer", "by a claimer"])

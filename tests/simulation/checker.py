@@ -46,6 +46,9 @@ class Record:
     `told`: a message was acknowledged (`detail`: its kind).
     `ran`: the code of a step or an agent began (`epoch`: 0 where unknown; `detail`: `read` where its node had read the
     outcome already, `early` where the event that orders it was not written, `once` for a step that is `at_most_once`).
+    `announced`: the bus took an event of a session's end (`value`: its state), or of an approval (`operation`);
+    `message_id` is the notification's id, `detail` `early` where that was not recorded yet.
+    `answered`: the task that waited for the session was answered (`value`: `COMPLETED`, or the error).
     `notified`: people were asked for an approval (`detail`: `early`, as there).
     `bad`: a message that can never succeed was sent (`value`: the message's id).
     `dead-lettered`: a message was found in the dead-letter queue (`value`: its id; `detail`: the error code;
@@ -88,8 +91,13 @@ class Session:
         return next((event for event in reversed(self.events) if event.status in STATE_OF_END), None)
 
 
-def violations(items: Iterable[Item], records: Sequence[Record], *, objects: Collection[str] = ()) -> list[str]:
-    """Return what is wrong with a run at rest: nobody sends anything any more, and nothing goes wrong any more."""
+def violations(
+    items: Iterable[Item], records: Sequence[Record], *, objects: Collection[str] = (), has_bus: bool = False
+) -> list[str]:
+    """Return what is wrong with a run at rest: nobody sends anything any more, and nothing goes wrong any more.
+
+    `has_bus`: ends are told on a bus, and the records hold what it took.
+    """
     items = list(items)
     sessions = _sessions(items)
     told = _Told(records)
@@ -103,6 +111,7 @@ def violations(items: Iterable[Item], records: Sequence[Record], *, objects: Col
     found += _acceptance(sessions, told)
     found += _messages(sessions, told)
     found += _notifications(sessions, told)
+    found += _announcements(sessions, told, has_bus=has_bus)
     found += _quotas(items, sessions)
     found += _dead_letters(sessions, told)
     found += _sizes(items, set(objects))
@@ -357,6 +366,41 @@ def _notifications(sessions: Mapping[str, Session], told: _Told) -> Iterator[str
             yield f"I6: people were asked for {record.operation} of {record.session_id}, which is not recorded"
         elif record.message_id not in {str(event.data.get("callback_id")) for event in asked}:
             yield f"I6: people were asked for {record.operation} of {record.session_id} under another id"
+
+
+def _announcements(sessions: Mapping[str, Session], told: _Told, *, has_bus: bool) -> Iterator[str]:
+    """I6: each end is told at least once, under one id, as what it is and after it was recorded."""
+    ids: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for record in told.by_kind["announced"]:
+        ids[record.session_id, record.operation].add(record.message_id)
+        session = sessions.get(record.session_id)
+        end = None if session is None else session.end
+        if record.detail == "early":
+            yield f"I6: {record.session_id} {record.operation} was announced before it was recorded"
+        if not record.operation and (end is None or STATE_OF_END[end.status] != record.value):
+            yield f"I6: {record.session_id} was announced as {record.value}, which is not its end"
+    for (session_id, operation), used in ids.items():
+        if len(used) > 1:
+            yield f"I6: {session_id} {operation} was announced under {len(used)} ids"
+    for session in sessions.values() if has_bus else ():
+        if session.end is not None and session.head is not None and (session.session_id, "") not in ids:
+            yield f"I6: nobody was told of the end of {session.session_id}"
+    yield from _task_answers(sessions, told)
+
+
+def _task_answers(sessions: Mapping[str, Session], told: _Told) -> Iterator[str]:
+    """I6: a task that waits for a session is answered with the end of its last generation."""
+    answers = {record.session_id: record.value for record in told.by_kind["answered"]}
+    for session in sessions.values():
+        is_first = root_of(session.session_id) == session.session_id
+        if not is_first or session.head is None or not session.events or not session.events[0].data.get("task_token"):
+            continue
+        last = _latest(session.session_id, sessions)
+        if last is None or last.end is None:
+            continue
+        answer, state = answers.get(session.session_id), STATE_OF_END[last.end.status]
+        if answer is None or (answer == "COMPLETED") is not (state == "COMPLETED"):
+            yield f"I6: the task of {session.session_id} was answered {answer}, which ended {state}"
 
 
 def _quotas(items: Sequence[Item], sessions: Mapping[str, Session]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Final
 from orchestrator.settings import Settings
 from tests.simulation.network import MOMENTS, Cloud, Phase, Trap, Weather
 from tests.simulation.node import SimNode
+from tests.simulation.outlets import BUS
 from tests.simulation.story import CODES, Story
 
 NODES_MAX: Final = 4
@@ -83,6 +84,7 @@ class Cluster:
             queue="queue",
             table="table",
             bucket="bucket",
+            event_bus=BUS if cloud.outlets.has_bus else "",
             public_url="https://simulated",
             heartbeat_seconds=1.0,
             node_timeout_seconds=NODE_TIMEOUT_SECONDS,
@@ -177,6 +179,7 @@ class Mayhem:
         """From here on nothing goes wrong any more, and the code that matches every journal is deployed."""
         self._world.note("world", "everything is well from here on")
         self._cloud.weather.calm()
+        self._cloud.outlets.likely = 0.0
         for node in self._cluster.living:
             node.line.cut_off_until = 0.0
         if self._cluster.code != len(CODES) - 1:

@@ -27,6 +27,8 @@ from orchestrator.inbox.codec import decode_message
 from orchestrator.intake import Envelope
 from orchestrator.journal import JournalConflict
 from orchestrator.journal.dynamodb import DynamoDBJournal
+from orchestrator.notifications import NotDelivered
+from orchestrator.notifications.channels import Channels
 from orchestrator.reception import Reception
 from orchestrator.replay import Turnstile
 from orchestrator.rescuer import Rescuer
@@ -34,6 +36,7 @@ from orchestrator.router import Router
 from orchestrator.session import decide
 from orchestrator.session import events as e
 from orchestrator.session.mail import Mail
+from orchestrator.session.notices import Announce
 from orchestrator.session_actor import SessionActor
 from orchestrator.tenants.dynamodb import DynamoDBQuotas, _slot_key
 
@@ -43,12 +46,16 @@ Calls: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One break. `replaced` names what is replaced: owner, attribute, and the function that makes it from the old."""
+    """One break. `replaced` names what is replaced: owner, attribute, and the function that makes it from the old.
+
+    It is looked for where nobody outside hears of an end, unless it `has_bus`: fewer calls, so fewer seeds.
+    """
 
     name: str
     breaks: tuple[str, ...]
     seeds: range
     replaced: tuple[tuple[Any, str, Make], ...]
+    has_bus: bool = False
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -61,6 +68,14 @@ class Mutant:
         finally:
             for owner, name, old in before:
                 setattr(owner, name, old)
+
+
+def takes_failures_for_told(before: Calls) -> Calls:
+    async def tell(self: Channels, notice: Any, channel: str) -> None:
+        with suppress(NotDelivered):
+            await before(self, notice, channel)
+
+    return tell
 
 
 def always(value: object) -> Make:
@@ -201,10 +216,12 @@ def performs_before_it_is_durable(before: Calls) -> Calls:
 
 
 def clears_the_outbox_first(before: Calls) -> Calls:
-    async def tell_all(self: Any, told: Any, head: Any) -> None:
-        await head.settle_outbox(())
+    async def tell_all(self: Any, told: Any) -> None:
+        await self._head.settle_outbox(())
         for notice in told:
-            await self._performer.tell(notice)
+            if not isinstance(notice, Announce):
+                await self._performer.tell(notice)
+        await self.telling.announce([each for each in told if isinstance(each, Announce)], self.log)
 
     return tell_all
 
@@ -300,6 +317,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ("I6", "I8", "I10"),
         range(30),
         ((InFlight, "_tell_all", clears_the_outbox_first),),
+    ),
+    Mutant(
+        "what a channel does not take is taken for told",
+        ("I6",),
+        range(30),
+        ((Channels, "tell", takes_failures_for_told),),
+        has_bus=True,
     ),
     Mutant(
         "a claimer appends behind a higher epoch",

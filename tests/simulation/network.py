@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import aiohttp
@@ -17,6 +18,7 @@ import aiohttp
 from orchestrator.aws.clients import READ_SECONDS_MAX, Clients
 from tests.simulation.dynamodb import SimTable, canceled, refused
 from tests.simulation.loops import SimLoop, settle
+from tests.simulation.outlets import BUS, TASKS, SimOutlets
 from tests.simulation.s3 import SimBucket
 from tests.simulation.sqs import SimQueue
 from tests.simulation.world import World
@@ -66,13 +68,14 @@ class Weather:
 
 @dataclass(slots=True)
 class Cloud:
-    """The services of an account, and the weather over them. `faults` counts what went wrong, by kind."""
+    """The services of an account, and the weather over all but the outlets. `faults` counts what went wrong."""
 
     world: World
     weather: Weather
     table: SimTable
     queue: SimQueue
     bucket: SimBucket
+    outlets: SimOutlets = field(default_factory=lambda: SimOutlets(Random(0)))
     faults: Counter[str] = field(default_factory=Counter)
     requests: int = 0
 
@@ -135,6 +138,7 @@ class Line:
             s3=cast("Any", _Client(self, "bucket", None)),
             signed_dynamodb=cast("Any", _Signed(self, "table")),
             signed_sqs=cast("Any", _Signed(self, "queue")),
+            outlets=_Outlets(self),
             region="eu-central-1",
         )
 
@@ -152,6 +156,9 @@ class Line:
         traps = self._due_traps(operation, request)
         if self._sprung(traps, "unsent"):
             return
+        if service in {BUS, TASKS}:
+            self._send_out(operation, request, answered, traps)
+            return
         fault, way = self._fault(service, operation), self._way(service)
         if self._world.time < self.cut_off_until:
             # Nothing gets through: it is refused, or waits on the way until something does.
@@ -164,6 +171,27 @@ class Line:
             self._world.after(way, lambda: self._fail(answered, aiohttp.ServerDisconnectedError()))
         else:
             self._world.after(way, lambda: self._arrive(service, operation, request, answered, fault, traps))
+        self._sprung(traps, "sent")
+
+    def _send_out(
+        self, operation: str, request: Request, answered: asyncio.Future[dict[str, Any]], traps: list[Trap]
+    ) -> None:
+        """Carry a call to a service that notices go to: its faults are its own, unless we are cut off."""
+        outlets = self._cloud.outlets
+        fault = outlets.fault()
+        is_cut_off = self._world.time < self.cut_off_until
+
+        def arrive() -> None:
+            try:
+                answer: dict[str, Any] | Exception = outlets.perform(
+                    operation, request, "reset" if is_cut_off else fault
+                )
+            except Exception as error:
+                answer = error
+            if not self._sprung(traps, "done"):
+                self._world.after(outlets.way(""), lambda: self._answer(answered, answer, traps))
+
+        self._world.after(outlets.way(fault), arrive)
         self._sprung(traps, "sent")
 
     def _fault(self, service: str, operation: str) -> str:
@@ -316,6 +344,22 @@ class _Client:
             return self._line.call(self._service, operation, request)
 
         return call
+
+
+class _Outlets:
+    """The clients of the services that notices go to."""
+
+    def __init__(self, line: _Way) -> None:
+        self._line = line
+
+    async def events(self) -> Any:
+        return _Client(self._line, BUS, None)
+
+    async def sns(self) -> Any:
+        return _Client(self._line, "topic", None)
+
+    async def stepfunctions(self) -> Any:
+        return _Client(self._line, TASKS, None)
 
 
 class _Signed:

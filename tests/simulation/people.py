@@ -30,6 +30,7 @@ from tests.simulation.checker import Record
 from tests.simulation.loops import SimLoop, settle
 from tests.simulation.network import Cloud
 from tests.simulation.node import SimNode, Unanswered
+from tests.simulation.outlets import TASK_PREFIX
 from tests.simulation.story import OF_ROOTS, Act, Story
 
 T = TypeVar("T")
@@ -106,6 +107,8 @@ class People:
             session_id = derive_session_id("acme", session_type, name)
         else:
             body["session_id"] = session_id = name
+        if self._cloud.outlets.has_bus:
+            body["task_token"] = f"{TASK_PREFIX}{session_id}"
         async with asyncio.TaskGroup() as jobs:
             for _ in range(draws.choice((1, 1, 2))):
                 jobs.create_task(self._start(body, session_id))

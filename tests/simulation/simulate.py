@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -23,11 +24,12 @@ import structlog
 from structlog.typing import EventDict
 
 from orchestrator.aws.items import Item
-from tests.simulation.checker import Record, violations
+from tests.simulation.checker import STATE_OF_END, Record, violations
 from tests.simulation.cluster import THEMES, Cluster, Mayhem
 from tests.simulation.dynamodb import SimTable
 from tests.simulation.loops import NeverAtRest
 from tests.simulation.network import Cloud, Weather
+from tests.simulation.outlets import TASK_PREFIX, SimOutlets, Told
 from tests.simulation.people import People
 from tests.simulation.s3 import SimBucket
 from tests.simulation.sqs import DeadLetter, SimQueue
@@ -38,6 +40,9 @@ SECONDS_MAX: Final = 600.0
 """How long a run may take after nothing goes wrong any more: more than any pause of the product's."""
 SESSIONS: Final = (1, 2, 3, 4, 10)
 SESSION_TYPES: Final = ("main", "main", "main", "failing", "deployed")
+ENDS: Final = tuple(STATE_OF_END)
+SEEDS_WITH_BUS: Final = 0.5
+OUTLET_FAULTS: Final = (0.01, 0.1, 0.5)
 EXPECTED_ERRORS: Final = frozenset({"node_fenced"})
 ROOT: Final = f"{Path(__file__).parents[2]}/"
 
@@ -57,15 +62,15 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int) -> Outcome:
-    """Play the seed, and return what came of it."""
+def simulate(seed: int, *, has_bus: bool | None = None) -> Outcome:
+    """Play the seed, and return what came of it. `has_bus`: whether ends are told; left out, the seed says so."""
     with _collector_resting():
-        return _played(seed)
+        return _played(seed, has_bus)
 
 
-def _played(seed: int) -> Outcome:
+def _played(seed: int, has_bus: bool | None) -> Outcome:
     world = World(seed)
-    run = _Run(world)
+    run = _Run(world, has_bus)
     with _logs_of(world, run.saw_line) as errors:
         try:
             has_ended = run.play()
@@ -80,7 +85,7 @@ def _played(seed: int) -> Outcome:
 class _Run:
     """The parts of one simulation."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, has_bus: bool | None) -> None:
         draws = Random(world.chance.random())
         self._world = world
         self._wrong: list[str] = []
@@ -89,7 +94,11 @@ class _Run:
         table = SimTable(world, lambda: world.chance.random() * weather.lag, self._wrong.append)
         table.on_event = self._saw_event
         self._queue = SimQueue(world, lambda: world.chance.random() < weather.repeats)
-        self._cloud = Cloud(world, weather, table, self._queue, SimBucket())
+        # Of a chance of its own: half of the seeds have a bus, and the others are what they would be without any.
+        self._outlets = outlets = SimOutlets(Random(f"outlets {world.seed}"), on_told=self._saw_told)
+        outlets.has_bus = outlets.chance.random() < SEEDS_WITH_BUS if has_bus is None else has_bus
+        outlets.likely = outlets.chance.choice(OUTLET_FAULTS) if outlets.has_bus else 0.0
+        self._cloud = Cloud(world, weather, table, self._queue, SimBucket(), outlets)
         self._story = Story(self._ran)
         self._theme = theme = draws.choice(THEMES)
         self._cluster = Cluster(self._cloud, self._story, Random(draws.random()), theme)
@@ -142,7 +151,8 @@ class _Run:
         if not has_ended and not self._people.are_done:
             found.append("I8: somebody was never answered")
         items = self._cloud.table.items()
-        found += violations(items, records, objects=self._cloud.bucket.keys())
+        records += starmap(_answered, self._outlets.answered.items())
+        found += violations(items, records, objects=self._cloud.bucket.keys(), has_bus=self._outlets.has_bus)
         history = "\n".join(map(str, world.timeline)).encode()
         return Outcome(
             seed=world.seed,
@@ -153,7 +163,7 @@ class _Run:
             sessions=sum(item["SK"] == "HEAD" for item in items),
             requests=self._cloud.requests,
             seconds=world.time,
-            faults=self._cloud.faults + self._mayhem.counts,
+            faults=self._cloud.faults + self._mayhem.counts + self._outlets.faults,
         )
 
     # --- what is seen while it runs ------------------------------------------------------------------------------
@@ -198,7 +208,24 @@ class _Run:
 
     def _stands(self, session_id: str, operation: str, status: str) -> bool:
         events = self._cloud.table.partition(f"SESSION#{session_id}", "EVENT#")
-        return any(item["status"] == status and item.get("operation") == operation for item in events)
+        return any(item["status"] == status and item.get("operation", "") == operation for item in events)
+
+    def _saw_told(self, told: Told) -> None:
+        detail = told.detail
+        session_id, operation = str(detail["session_id"]), str(detail.get("name", ""))
+        wanted = ENDS if not operation else ("APPROVAL_REQUESTED",)
+        is_early = not any(self._stands(session_id, operation, status) for status in wanted)
+        self._world.note("bus", f"takes {told.detail_type} of {session_id} {operation}", session_id)
+        self._people.records.append(
+            Record(
+                "announced",
+                session_id,
+                operation,
+                value=str(detail.get("state", "")),
+                message_id=str(detail["notification_id"]),
+                detail="early" if is_early else "",
+            )
+        )
 
     def saw_line(self, event: EventDict) -> None:
         """Take what a node tells people: without a topic, they read the log."""
@@ -209,6 +236,10 @@ class _Run:
             self._people.records.append(
                 Record("notified", session_id, operation, message_id=callback_id, detail=detail)
             )
+
+
+def _answered(token: str, end: str) -> Record:
+    return Record("answered", token.removeprefix(TASK_PREFIX), value=end)
 
 
 def _dead_lettered(dead: DeadLetter) -> Record:

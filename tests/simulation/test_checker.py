@@ -31,7 +31,7 @@ def a_run() -> Items:
     """Return a session that waited for a signal, ran a step, was taken over, asked people and completed."""
     return [
         {"PK": "SESSION#s", "SK": "HEAD", "state": "COMPLETED", "last_seq": 7, "epoch": 2},
-        event(1, "AGENT_INVOCATION_STARTED", payload_sha256="digest"),
+        event(1, "AGENT_INVOCATION_STARTED", payload_sha256="digest", task_token="t"),
         event(2, "SIGNAL_RECEIVED", message_id="m-1"),
         event(3, "STEP_COMPLETED", operation="step", result="step|1"),
         event(4, "SESSION_RESUMED", epoch=2, node="b"),
@@ -47,6 +47,9 @@ RECORDS = [
     Record("told", "s", message_id="m-1", detail="signal"),
     Record("ran", "s", "step", 1, 1, "step|1"),
     Record("notified", "s", "approval", message_id="c"),
+    Record("announced", "s", "approval", message_id="ntf-1"),
+    Record("announced", "s", value="COMPLETED", message_id="ntf-2"),
+    Record("answered", "s", value="COMPLETED"),
     Record("bad", value="m-2"),
     Record("dead-lettered", value="m-2", detail="INVALID_JSON"),
 ]
@@ -84,6 +87,15 @@ TAMPERED: dict[str, tuple[str, Callable[[Items], object], list[Record]]] = {
     "it ran too early": ("I6", lambda _: None, [Record("ran", "s", "agent", 1, 0, "agent|1", detail="early")]),
     "people were asked for nothing": ("I6", lambda _: None, [Record("notified", "s", "other", message_id="c")]),
     "people were asked by two ids": ("I6", lambda _: None, [Record("notified", "s", "approval", message_id="d")]),
+    "an end was announced too early": (
+        "I6",
+        lambda _: None,
+        [Record("announced", "s", value="COMPLETED", message_id="ntf-2", detail="early")],
+    ),
+    "an end was announced as another": ("I6", lambda _: None, [Record("announced", "s", value="FAILED")]),
+    "an end was announced by two ids": ("I6", lambda _: None, [Record("announced", "s", value="COMPLETED")]),
+    "an end was never recorded": ("I6", lambda _: None, [Record("announced", "t", value="COMPLETED")]),
+    "a task heard another end": ("I6", lambda _: None, [Record("answered", "s", value="STEP_FAILED")]),
     "it owes something": ("I6", changed("HEAD", outbox='["x"]'), []),
     "an epoch falls": ("I7", changed("0006", epoch=1), []),
     "an epoch has two writers": ("I7", changed("0006", node="c"), []),
@@ -109,7 +121,7 @@ def test_a_run_in_order_breaks_nothing() -> None:
     items = a_run()
     items[3]["data"] = '{"result": {"artifact": "s3://bucket/key"}}'
     items[7]["data"] = '{"result": {}}'
-    assert [] == violations(a_run(), RECORDS)
+    assert [] == violations(a_run(), RECORDS, has_bus=True)
     assert [] == violations(items, RECORDS, objects={"key"})
 
 
@@ -121,3 +133,11 @@ def test_a_flaw_is_named_by_its_invariant(flaw: str) -> None:
     tamper(items)
     found = violations(items, [*RECORDS, *records])
     assert invariant in {each.partition(":")[0] for each in found}, found
+
+
+@pytest.mark.parametrize("kind", ["announced", "answered"])
+def test_an_end_that_nobody_heard_of_is_named(kind: str) -> None:
+    """Where there is a bus; and a task that waits for it is answered anywhere."""
+    records = [record for record in RECORDS if record.kind != kind]
+    (found,) = violations(a_run(), records, has_bus=True)
+    assert found.startswith("I6:")

@@ -17,7 +17,7 @@ def test_a_guard_that_is_taken_out_is_missed(mutant: Mutant) -> None:
     named = tuple(f"{invariant}:" for invariant in mutant.breaks)
     with mutant.applied():
         for seed in mutant.seeds:
-            if any(wrong.startswith(named) for wrong in simulate(seed).wrong):
+            if any(wrong.startswith(named) for wrong in simulate(seed, has_bus=mutant.has_bus).wrong):
                 return
     pytest.fail(f"nothing of {', '.join(mutant.breaks)} was found within {mutant.seeds}")
 

@@ -79,7 +79,8 @@ class Lined:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._adapter, name)
-        if not callable(method):
+        if not inspect.iscoroutinefunction(method) and not inspect.isasyncgenfunction(method):
+            # What waits for nothing asks nobody.
             return method
         line, call = self._line, f"{self._room}.{name}"
 

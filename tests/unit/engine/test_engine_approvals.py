@@ -13,7 +13,7 @@ from orchestrator import ApprovalTimedOut, SessionContext
 from orchestrator.deliveries import CallbackAnswered, CallbackExpired, NotAnApprover, UnknownCallback
 from orchestrator.errors import Poison
 from orchestrator.inbox import SessionEnded, UnknownSession
-from orchestrator.notifications.log import LogNotifications
+from orchestrator.notifications.log import LogChannel
 from orchestrator.session.events import CallbackCompleted, SessionCompleted
 from orchestrator.session.values import Json
 
@@ -217,7 +217,7 @@ async def test_a_token_of_an_approval_stands_in_no_log_and_no_store() -> None:
         await settle()
         notice = world.notifications.approvals[0]
         with capture_logs() as lines:
-            await LogNotifications(structlog.get_logger()).approval_requested(notice)
+            await LogChannel(structlog.get_logger()).tell_approval(notice)
         await approved()(world, node)
         await world.end()
     stores = [vars(store) for store in (world.heads, world.inbox, world.callbacks, world.artifacts)]

@@ -12,7 +12,7 @@ from actors.signals import Signal
 from examples.research_report.agents import AGENTS
 from examples.research_report.texts import analyse, draft_of, questions_on, research, write
 from orchestrator import Callback, current_invocation
-from orchestrator.notifications import ApprovalNotice
+from orchestrator.notifications import WorldNotice
 from orchestrator.notifications.memory import MemoryNotifications
 from orchestrator.session.events import SessionCompleted, SessionFailed
 from orchestrator.session.values import Json, JsonObject
@@ -54,9 +54,9 @@ class Desk(MemoryNotifications):
         super().__init__()
         self._changed = changed
 
-    async def approval_requested(self, notice: ApprovalNotice) -> None:
-        """See `Notifications.approval_requested`."""
-        await super().approval_requested(notice)
+    async def tell(self, notice: WorldNotice, channel: str) -> None:
+        """See `Notifications.tell`."""
+        await super().tell(notice, channel)
         self._changed.fire()
 
 

@@ -36,6 +36,7 @@ from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
 from orchestrator.intake.formats import Reader
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.machine import in_a_thread
+from orchestrator.notifications.memory import MemoryNotifications
 from orchestrator.outside import NodeOutside
 from orchestrator.performer import Performer
 from orchestrator.pokes import Doorbell
@@ -275,6 +276,7 @@ def _session_ports(
             new_token=new_id,
             callback_url=lambda callback_id: f"http://node-1/callbacks/{callback_id}",
             outside=_nobody_outside,
+            notifications=MemoryNotifications(),
         ),
         clock=clock,
         threads=threads,
