@@ -1,7 +1,7 @@
 """Guarded task: a model answers a user's prompt, unless its guardrail blocks it. A user has so many tasks at once.
 
 That a task failed is one event of its journal. What follows from it (the notification, the slot that goes back to the
-user) follows from that event alone, so that neither a retry nor a crash can make it happen again. `README.md` says more.
+user) follows from that event alone, so that neither a retry nor a crash can make it happen again. More in `README.md`.
 """
 
 from __future__ import annotations

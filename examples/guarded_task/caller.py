@@ -1,4 +1,4 @@
-"""Whoever asks for tasks, and asks again when no answer comes: `python -m examples.guarded_task.caller ann 'What is tea?'`.
+"""Asks for a task, and again when no answer comes: `python -m examples.guarded_task.caller ann 'What is tea?'`.
 
 Stands in for an SDK, a gateway or a Lambda function that retries by itself. The key makes all its tries one task, and
 the user is the session's tenant, whose limit counts.
@@ -48,4 +48,4 @@ async def main(user: str, prompt: str, key: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) not in {3, 4}:
         raise SystemExit("usage: python -m examples.guarded_task.caller USER PROMPT [KEY]")
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) == 4 else uuid.uuid4().hex))  # noqa: PLR2004
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) == 4 else uuid.uuid4().hex))
