@@ -7,6 +7,7 @@ recorded operation. What each operation does is below it, and a repetition of an
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import timedelta
 from typing import Final, Literal
 
@@ -25,12 +26,20 @@ from orchestrator import NonRetryable, Orchestrator, RetryPolicy, S3Object, Sess
 
 TRADES: Final = "trades"
 """The example's own table: one item a trade, its key `trade_reference`."""
-MODEL_SECONDS: Final = 1.0
+MODEL_SECONDS: Final = float(os.environ.get("MODEL_SECONDS", "1"))
 MODEL_CALLS_MAX: Final = 4
 RETRY: Final = RetryPolicy(max_attempts=5)
 
 app = Orchestrator()
 aws = get_session()
+
+
+class Document(BaseModel):
+    """Where a confirmation lies, and what tells its content from every other."""
+
+    bucket: str
+    key: str
+    etag: str
 
 
 class Outcome(BaseModel):
@@ -42,9 +51,18 @@ class Outcome(BaseModel):
     differences: tuple[Difference, ...] = ()
 
 
-@app.on_s3_object(suffix=".pdf")
+def document_of(created: S3Object) -> Document:
+    return Document(bucket=created.bucket, key=created.key, etag=created.etag or "")
+
+
+def content_of(document: S3Object | Document) -> str:
+    """Declare what is one document: whatever its name, the same content is the same session."""
+    return f"content:{document.etag}"
+
+
+@app.on_s3_object(suffix=".pdf", transform=document_of, key=content_of)
 @app.session("confirm-trade")
-async def confirm_trade(ctx: SessionContext, document: S3Object) -> Outcome:
+async def confirm_trade(ctx: SessionContext, document: Document) -> Outcome:
     answer = await ctx.invoke_agent("extractor", document, timeout=timedelta(minutes=5), retry=RETRY)
     mine = Confirmation.model_validate(answer)
     theirs = await ctx.step("meet", meet, mine, retry=RETRY)
@@ -64,7 +82,7 @@ class Extractor:
         self._calls = asyncio.Semaphore(MODEL_CALLS_MAX)
 
     async def invoke_async(self, prompt: object, **_: object) -> Confirmation:
-        document = S3Object.model_validate(prompt)
+        document = Document.model_validate(prompt)
         async with self._calls, aws.create_client("s3") as s3:
             stored = await s3.get_object(Bucket=document.bucket, Key=document.key)
             pdf = await stored["Body"].read()

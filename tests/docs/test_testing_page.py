@@ -1,5 +1,6 @@
 """What `docs/testing.md` shows runs as it stands."""
 
+import os
 import re
 import subprocess
 import sys
@@ -66,7 +67,9 @@ async def _record(folder: Path) -> None:
 
 
 def _pytest(folder: Path) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir=."]
+    # With no configuration but this one, whatever lies in a folder above.
+    options = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "-o", "asyncio_mode=auto", "--rootdir=."]
+    command = [sys.executable, "-m", "pytest", *options]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env={"PYTHONPATH": f"{ROOT}:{folder}"}
     )

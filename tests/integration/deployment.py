@@ -4,10 +4,10 @@ Nothing here sleeps: a test waits for a line of a worker's log, which is what an
 """
 
 import asyncio
+import atexit
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,9 +20,13 @@ from orchestrator.aws.provision import provision
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.settings import Settings
 from tests.emulators import REGION, Emulator, access_key, fresh_account
+from tests.integration.warm import WarmProcess, WarmStart
 
 WAIT_SECONDS_MAX: Final = 40.0
 APP: Final = "tests.integration.sample_app:app"
+WARM: Final = WarmStart()
+"""One for this process of pytest, with which it ends."""
+atexit.register(WARM.close)
 
 Line = dict[str, Json]
 
@@ -39,7 +43,7 @@ class WorkerEnded(Exception):
 class Worker:
     """One `orchestrator serve` process and what it has logged."""
 
-    process: asyncio.subprocess.Process
+    process: WarmProcess
     lines: list[Line] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
     base_url: str = ""
@@ -47,7 +51,6 @@ class Worker:
 
     async def follow(self) -> None:
         """Read the log until the process closes it."""
-        assert self.process.stderr is not None
         async for each in self.process.stderr:
             text = each.decode(errors="replace").rstrip()
             self.raw.append(text)
@@ -55,6 +58,7 @@ class Worker:
                 self.lines.append(json.loads(text))
             async with self._news:
                 self._news.notify_all()
+        await self.process.stdout.read()
         await self.process.wait()
         async with self._news:
             self._news.notify_all()
@@ -100,16 +104,8 @@ class Deployment:
 
     async def start(self, app: str = APP, *, wait: bool = True, **environment: str) -> Worker:
         """Start a worker; return once it is ready, unless told not to wait."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "orchestrator",
-            "serve",
-            app,
-            env={**os.environ, **self.environment, "ORCHESTRATOR_PORT": "0", **environment},
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            limit=2**22,
+        process = await WARM.start(
+            ["serve", app], {**os.environ, **self.environment, "ORCHESTRATOR_PORT": "0", **environment}
         )
         worker = Worker(process)
         self._workers.append(worker)
@@ -119,20 +115,20 @@ class Deployment:
             worker.base_url = f"http://{ready[0]['address']}"
         return worker
 
+    async def stop(self, worker: Worker) -> int:
+        """Let a worker drain, and return its exit code."""
+        worker.signal(signal.SIGTERM)
+        await worker.logged("node_draining")
+        # It waits for the poll that is under way, lest a message be lost in it; one to receive ends that wait.
+        await self.send({"Event": "s3:TestEvent"})
+        return await worker.ended()
+
     async def cli(self, *arguments: str, stdin: str | None = None, **environment: str) -> tuple[int, str, str]:
         """Run a command; return its exit code, standard output and standard error."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "orchestrator",
-            *arguments,
-            env={**os.environ, **self.environment, **environment},
-            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        everything = {**os.environ, **self.environment, **environment}
+        process = await WARM.start(arguments, everything, stdin=(stdin or "").encode())
         async with asyncio.timeout(WAIT_SECONDS_MAX):
-            out, err = await process.communicate(None if stdin is None else stdin.encode())
+            out, err = await process.printed()
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 

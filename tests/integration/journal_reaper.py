@@ -7,7 +7,7 @@ event says, once each; the resumption after every kill is let through but for th
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -23,9 +23,13 @@ HANDED_OVER: Final = ".submit"
 
 
 class JournalReaper:
-    """A fault that is a `kill -9`. `story` is the journal as people read it, `kills` where a worker died."""
+    """A fault that is a `kill -9`. `story` is the journal as people read it, `kills` where a worker died.
 
-    def __init__(self) -> None:
+    `only`: nowhere but there.
+    """
+
+    def __init__(self, only: Collection[str] | None = None) -> None:
+        self._only = only
         self.story: list[str] = []
         self.kills: list[str] = []
         self.heads: list[str] = []
@@ -78,7 +82,7 @@ class JournalReaper:
         await self._until(lambda: self._is_ready)
 
     def _kills(self, place: str) -> bool:
-        if place in self.kills or self._worker is None:
+        if place in self.kills or self._worker is None or not (self._only is None or place in self._only):
             return False
         self.kills.append(place)
         self._is_ready = False
@@ -91,9 +95,11 @@ class JournalReaper:
 
 
 @asynccontextmanager
-async def reaping(upstream: str) -> AsyncIterator[tuple[JournalReaper, FaultProxy]]:
+async def reaping(
+    upstream: str, *, only: Collection[str] | None = None
+) -> AsyncIterator[tuple[JournalReaper, FaultProxy]]:
     """Yield a reaper, and the proxy by which a worker must reach its table, while the block runs."""
-    reaper = JournalReaper()
+    reaper = JournalReaper(only)
     async with fault_proxy(upstream) as proxy:
         proxy.arm("*", reaper, times=ALWAYS)
         yield reaper, proxy

@@ -170,8 +170,7 @@ async def test_handlers_that_never_end_hold_up_neither_others_nor_the_end_of_the
         await worker.logged("session_accepted", session_id=session_type)
     await deployment.send(start_message("echo", 1, session_id="after"))
     await worker.logged("session_ended", session_id="after")
-    worker.signal(signal.SIGTERM)
-    assert 0 == await worker.ended()
+    assert 0 == await deployment.stop(worker)
     for session_type in ("never-returns", "swallows-cancellation"):
         head = await deployment.head(session_type)
         assert ("RUNNING", False) == (head["state"], "owner" in head)

@@ -45,8 +45,7 @@ async def test_items_that_this_version_cannot_read_stop_neither_the_node_nor_oth
         assert (503, "UNREADABLE_HEAD") == (answer.status, (await answer.json())["code"])
     # By share, or at the next look.
     await second.logged("rescue_failed")
-    second.process.terminate()
-    assert 0 == await second.ended()
+    assert 0 == await deployment.stop(second)
     # What cannot be read is stumbled over when it is claimed, and neither in a listing nor among the nodes.
     failed = await first.logged("rescue_failed") + await second.logged("rescue_failed")
     assert {"claim"} == {line["chore"] for line in failed}

@@ -276,8 +276,7 @@ async def test_status_shows_what_a_session_waits_for_and_its_latest_generation(d
     assert {"sleep", "answer", "nudge"} == {name for name, each in operations.items() if each["until"] is not None}
     assert "RUNNING" == (await waiting(deployment, worker, child, 0))["state"]
 
-    worker.signal(signal.SIGTERM)
-    assert 0 == await worker.ended()
+    assert 0 == await deployment.stop(worker)
     results = await asyncio.gather(
         deployment.cli("status", "all", "--json"),
         deployment.cli("status", "all"),

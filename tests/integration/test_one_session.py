@@ -67,7 +67,7 @@ async def test_a_restarted_node_goes_on_where_the_killed_one_was(deployment: Dep
     first.signal(signal.SIGKILL)
     await first.ended()
 
-    second = await deployment.start()
+    second = await deployment.start(ORCHESTRATOR_HEARTBEAT_SECONDS="0.5")
     await second.logged("session_resumed", session_id="k-1")
     gate.touch()
     await second.logged("session_ended", session_id="k-1", status="COMPLETED")
@@ -87,9 +87,8 @@ async def test_a_drained_node_hands_over_what_it_cannot_finish(deployment: Deplo
     first = await deployment.start(ORCHESTRATOR_DRAIN_SECONDS="0.2")
     await deployment.send(start_message("order", {"item": "tea", "amount": 1, "gate": str(gate)}, session_id="d-1"))
     await first.logged("session_accepted", session_id="d-1")
-    first.signal(signal.SIGTERM)
+    assert 0 == await deployment.stop(first)
     await first.logged("session_handed_over", session_id="d-1")
-    assert 0 == await first.ended()
     head = await deployment.head("d-1")
     assert "owner" not in head
     assert "wake_at" in head

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from orchestrator.session.values import JsonObject
-from tests.integration.deployment import Deployment, Worker, start_message
+from tests.integration.deployment import Deployment, start_message
 
 
 async def test_sessions_past_a_tenants_limit_wait_their_turn_across_a_kill(
@@ -36,7 +36,7 @@ async def test_sessions_past_a_tenants_limit_wait_their_turn_across_a_kill(
     await second.logged("session_promoted", session_id="q-3")
     (tmp_path / "3").touch()
     await second.logged("session_ended", session_id="q-3")
-    await drained(second)
+    await deployment.stop(second)
     assert {"limit": 1, "used": 0, "queued": 0} == await quota(deployment)
     begun = [line.split("/")[0] for line in trail.read_text().splitlines()]
     assert ["q-1", "q-2", "q-3"] == list(dict.fromkeys(begun))
@@ -85,9 +85,3 @@ async def states(deployment: Deployment) -> list[str]:
     _, out, _ = await deployment.cli("list", "--tenant", "acme", "--json")
     found = sorted(json.loads(line)["state"] for line in out.splitlines())
     return [state for state in found if state != "COMPLETED"]
-
-
-async def drained(worker: Worker) -> None:
-    """Stop a worker in order: what it still had to tell is told."""
-    worker.signal(signal.SIGTERM)
-    await worker.ended()

@@ -105,7 +105,7 @@ async def test_a_report_is_written_once_though_the_worker_is_killed_at_every_eve
             "AWS_ENDPOINT_URL_DYNAMODB": proxy.endpoint_url,
             # Where the agents answer: it must be the same for every worker, as a load balancer's address is.
             "ORCHESTRATOR_PORT": port,
-            "ORCHESTRATOR_HEARTBEAT_SECONDS": "1",
+            "ORCHESTRATOR_HEARTBEAT_SECONDS": "0.4",
         }
         scheduler = tasks.create_task(reaper.keep_running(deployment, APP, environment))
         for _ in range(2):

@@ -45,5 +45,7 @@ async def test_a_node_tells_ecs_that_it_works_and_that_it_leaves(deployment: Dep
         worker.signal(signal.SIGTERM)
         assert {"ProtectionEnabled": False} == await asked.get()
         gate.touch()
+        # The drain has stopped taking: what ends its last poll changes nothing.
+        await deployment.send({"Event": "s3:TestEvent"})
         assert 0 == await worker.ended()
     assert "COMPLETED" == (await deployment.head("p-1"))["state"]

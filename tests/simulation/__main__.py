@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="play this seed and print its timeline")
     parser.add_argument("--about", help="print only the lines of the timeline about this session, and about nobody")
-    parser.add_argument("--seeds", type=int, default=300, help="play so many seeds (300)")
+    parser.add_argument("--seeds", type=int, default=200, help="play so many seeds (200)")
     parser.add_argument("--first", type=int, default=0, help="the first of them (0)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="play so many at once")
     wanted = parser.parse_args()

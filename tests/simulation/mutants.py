@@ -343,7 +343,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a session leaves memory whatever came in meanwhile",
         ("I8", "I9"),
-        range(50, 100),
+        range(80, 130),
         ((DynamoDBHeads, "release", releases_whatever_came),),
     ),
     Mutant(
@@ -375,7 +375,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "payloads of any size stay in the journal",
         ("I12",),
-        range(60, 120),
+        range(80, 140),
         ((PayloadStore, "seal", seals_nothing),),
     ),
     Mutant("a reference is written, and no object", ("I12",), range(30), ((PayloadStore, "_put", stores_no_object),)),

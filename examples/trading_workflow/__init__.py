@@ -1,0 +1,1 @@
+"""Three applications that know each other by events only; see `README.md`."""
