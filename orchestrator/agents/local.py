@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
-from typing import Final, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Final, TypeGuard, TypeVar
 
 from actors import Clock
 from orchestrator.agents import Agent, AgentReply
@@ -18,6 +18,9 @@ from orchestrator.errors import NotSerializable, RegistrationError
 from orchestrator.payloads import PayloadTooLarge, to_json
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.user_code import call
+
+if TYPE_CHECKING:
+    from strands import Agent as StrandsLibraryAgent
 
 T = TypeVar("T")
 
@@ -60,9 +63,10 @@ def adapted(target: AgentTarget, threads: Executor) -> Agent:
 
     A function without parameters cannot take a prompt: it makes the agent, one for each run.
     """
-    if makes_agents(target):
-        return MadeAgent(target, threads)
-    return LocalAgent(StrandsAgent(target) if is_strands_agent(target) else target, threads)
+    if is_strands_agent(target):
+        # Within the run: one that cannot be run so fails it, and not its session.
+        return MadeAgent(partial(_durable, target), threads)
+    return MadeAgent(target, threads) if makes_agents(target) else LocalAgent(target, threads)
 
 
 def makes_agents(target: object) -> TypeGuard[Callable[[], object]]:
@@ -83,11 +87,15 @@ class MadeAgent:
         if not (isinstance(made, InvokableAgent) or callable(made)):
             raise RegistrationError(f"{self._make!r:.100} made {made!r:.100}: no invoke_async, and cannot be called")
         # One of Strands' was made for this run alone: it needs no copy.
-        target = StrandsAgent(partial(_same, made)) if is_strands_agent(made) else made
+        target = StrandsAgent(partial(_itself, made)) if is_strands_agent(made) else made
         return await LocalAgent(target, self._threads).run(prompt, kwargs)
 
 
-def _same(agent: T) -> T:
+async def _durable(agent: StrandsLibraryAgent) -> StrandsAgent:
+    return StrandsAgent(agent)
+
+
+async def _itself(agent: T) -> T:
     return agent
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from orchestrator.agents import AgentReply
 
-AgentOrMaker: TypeAlias = "Agent | Callable[[], Agent]"
+AgentOrMaker: TypeAlias = "Agent | Callable[[], Agent | Awaitable[Agent]]"
 
 
 class Answer(str):
@@ -60,7 +60,8 @@ class StrandsAgent:
         """Declare how an agent runs.
 
         Args:
-            agent: an instance, which each run copies, or a function without parameters that makes one for each run.
+            agent: an instance, which each run copies, or a function (sync or async) without parameters that makes one
+                for each run.
             at_most_once: names of tools that do not run again by themselves where they may have run: a person decides.
             approvers: who may answer what the agent asks; `None` for anybody.
             approval_timeout: how long its questions stand open (`timedelta` or seconds); then the run fails.

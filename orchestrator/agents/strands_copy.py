@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from strands import Agent
 from strands.agent._concurrency import _ConcurrencyController
@@ -28,6 +28,8 @@ from orchestrator.errors import RegistrationError
 
 if TYPE_CHECKING:
     from strands.types.tools import AgentTool
+
+AgentT = TypeVar("AgentT", bound=Agent)
 
 _SHAREABLE_PLUGINS: Final = frozenset({"strands:model", "strands:agent-delegation"})
 """The plugins that every agent has; they keep what they know by agent."""
@@ -63,7 +65,7 @@ def check_copyable(agent: Agent) -> None:
         )
 
 
-def copy_for_a_run(agent: Agent) -> Agent:
+def copy_for_a_run(agent: AgentT) -> AgentT:
     """Return the agent as it stands, with a conversation of its own; nothing that a run changes is shared."""
     check_copyable(agent)
     # Not its `__init__`: that of a user's subclass may want anything.

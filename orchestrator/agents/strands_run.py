@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import inspect
 import json
 import re
 from collections import Counter
@@ -31,6 +32,7 @@ from orchestrator.invocation import CallInDoubt, CallResult, Calls, Invocation, 
 from orchestrator.payloads import to_json
 from orchestrator.session.frozen import replace
 from orchestrator.session.values import Json, JsonObject
+from orchestrator.user_code import is_async
 
 PASSES_MAX: Final = 1_000
 """How often one run may stop to ask people, or at a checkpoint."""
@@ -90,7 +92,8 @@ async def _copied(agent: Agent) -> Agent:
 
 async def _made(make: Callable[[], object]) -> Agent:
     # In a thread: to make an agent is to make clients, and to ask MCP servers for their tools.
-    agent = await asyncio.to_thread(make)
+    made = make() if is_async(make) else await asyncio.to_thread(make)
+    agent = await made if inspect.isawaitable(made) else made
     if not isinstance(agent, Agent):
         raise RegistrationError(f"{make!r:.100} made {agent!r:.100}, which is no strands.Agent")
     check(agent)

@@ -1,13 +1,18 @@
 """Real Strands agents for the engine tests, on a model that answers from a script: no network, every call counted."""
 
+import json
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from strands import Agent, tool
 from strands.models.model import Model
 from strands.types.content import Messages
 from strands.types.streaming import StreamEvent
+
+from orchestrator import SessionContext, current_invocation
+from orchestrator.session.events import Event, SessionCompleted
 
 TOKENS_IN, TOKENS_OUT = 10, 5
 
@@ -34,14 +39,15 @@ class Turn:
 class ScriptedModel(Model):
     """Answers with the turn that the conversation has come to, so that any process goes on as another would.
 
-    `asked` holds the conversation of every call, `fails` how often each turn raises before it answers.
+    `asked` holds the conversation of every call, `fails` how often each turn raises before it answers; `on_call` is
+    told the number of each turn before it is given.
     """
 
     def __init__(self, *turns: Turn, fails: dict[int, int] | None = None) -> None:
         self._turns = turns
         self.fails = Counter(fails or {})
         self.asked: list[Messages] = []
-        self.answered: Counter[int] = Counter()
+        self.on_call: Callable[[str], object] = str
 
     @property
     def calls(self) -> int:
@@ -63,10 +69,10 @@ class ScriptedModel(Model):
         """Stream the turn."""
         self.asked.append(messages)
         number = sum(message["role"] == "assistant" for message in messages)
+        self.on_call(f"model#{number + 1}")
         if self.fails[number]:
             self.fails[number] -= 1
             raise ConnectionError("the model is away")
-        self.answered[number] += 1
         for event in _events(self._turns[number]):
             yield event
 
@@ -78,8 +84,6 @@ def _events(turn: Turn) -> list[StreamEvent]:
     if turn.text:
         events += [{"contentBlockDelta": {"delta": {"text": turn.text}}}, {"contentBlockStop": {}}]
     for use in turn.uses:
-        import json
-
         start = {"toolUse": {"name": use.tool, "toolUseId": use.tool_use_id}}
         events += [
             {"contentBlockStart": {"start": start}},
@@ -94,9 +98,51 @@ def _events(turn: Turn) -> list[StreamEvent]:
     return events
 
 
-class Tools:
-    """Tools that count how often they ran, and note the keys they ran under."""
+class Bench:
+    """Two tools that count how often they ran, for what, and under which keys; `on_call` is told before each."""
 
     def __init__(self) -> None:
         self.ran: Counter[str] = Counter()
         self.keys: list[str] = []
+        self.on_call: Callable[[str], object] = str
+
+        @tool
+        async def search(q: str) -> str:
+            """Search for something."""
+            return f"found {self._note(q)}"
+
+        @tool
+        async def order(item: str) -> str:
+            """Order something."""
+            return f"ordered {self._note(item)}"
+
+        self.tools = [search, order]
+
+    def _note(self, what: str) -> str:
+        key = current_invocation().idempotency_key
+        self.on_call(key.rpartition("/")[2])
+        self.ran[what] += 1
+        self.keys.append(key)
+        return what
+
+
+def silent(model: Model, *tools: object, **options: Any) -> Agent:
+    """Return an agent that tries each model call once: the library's own pauses are on the real clock."""
+    return Agent(model=model, tools=list(tools), retry_strategy=None, callback_handler=None, **options)
+
+
+async def delegate(ctx: SessionContext, prompt: object) -> object:
+    """Let the agent do it all."""
+    return await ctx.invoke_agent("agent", prompt)
+
+
+def reply_of(end: Event) -> dict[str, Any]:
+    """Return what the agent replied, of a session that ended with that."""
+    assert isinstance(end, SessionCompleted), end
+    assert isinstance(end.result, dict), end
+    return end.result
+
+
+def text_of(end: Event) -> object:
+    """Return what the agent said, of a session that ended with its reply."""
+    return reply_of(end)["text"]
