@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from engine_strands import Bench, ScriptedModel, Turn, Use, delegate, reply_of, silent, text_of
+from engine_strands import Bench, delegate, reply_of, silent, text_of
 from engine_world import Gate, World, app_of
 from pydantic import BaseModel
 from strands import Agent, ToolContext, tool
@@ -15,6 +15,7 @@ from actors import settle
 from orchestrator import AgentFailed, Orchestrator, RetryPolicy, SessionContext
 from orchestrator.agents.strands_run import prompt_of
 from orchestrator.session.events import AgentCompleted, SessionCompleted
+from tests.scripted_model import ScriptedModel, Turn, Use
 
 TURNS = (
     Turn("two at once", (Use("search", "t1", {"q": "tea"}), Use("search", "t2", {"q": "milk"}))),

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import pytest
-from engine_strands import Bench, ScriptedModel, Turn, Use, delegate, silent, text_of
+from engine_strands import Bench, delegate, silent, text_of
 from engine_world import World, app_of
 from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
@@ -19,6 +19,7 @@ from orchestrator.agents.strands_copy import copy_for_a_run
 from orchestrator.agents.strands_run import CALL_NAME_LENGTH_MAX, fitting
 from orchestrator.errors import RegistrationError
 from orchestrator.session.events import SessionCompleted
+from tests.scripted_model import ScriptedModel, Turn, Use
 
 SHARED = {
     "model",

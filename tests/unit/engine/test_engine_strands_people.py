@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from engine_strands import Bench, ScriptedModel, Turn, Use, delegate, silent, text_of
+from engine_strands import Bench, delegate, silent, text_of
 from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, told_live, until_end
 from engine_world import Gate, Node, World, app_of
 from strands import ToolContext, tool
@@ -15,6 +15,7 @@ from orchestrator import Approval, ApprovalTimedOut, SessionContext
 from orchestrator.agents.strands import Answer, StrandsAgent
 from orchestrator.session.events import ApprovalRequested, SessionCompleted
 from orchestrator.session.transitions import SessionStatus
+from tests.scripted_model import ScriptedModel, Turn, Use
 
 BUY = (
     Turn("both", (Use("order", "t1", {"item": "tea"}), Use("order", "t2", {"item": "milk"}))),
