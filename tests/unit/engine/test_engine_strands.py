@@ -14,6 +14,8 @@ from strands.vended_tools.stop import stop
 from actors import settle
 from orchestrator import AgentFailed, Orchestrator, RetryPolicy, SessionContext
 from orchestrator.agents.strands_run import prompt_of
+from orchestrator.artifacts.memory import MemoryArtifacts
+from orchestrator.errors import Unavailable
 from orchestrator.session.events import AgentCompleted, SessionCompleted
 from tests.scripted_model import ScriptedModel, Turn, Use
 
@@ -53,6 +55,68 @@ async def test_each_call_of_an_agent_is_recorded_under_its_name() -> None:
     completed = (await world.recorded())[-2].event
     assert isinstance(completed, AgentCompleted)
     assert (USED, USED) == (completed.usage, (await world.state()).usage)
+
+
+async def test_tools_that_run_at_once_are_named_as_they_are_asked_for() -> None:
+    """Whichever is done first: a crash in between finds the right outcome for each."""
+    slow, ran, asked = Gate(), list[str](), list[Any]()
+
+    @tool
+    async def find(q: str) -> str:
+        """Find something, tea after milk."""
+        if q == "tea":
+            await slow.passing()
+        ran.append(q)
+        slow.open()
+        return q
+
+    def app() -> Orchestrator:
+        uses = (Use("find", "t1", {"q": "tea"}), Use("find", "t2", {"q": "milk"}))
+        model = ScriptedModel(Turn(uses=uses), Turn("found"))
+        asked.append(model.asked)
+        return app_of(delegate, agent=silent(model, find))
+
+    whole = World()
+    end = await whole.run(app(), "go")
+    assert ["milk", "tea"] == ran
+    assert ["STEP_COMPLETED agent/find#2", "STEP_COMPLETED agent/find#1"] == (await whole.story())[3:5]
+    assert end == await (await whole.as_of(4)).resume(app())
+    assert ["milk", "tea", "tea"] == ran
+    first, second = (_results(messages[-1][-1]) for messages in asked)
+    assert [("t1", "tea"), ("t2", "milk")] == first == second
+
+
+def _results(message: Any) -> list[tuple[str, str]]:
+    results = [block["toolResult"] for block in message["content"]]
+    return [(result["toolUseId"], result["content"][0]["text"]) for result in results]
+
+
+async def test_a_call_that_cannot_be_recorded_is_no_affair_of_the_models() -> None:
+    """It is not told that its tool failed: the run fails, and another attempt makes the call again."""
+
+    class Away(MemoryArtifacts):
+        refusals = 1
+
+        async def put(self, *args: Any, **kwargs: Any) -> Any:
+            if self.refusals:
+                self.refusals -= 1
+                raise Unavailable("the bucket refuses us")
+            return await super().put(*args, **kwargs)
+
+    @tool
+    async def read(q: str) -> str:
+        """Read something long."""
+        return q * 20_000
+
+    async def handler(ctx: SessionContext, prompt: object) -> object:
+        return await ctx.invoke_agent("agent", prompt, retry=RetryPolicy(max_attempts=2))
+
+    model, world = ScriptedModel(Turn(uses=(Use("read", "t1", {"q": "x"}),)), Turn("read")), World()
+    world.artifacts = Away("bucket")
+    assert "read" == text_of(await world.run(app_of(handler, agent=silent(model, read)), "go"))
+    assert [("t1", "x" * 20_000)] == _results(model.asked[-1][-1])
+    assert 2 == model.calls
+    assert "AGENT_RETRYING agent" in await world.story()
 
 
 @pytest.mark.parametrize("seq", range(2, 12))
