@@ -8,7 +8,7 @@ from engine_strands import Bench, delegate, reply_of, silent, text_of
 from engine_world import Gate, World, app_of
 from pydantic import BaseModel
 from strands import Agent, ToolContext, tool
-from strands.hooks import AfterInvocationEvent, AfterToolCallEvent, BeforeModelCallEvent
+from strands.hooks import AfterInvocationEvent, AfterToolCallEvent, BeforeModelCallEvent, BeforeToolsEvent
 from strands.vended_tools.stop import stop
 
 from actors import settle
@@ -189,6 +189,31 @@ async def test_an_agent_sees_the_same_whether_a_call_was_made_or_is_recorded() -
         assert live == seen
 
 
+async def test_what_tools_at_once_leave_behind_stays_in_its_order() -> None:
+    """What the first one wrote is not written again once it is recorded: the second wrote over it meanwhile."""
+    wrote, recorded, read = Gate(), Gate(), list[object]()
+
+    @tool(context=True)
+    async def write(what: str, tool_context: ToolContext) -> str:
+        """Write something, the second after the first; read it when the first is recorded."""
+        if what == "second":
+            await wrote.passing()
+        tool_context.agent.state.set("what", what)
+        wrote.open()
+        if what == "second":
+            await recorded.passing()
+            read.append(tool_context.agent.state.get("what"))
+        return what
+
+    def tell(event: AfterToolCallEvent) -> None:
+        recorded.open()
+
+    uses = tuple(Use("write", what, {"what": what}) for what in ("first", "second"))
+    agent = silent(ScriptedModel(Turn(uses=uses), Turn("ok")), write, hooks=[tell])
+    await World().run(app_of(delegate, agent=agent), "go")
+    assert ["second"] == read
+
+
 async def test_two_sessions_at_once_do_not_share_a_conversation() -> None:
     """One registered instance serves both; it is never run itself."""
     gate = Gate()
@@ -229,8 +254,9 @@ async def test_another_attempt_goes_on_from_the_calls_of_the_one_before() -> Non
     assert "AGENT_RETRYING agent" in await world.story()
 
 
-async def test_a_failure_of_the_model_is_the_agents() -> None:
-    """It is told as the model raised it, not as the library wraps it."""
+@pytest.mark.parametrize("of", ["model", "hook"])
+async def test_a_failure_is_told_as_it_was_raised(of: str) -> None:
+    """Not as the library wraps it."""
 
     async def handler(ctx: SessionContext, prompt: object) -> object:
         try:
@@ -238,9 +264,12 @@ async def test_a_failure_of_the_model_is_the_agents() -> None:
         except AgentFailed as failed:
             return [failed.error.type, failed.error.message]
 
-    model = ScriptedModel(Turn("never"), fails={0: 9})
-    end = await World().run(app_of(handler, agent=silent(model)), "go")
-    assert SessionCompleted(["ConnectionError", "the model is away"]) == end
+    def fail(event: BeforeToolsEvent) -> None:
+        raise ConnectionError("the hook is away")
+
+    model = ScriptedModel(Turn(uses=(Use("search", "t1", {"q": "x"}),)), fails={0: 1 if of == "model" else 0})
+    end = await World().run(app_of(handler, agent=silent(model, *Bench().tools, hooks=[fail])), "go")
+    assert SessionCompleted(["ConnectionError", f"the {of} is away"]) == end
 
 
 class Verdict(BaseModel):
@@ -250,9 +279,8 @@ class Verdict(BaseModel):
     score: int
 
 
-@pytest.mark.parametrize("seq", range(2, 5))
-async def test_structured_output_comes_out_of_recorded_answers(seq: int) -> None:
-    """Of the answer that names it, and of one that the library had to force."""
+async def test_structured_output_comes_out_of_recorded_answers() -> None:
+    """Of an answer that the library had to force: its check runs again, it leaves the result in memory."""
     forced = (Turn("I think so"), Turn(uses=(Use("Verdict", "t1", {"good": True, "score": 3}),)))
 
     def app(model: ScriptedModel) -> Orchestrator:
@@ -262,9 +290,10 @@ async def test_structured_output_comes_out_of_recorded_answers(seq: int) -> None
     end = await whole.run(app(model), "judge")
     assert {"good": True, "score": 3} == reply_of(end)["structured_output"]
     assert 2 == model.calls
-    again = ScriptedModel(*forced)
-    assert end == await (await whole.as_of(seq)).resume(app(again))
-    assert 4 - seq == again.calls
+    for seq in range(2, len(await whole.recorded()) - 1):
+        again = ScriptedModel(*forced)
+        assert end == await (await whole.as_of(seq)).resume(app(again))
+        assert 4 - seq == again.calls
 
 
 @pytest.mark.parametrize(
