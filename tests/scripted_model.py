@@ -35,7 +35,7 @@ class Turn:
 class ScriptedModel(Model):
     """Answers with the turn that the conversation has come to, so that any process goes on as another would.
 
-    `asked` holds the conversation of every call, `fails` how often each turn raises before it answers; `on_call` is
+    `asked` holds the conversation of every call, `fails` how often the stream of each turn is cut; `on_call` is
     told the number of each turn before it is given.
     """
 
@@ -66,10 +66,10 @@ class ScriptedModel(Model):
         self.asked.append(messages)
         number = sum(message["role"] == "assistant" for message in messages)
         self.on_call(f"model#{number + 1}")
-        if self.fails[number]:
-            self.fails[number] -= 1
-            raise ConnectionError("the model is away")
-        for event in _events(self._turns[number]):
+        for place, event in enumerate(_events(self._turns[number])):
+            if place == 1 and self.fails[number]:
+                self.fails[number] -= 1
+                raise ConnectionError("the model is away")
             yield event
 
 

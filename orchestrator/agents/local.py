@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeGuard, TypeVar
 from actors import Clock
 from orchestrator.agents import Agent, AgentReply
 from orchestrator.agents.limits import LimitedAgent
-from orchestrator.agents.strands import StrandsAgent, is_strands_agent
+from orchestrator.agents.strands import StrandsAgent, is_strands_agent, reply_in
 from orchestrator.app import AgentTarget, InvokableAgent, Orchestrator
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.errors import NotSerializable, RegistrationError
@@ -111,6 +111,8 @@ class LocalAgent:
         answer = await self._invoke(prompt, kwargs)
         if isinstance(answer, AgentReply):
             return answer
+        if (reply := reply_in(answer)) is not None:
+            return reply
         return AgentReply(result=to_json(answer, "result", bytes_max=ARTIFACT_BYTES_MAX), usage=_usage_of(answer))
 
     async def _invoke(self, prompt: Json, kwargs: Mapping[str, Json]) -> object:

@@ -99,6 +99,12 @@ def is_strands_agent(target: object) -> TypeGuard[Agent]:
     return library is not None and isinstance(target, library.Agent)
 
 
+def reply_in(answer: object) -> AgentReply | None:
+    """Return the reply in what a Strands agent, graph or swarm answers; `None` for anything else."""
+    # An answer of the library's says of its module that it is: nothing is loaded for the question.
+    return _adapter().reply_in(answer) if type(answer).__module__.startswith("strands.") else None
+
+
 def _adapter() -> ModuleType:
     """Return what stands on the library, which is an extra."""
     try:

@@ -17,13 +17,14 @@ from typing import Any, Final, TypeAlias, cast
 from strands import Agent
 from strands.agent import AgentResult
 from strands.interrupt import Interrupt
+from strands.multiagent.base import MultiAgentResult
 from strands.types.content import ContentBlock, Message
 from strands.types.exceptions import EventLoopException, MaxTokensReachedException, StructuredOutputException
 from strands.types.session import decode_bytes_values, encode_bytes_values
 
 from orchestrator.agents import AgentReply
 from orchestrator.agents.strands_copy import check, check_copyable, copy_for_a_run, silence, tool_names
-from orchestrator.agents.strands_outcomes import is_about_doubt, or_text, summed
+from orchestrator.agents.strands_outcomes import is_about_doubt, or_text, summed, usage_of
 from orchestrator.agents.strands_stages import RecordedStages
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.calls import Approval
@@ -61,10 +62,10 @@ class NoStructuredOutput(NonRetryable):
 class Terms:
     """What a `StrandsAgent` declares beside its agent; `approval_timeout` in seconds."""
 
-    at_most_once: frozenset[str] = frozenset()
-    approvers: tuple[str, ...] | None = None
-    approval_timeout: float | None = None
-    respond: Callable[[Approval], object] = bool
+    at_most_once: frozenset[str]
+    approvers: tuple[str, ...] | None
+    approval_timeout: float | None
+    respond: Callable[[Approval], object]
 
     def check(self, agent: Agent) -> None:
         """Raise `RegistrationError` for a tool that the agent does not have."""
@@ -143,7 +144,7 @@ class _Run:
                     assert result.checkpoint is not None
                     given = {"checkpointResume": {"checkpoint": result.checkpoint.to_dict()}}
                 else:
-                    return AgentReply(_reply_of(result), self._usage or None)
+                    return AgentReply(_said_in(result), self._usage or None)
         finally:
             # Of a run that ends early, threads are left that run tools: they may look at the signal.
             self._agent.cancel()
@@ -276,7 +277,18 @@ def _options(kwargs: Mapping[str, object]) -> dict[str, Any]:
     return {**options, "invocation_state": {**copy.deepcopy(dict(given)), **others}}
 
 
-def _reply_of(result: AgentResult) -> Json:
+def reply_in(answer: object) -> AgentReply | None:
+    """Return the reply in what the library answers; `None` for anything else. Its usage is that of this one call."""
+    if isinstance(answer, AgentResult):
+        invocation = answer.metrics.latest_agent_invocation
+        return AgentReply(_said_in(answer), None if invocation is None else usage_of(invocation.usage))
+    if isinstance(answer, MultiAgentResult):
+        said = to_json(encode_bytes_values(answer.to_dict()), "result", bytes_max=ARTIFACT_BYTES_MAX)
+        return AgentReply(said, usage_of(answer.accumulated_usage))
+    return None
+
+
+def _said_in(result: AgentResult) -> Json:
     reply: dict[str, object] = {
         "text": str(result).rstrip("\n"),
         "stop_reason": result.stop_reason,

@@ -78,10 +78,12 @@ class ToolUse:
     """One use of a tool that a model's answer asks for. `calls_made` counts its recorded calls.
 
     There are several where a call ended in a question to a person, was in doubt, or where a hook asked for another.
+    `repeats` is the call in doubt that the next one makes again.
     """
 
     name: str
     calls_made: int = 0
+    repeats: str | None = None
     is_running: bool = False
     is_settled: bool = False
 
@@ -196,14 +198,17 @@ class RecordedStages:
                 if not ctx.interrupt(f"{use.call}{AGAIN}", reason=doubt_about(ctx)).response:
                     use.is_settled = True
                     return ToolResultEvent(not_repeated(ctx))
+                # Under the key of the first: whoever was asked then knows that it is the same.
+                use.repeats = use.repeats or use.call
                 use.calls_made += 1
                 continue
+            use.repeats = None
             use.calls_made += 1
             return await self._event(run, given)
 
     async def _call(self, run: ToolRun) -> CallResult:
         before = {} if run.within is None else run.within.usage
-        with self._recorder.as_call(run.use.call):
+        with self._recorder.as_call(run.use.repeats or run.use.call):
             run.event, outcome = await run_tool(run.ctx, run.next_fn(run.ctx))
         if run.within is not None:
             # Its calls have it too, each its own; this is for whoever is handed the outcome and sees no calls.

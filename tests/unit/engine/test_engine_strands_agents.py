@@ -1,15 +1,19 @@
 """Which Strands agents an application may have: instances, which each run copies, and functions that make them."""
 
 import copy
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_strands import Bench, delegate, silent, text_of
+from engine_strands import Bench, delegate, reply_of, silent, text_of
+from engine_trials import until_end
 from engine_world import World, app_of
-from strands import Agent
+from strands import Agent, tool
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import BeforeModelCallEvent, HookProvider, HookRegistry
+from strands.multiagent import GraphBuilder
 from strands.plugins import Plugin
 from strands.session.file_session_manager import FileSessionManager
 
@@ -20,6 +24,8 @@ from orchestrator.agents.strands_run import CALL_NAME_LENGTH_MAX, fitting
 from orchestrator.errors import RegistrationError
 from orchestrator.session.events import SessionCompleted
 from tests.scripted_model import ScriptedModel, Turn, Use
+
+PAGE = Path(__file__).parents[3] / "docs" / "agents.md"
 
 SHARED = {
     "model",
@@ -224,6 +230,25 @@ async def test_a_function_that_makes_no_agent_of_its_own_fails_the_run(give: str
     assert told in str(end.result)
 
 
+async def test_what_the_library_answers_is_a_reply_whoever_calls_it() -> None:
+    """An agent of one's own around one of the library's, whose calls are not recorded one by one; and a graph."""
+
+    class Wrapped:
+        async def invoke_async(self, prompt: str, **_: object) -> object:
+            return await silent(ScriptedModel(Turn("done"))).invoke_async(prompt)
+
+    usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    world = World()
+    end = await world.run(app_of(delegate, agent=Wrapped()), "go")
+    assert ("done", "end_turn", usage) == (text_of(end), reply_of(end)["stop_reason"], (await world.state()).usage)
+    builder = GraphBuilder()
+    builder.add_node(silent(ScriptedModel(Turn("a")), name="a"), "a")
+    builder.set_execution_timeout(60)
+    world = World()
+    end = await world.run(app_of(delegate, agent=builder.build()), "go")
+    assert ("completed", usage) == (reply_of(end)["status"], (await world.state()).usage)
+
+
 async def test_a_subclass_is_made_once_and_copied_for_each_run() -> None:
     """`@app.agent(…)` on a class of its own kind, as on any other."""
 
@@ -232,6 +257,29 @@ async def test_a_subclass_is_made_once_and_copied_for_each_run() -> None:
             super().__init__(model=ScriptedModel(Turn("please")), system_prompt="Be polite.")
 
     assert "please" == text_of(await World().run(app_of(delegate, agent=Polite), "go"))
+
+
+async def test_what_the_page_shows_runs_as_it_stands() -> None:
+    """Its application, on a scripted model; and the terms that it declares further down."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    turns = Turn(uses=(Use("order", "t1", {"item": "tea"}),)), Turn("bought")
+    model = ScriptedModel(*turns)
+    names: dict[str, Any] = {"model": model}
+    exec(blocks[0].replace("Agent(tools", "Agent(model=model, tools"), names)
+    world = World()
+    async with world.node(names["app"]) as node:
+        await node.start("tea", session_type="buy")
+        end = await until_end(world, node)
+    assert SessionCompleted("bought") == end
+    assert "ordered tea under s/buyer/order#1" in str(model.asked[-1])
+    app = Orchestrator()
+    exec(blocks[2], {"app": app, "agent": silent(model, tool(name="place_order")(_order))})
+    assert isinstance(app.agent_named("trader"), StrandsAgent)
+
+
+def _order(item: str) -> str:
+    """Order something."""
+    return item
 
 
 def test_a_name_too_long_for_a_call_keeps_apart_what_it_names() -> None:

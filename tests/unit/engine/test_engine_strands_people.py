@@ -11,7 +11,7 @@ from strands.hooks import BeforeToolCallEvent, BeforeToolsEvent
 from strands.vended_interventions.hitl import HumanInTheLoop
 
 from actors import settle
-from orchestrator import Approval, ApprovalTimedOut, SessionContext
+from orchestrator import Approval, ApprovalTimedOut, SessionContext, current_invocation
 from orchestrator.agents.strands import Answer, StrandsAgent
 from orchestrator.session.events import AgentCompleted, ApprovalRequested, SessionCompleted
 from orchestrator.session.transitions import SessionStatus
@@ -211,7 +211,7 @@ async def test_an_agent_that_keeps_its_context_has_it_after_a_crash() -> None:
 async def test_a_tool_that_must_not_run_twice_is_asked_about_after_a_crash(
     yes: bool, told_model: str, orders: int, calls: list[str]
 ) -> None:
-    """A person says whether it runs again, then under another name; the tool beside it does not wait for that."""
+    """A person says whether it runs again, then under the same key; the tool beside it does not wait for that."""
     model, bench = ScriptedModel(Turn("", (*BUY[0].uses[:1], Use("search", "t9", {"q": "x"}))), Turn("bought")), Bench()
     gate = Gate()
     began = list[str]()
@@ -219,7 +219,7 @@ async def test_a_tool_that_must_not_run_twice_is_asked_about_after_a_crash(
     @tool
     async def order(item: str) -> str:
         """Order something, and die at it."""
-        began.append(item)
+        began.append(current_invocation().idempotency_key)
         if len(began) == 1:
             await gate.passing()
         return f"ordered {item}"
@@ -238,7 +238,7 @@ async def test_a_tool_that_must_not_run_twice_is_asked_about_after_a_crash(
         assert [{"question": question, "tool": "order", "input": {"item": "tea"}}] == [each.subject for each in asked]
         await answered("order#1.again", yes=yes)(world, node)
         assert "bought" == text_of(await until_end(world, node))
-    assert (orders, 2) == (len(began), model.calls)
+    assert (["s/agent/order#1"] * orders, 2) == (began, model.calls)
     assert any(text.startswith(told_model) for text in results_in(model))
     story = await world.story()
     assert calls == [line.rpartition("/")[2] for line in story if line.startswith("STEP_COMPLETED agent/order")]
