@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from engine_strands import Bench, delegate, silent, text_of
-from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, told_live, until_end
+from engine_trials import Plot, pass_seconds, same_end_whatever_happens, told, told_after_crash, told_live, until_end
 from engine_world import Gate, Node, World, app_of
 from strands import ToolContext, tool
 from strands.hooks import BeforeToolCallEvent, BeforeToolsEvent
@@ -151,7 +151,13 @@ async def test_what_an_agent_within_a_tool_asks_is_answered_whatever_happens() -
     inner = silent(ScriptedModel(*BUY), *bench.tools, hooks=[ask_first], name="buyer", description="Buys")
     outer = ScriptedModel(Turn(uses=(Use("buyer", "b1", {"input": "tea and milk"}),)), Turn("all bought"))
     app = app_of(delegate, agent=silent(outer, inner))
-    story = await same_end_whatever_happens(app, told(*(answered(f"ask:may-it-#{number}") for number in (2, 1))))
+    plot = told(*(answered(f"ask:may-it-#{number}") for number in (2, 1)))
+    whole = await told_live(app, plot)
+    story = await whole.story()
+    for seq in range(3, len(story)):
+        after = await told_after_crash(app, plot, whole, seq, passivate_after=0.4)
+        assert (await whole.recorded())[-1].event == (await after.recorded())[-1].event
+        assert sorted({*story, "SESSION_RESUMED"}) == sorted({*await after.story(), "SESSION_RESUMED"})
     within = [f"buyer#1:{call}" for call in ("order#1", "order#2", "model#2")]
     assert ["model#1", "buyer#1:model#1", "buyer#1", *within, "buyer#1.2", "model#2"] == [
         line.partition("agent/")[2] for line in story if line.startswith("STEP_COMPLETED")
