@@ -7,6 +7,7 @@ process. The JSON is in journals: a reader of every release has to understand it
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
@@ -42,7 +43,7 @@ _COUNTS: Final = {
 
 
 class ToolFailed(Exception):
-    """What a tool raised, for hooks that look at the exception: its type and its text, in every process."""
+    """What a tool raised in another process, where its class is not known in this one: its type and its text."""
 
 
 # --- a model's answer ------------------------------------------------------------------------------------------------
@@ -125,16 +126,45 @@ def _result(ctx: ExecuteToolContext, event: ToolResultEvent) -> JsonObject:
         # It has run: rather than that it runs again after a crash, the model learns that its result was no good.
         return {"result": cast("Json", _error_result(ctx, f"Error: {describe(error).message}"))}
     if event.exception is not None:
-        failure = describe(event.exception)
-        outcome["error"] = {"type": failure.type, "message": failure.message}
+        outcome["error"] = _error(event.exception)
     return outcome
 
 
-def result_event(given: Mapping[str, Any]) -> ToolResultEvent:
-    """Return the event of a recorded result."""
+def result_event(given: Mapping[str, Any], made: TypedEvent | None) -> ToolResultEvent:
+    """Return the event of a recorded result. `made` is what the tool gave here, `None` if it ran in another process."""
     error = given.get("error")
-    exception = None if error is None else ToolFailed(f"{error['type']}: {error['message']}")
+    # Hooks decide by its class whether to try again: they have to see the same one in every process.
+    exception = made.exception if isinstance(made, ToolResultEvent) else None if error is None else _revived(error)
     return ToolResultEvent(cast("ToolResult", decode_bytes_values(given["result"])), exception)
+
+
+def _error(error: Exception) -> JsonObject:
+    failure, kind = describe(error), type(error)
+    return {
+        "type": failure.type,
+        "message": failure.message,
+        "class": [kind.__module__, kind.__qualname__],
+        "args": [or_text(each) for each in error.args],
+        "attributes": {name: or_text(value) for name, value in vars(error).items()},
+    }
+
+
+def _revived(error: Mapping[str, Any]) -> Exception:
+    """Return the exception as far as it was JSON, of its own class if that is loaded here."""
+    module, name = error["class"]
+    # By no import: a journal names classes, it does not choose what code is loaded.
+    kind = getattr(sys.modules.get(module), name, None)
+    unknown = ToolFailed(f"{error['type']}: {error['message']}")
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return unknown
+    try:
+        # Not its `__init__`, which may want anything.
+        revived = kind.__new__(kind)
+    except TypeError:
+        return unknown
+    revived.args = tuple(error["args"])
+    vars(revived).update(error["attributes"])
+    return revived
 
 
 def interrupt_event(ctx: ExecuteToolContext, given: Mapping[str, Any]) -> ToolInterruptEvent:

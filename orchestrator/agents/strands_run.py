@@ -31,6 +31,7 @@ from orchestrator.calls import Approval
 from orchestrator.errors import NonRetryable, RegistrationError
 from orchestrator.invocation import CallInDoubt, CallResult, Calls, Invocation, InvocationScope, current_invocation
 from orchestrator.payloads import to_json
+from orchestrator.scopes import NAME_LENGTH_MAX
 from orchestrator.session.frozen import replace
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.user_code import is_async
@@ -38,7 +39,6 @@ from orchestrator.user_code import is_async
 PASSES_MAX: Final = 1_000
 """How often one run may stop to ask people, or at a checkpoint."""
 OWN_ARGUMENTS: Final = frozenset({"limits", "structured_output_prompt", "invocation_state"})
-CALL_NAME_LENGTH_MAX: Final = 100
 _DIGEST_KEPT: Final = 16
 _NAME_KEPT_MAX: Final = 40
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
@@ -112,7 +112,9 @@ async def _run(
     """
     invocation = current_invocation()
     if invocation.calls is None:
-        raise NonRetryable("a Strands agent is run by ctx.invoke_agent: a step has nothing to record its calls with")
+        raise NonRetryable(
+            "a Strands agent is run by ctx.invoke_agent: a step or a tool has nothing to record its calls with"
+        )
     agent = await source()
     terms.check(agent)
     silence(agent)
@@ -208,7 +210,9 @@ class _Run:
 
     def as_call(self, name: str) -> InvocationScope:
         """See `Recorder.as_call`."""
-        return InvocationScope(replace(self._invocation, operation=f"{self._invocation.operation}/{fitting(name)}"))
+        operation = f"{self._invocation.operation}/{fitting(name)}"
+        # A tool has no calls of its own: they would be named like those of the agent.
+        return InvocationScope(replace(self._invocation, operation=operation, calls=None))
 
     def spent(self, usage: Mapping[str, Json]) -> None:
         """See `Recorder.spent`."""
@@ -262,10 +266,10 @@ def prompt_of(prompt: object) -> object:
 
 def fitting(name: str) -> str:
     """Return the name of a call; of one too long, as much of it as there is room for beside what tells it apart."""
-    if len(name) <= CALL_NAME_LENGTH_MAX:
+    if len(name) <= NAME_LENGTH_MAX:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_KEPT]
-    return f"{name[: CALL_NAME_LENGTH_MAX - _DIGEST_KEPT - 1]}.{digest}"
+    return f"{name[: NAME_LENGTH_MAX - _DIGEST_KEPT - 1]}.{digest}"
 
 
 def _options(kwargs: Mapping[str, object]) -> dict[str, Any]:

@@ -227,7 +227,7 @@ class RecordedStages:
         if run.within is not None and not ran_here:
             self.spent(cast("JsonObject", given["usage"]))
         run.use.is_settled = True
-        return result_event(given)
+        return result_event(given, run.event)
 
     def _recorded_agent(self, tool: AgentTool, inner: Agent, use: ToolUse) -> tuple[AgentTool, RecordedStages]:
         """Return the agent's tool over a copy of its agent, and the stages that record its calls under this use."""

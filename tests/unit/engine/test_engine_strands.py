@@ -13,6 +13,7 @@ from strands.vended_tools.stop import stop
 
 from actors import settle
 from orchestrator import AgentFailed, Orchestrator, RetryPolicy, SessionContext
+from orchestrator.agents.strands_outcomes import result_event
 from orchestrator.agents.strands_run import prompt_of
 from orchestrator.artifacts.memory import MemoryArtifacts
 from orchestrator.errors import Unavailable
@@ -393,29 +394,51 @@ async def _echo(q: str) -> str:
     return q
 
 
+class Busy(Exception):
+    """A tool's own exception, which only its own code can make."""
+
+    def __init__(self, *, seconds: int) -> None:
+        super().__init__(f"busy for {seconds} s", {1, 2})
+        self.seconds = seconds
+
+
 async def test_a_tool_that_a_hook_wants_again_is_another_call() -> None:
-    """So that a crash repeats neither."""
+    """A crash repeats neither; the hook sees an exception of the same class, and what of it is JSON."""
     ran: Counter[str] = Counter()
+    seen: list[object] = []
 
     @tool
     async def flaky(q: str) -> str:
         """Fail once."""
         ran[q] += 1
         if ran[q] == 1:
-            raise RuntimeError("not yet")
+            raise Busy(seconds=3)
         return "now"
 
     def again(event: AfterToolCallEvent) -> None:
-        event.retry = event.exception is not None
+        event.retry = isinstance(event.exception, Busy)
+        if isinstance(event.exception, Busy):
+            seen.append([event.exception.seconds, *event.exception.args])
 
     agent = silent(ScriptedModel(Turn(uses=(Use("flaky", "t1", {"q": "x"}),)), Turn("ok")), flaky, hooks=[again])
     whole = World()
     await whole.run(app_of(delegate, agent=agent), "go")
-    assert ["model#1", "flaky#1", "flaky#1.2", "model#2"] == [
-        line.rpartition("/")[2] for line in await whole.story() if "/" in line
-    ]
+    names = [line.rpartition("/")[2] for line in await whole.story() if "/" in line]
+    assert ["model#1", "flaky#1", "flaky#1.2", "model#2"] == names
     await (await whole.as_of(5)).resume(app_of(delegate, agent=agent))
     assert {"x": 2} == ran
+    assert [[3, "busy for 3 s", {1, 2}], [3, "busy for 3 s", [1, 2]]] == seen, (
+        "what is no JSON is lost with its process"
+    )
+
+
+@pytest.mark.parametrize("named", [["nowhere.at_all", "Odd"], ["builtins", "ExceptionGroup"], ["builtins", "int"]])
+def test_an_exception_that_cannot_be_had_again_is_told_by_name(named: list[str]) -> None:
+    """Its class is not loaded, wants more than it is given, or is none; nothing is imported because a journal says."""
+    error = {"type": "Odd", "message": "no", "class": named, "args": [], "attributes": {}}
+    result = {"toolUseId": "t1", "status": "error", "content": []}
+    exception = result_event({"result": result, "error": error}, None).exception
+    assert ("ToolFailed", "Odd: no") == (type(exception).__name__, str(exception))
 
 
 async def test_a_cancelled_session_stops_its_agent() -> None:

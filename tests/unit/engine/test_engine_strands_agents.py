@@ -20,8 +20,9 @@ from strands.session.file_session_manager import FileSessionManager
 from orchestrator import AgentFailed, Orchestrator, SessionContext
 from orchestrator.agents.strands import StrandsAgent, is_strands_agent
 from orchestrator.agents.strands_copy import copy_for_a_run
-from orchestrator.agents.strands_run import CALL_NAME_LENGTH_MAX, fitting
+from orchestrator.agents.strands_run import fitting
 from orchestrator.errors import RegistrationError
+from orchestrator.scopes import NAME_LENGTH_MAX
 from orchestrator.session.events import SessionCompleted
 from tests.scripted_model import ScriptedModel, Turn, Use
 
@@ -249,6 +250,20 @@ async def test_what_the_library_answers_is_a_reply_whoever_calls_it() -> None:
     assert ("completed", usage) == (reply_of(end)["status"], (await world.state()).usage)
 
 
+async def test_a_tool_cannot_run_a_recorded_agent_of_its_own() -> None:
+    """Its calls would be named like those of the agent that the tool is of: `as_tool` names them apart."""
+    within = StrandsAgent(silent(ScriptedModel(Turn("never"))))
+
+    @tool
+    async def ask(q: str) -> str:
+        """Ask another agent."""
+        return str(await within.invoke_async(q))
+
+    model = ScriptedModel(Turn(uses=(Use("ask", "t1", {"q": "x"}),)), Turn("ok"))
+    await World().run(app_of(delegate, agent=silent(model, ask)), "go")
+    assert "has nothing to record its calls with" in str(model.asked[-1])
+
+
 async def test_a_subclass_is_made_once_and_copied_for_each_run() -> None:
     """`@app.agent(…)` on a class of its own kind, as on any other."""
 
@@ -286,7 +301,7 @@ def test_a_name_too_long_for_a_call_keeps_apart_what_it_names() -> None:
     """An agent within an agent may have tools of 64 characters each."""
     long = ["x" * 64 + "#1:" + "y" * 64 + f"#{n}" for n in (1, 2)]
     names = [fitting(name) for name in long]
-    assert ("search#1", 2, CALL_NAME_LENGTH_MAX) == (fitting("search#1"), len(set(names)), len(names[0]))
+    assert ("search#1", 2, NAME_LENGTH_MAX) == (fitting("search#1"), len(set(names)), len(names[0]))
     assert names == [fitting(copy.copy(name)) for name in long]
 
 

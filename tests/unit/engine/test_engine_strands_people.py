@@ -1,6 +1,8 @@
 """What a Strands agent asks of people is an approval: its interrupts, and its tools that may or may not have run."""
 
+import copy
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from engine_strands import Bench, delegate, silent, text_of
@@ -11,7 +13,7 @@ from strands.hooks import BeforeToolCallEvent, BeforeToolsEvent
 from strands.vended_interventions.hitl import HumanInTheLoop
 
 from actors import settle
-from orchestrator import Approval, ApprovalTimedOut, SessionContext, current_invocation
+from orchestrator import Approval, ApprovalTimedOut, RetryPolicy, SessionContext, current_invocation
 from orchestrator.agents.strands import Answer, StrandsAgent
 from orchestrator.session.events import AgentCompleted, ApprovalRequested, SessionCompleted
 from orchestrator.session.transitions import SessionStatus
@@ -251,6 +253,32 @@ async def test_a_tool_that_must_not_run_twice_is_asked_about_after_a_crash(
     assert "STEP_COMPLETED agent/search#1" in story
 
 
+async def test_a_tool_cut_off_by_its_agents_timeout_is_asked_about() -> None:
+    """The next attempt does not run it again by itself either."""
+    gate = Gate()
+
+    @tool
+    async def order(item: str) -> str:
+        """Order something, slowly."""
+        return await gate.passing()
+
+    async def handler(ctx: SessionContext, prompt: object) -> object:
+        retry = RetryPolicy(max_attempts=2, initial_delay=timedelta(seconds=1))
+        return await ctx.invoke_agent("agent", prompt, timeout=20, retry=retry)
+
+    model = ScriptedModel(Turn(uses=BUY[0].uses[:1]), Turn("bought"))
+    app = app_of(handler, agent=StrandsAgent(silent(model, order), at_most_once={"order"}))
+    world = World()
+    async with world.node(app) as node:
+        await node.start("go")
+        await pass_seconds(world, node, 25)
+        assert "APPROVAL_REQUESTED agent/order#1.again" == (await world.story())[-1]
+        gate.open()
+        await answered("order#1.again")(world, node)
+        assert "bought" == text_of(await until_end(world, node))
+    assert ["passed"] == results_in(model)
+
+
 async def test_a_question_that_nobody_answers_in_time_fails_the_agent() -> None:
     """`approval_timeout` bounds it; only `approvers` may answer."""
 
@@ -292,4 +320,5 @@ async def test_an_agent_may_be_given_another_kind_of_answer() -> None:
 def test_an_answer_is_a_letter_that_says_who_gave_it() -> None:
     """So that hooks of the library and hooks of ours both take it."""
     answer = Answer.of(Approval(approved=False, by="ann", comment="later"))
-    assert ("n", False, "ann", "later") == (answer, answer.approved, answer.by, answer.comment)
+    for each in (answer, copy.deepcopy(answer)):
+        assert ("n", False, "ann", "later") == (each, each.approved, each.by, each.comment)
