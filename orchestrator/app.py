@@ -159,7 +159,8 @@ class Orchestrator:
     ) -> Callable[[AgentT], AgentT]:
         """Declare an agent: a class (made without arguments, once), an instance, or a function.
 
-        It needs `async invoke_async(prompt, **kwargs)`, or is called itself with `(prompt, **kwargs)`.
+        It needs `async invoke_async(prompt, **kwargs)`, or is called itself with `(prompt, **kwargs)`. A function
+        without parameters makes the agent instead, one for each run. A `strands.Agent` is durable inside as it is.
 
         Args:
             name: what handlers call it by, 1 to 128 printable characters.

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeGuard, TypeVar
 
 from actors import Clock
 from orchestrator.agents import Agent, AgentReply
 from orchestrator.agents.limits import LimitedAgent
+from orchestrator.agents.strands import StrandsAgent, is_strands_agent, reply_in
 from orchestrator.app import AgentTarget, InvokableAgent, Orchestrator
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
-from orchestrator.errors import NotSerializable
+from orchestrator.errors import NotSerializable, RegistrationError
 from orchestrator.payloads import PayloadTooLarge, to_json
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.user_code import call
+
+if TYPE_CHECKING:
+    from strands import Agent as StrandsLibraryAgent
+
+T = TypeVar("T")
 
 USAGE_BYTES_MAX: Final = 8_192
 """Counts are few; the item has to hold the result beside them (I12)."""
@@ -44,10 +52,51 @@ class LocalAgents:
         if target is None:
             return None
         if limits is None:
-            return LocalAgent(target, self._threads)
+            return adapted(target, self._threads)
         if name not in self._limited:
-            self._limited[name] = LimitedAgent(LocalAgent(target, self._threads), limits, self._clock)
+            self._limited[name] = LimitedAgent(adapted(target, self._threads), limits, self._clock)
         return self._limited[name]
+
+
+def adapted(target: AgentTarget, threads: Executor) -> Agent:
+    """Return the adapter for what was registered.
+
+    A function without parameters cannot take a prompt: it makes the agent, one for each run.
+    """
+    if is_strands_agent(target):
+        # Within the run: one that cannot be run so fails it, and not its session.
+        return MadeAgent(partial(_durable, target), threads)
+    return MadeAgent(target, threads) if makes_agents(target) else LocalAgent(target, threads)
+
+
+def makes_agents(target: object) -> TypeGuard[Callable[[], object]]:
+    """Return whether it is a function without parameters."""
+    return inspect.isfunction(target) and not inspect.signature(target).parameters
+
+
+class MadeAgent:
+    """An `Agent` that is made anew for each run."""
+
+    def __init__(self, make: Callable[[], object], threads: Executor) -> None:
+        self._make = make
+        self._threads = threads
+
+    async def run(self, prompt: Json, kwargs: Mapping[str, Json]) -> AgentReply:
+        """See `Agent.run`."""
+        made = await call(self._make, (), {}, threads=self._threads)
+        if not (isinstance(made, InvokableAgent) or callable(made)):
+            raise RegistrationError(f"{self._make!r:.100} made {made!r:.100}: no invoke_async, and cannot be called")
+        # One of Strands' was made for this run alone: it needs no copy.
+        target = StrandsAgent(partial(_itself, made)) if is_strands_agent(made) else made
+        return await LocalAgent(target, self._threads).run(prompt, kwargs)
+
+
+async def _durable(agent: StrandsLibraryAgent) -> StrandsAgent:
+    return StrandsAgent(agent)
+
+
+async def _itself(agent: T) -> T:
+    return agent
 
 
 class LocalAgent:
@@ -60,6 +109,10 @@ class LocalAgent:
     async def run(self, prompt: Json, kwargs: Mapping[str, Json]) -> AgentReply:
         """See `Agent.run`."""
         answer = await self._invoke(prompt, kwargs)
+        if isinstance(answer, AgentReply):
+            return answer
+        if (reply := reply_in(answer)) is not None:
+            return reply
         return AgentReply(result=to_json(answer, "result", bytes_max=ARTIFACT_BYTES_MAX), usage=_usage_of(answer))
 
     async def _invoke(self, prompt: Json, kwargs: Mapping[str, Json]) -> object:
