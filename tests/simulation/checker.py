@@ -33,6 +33,14 @@ ONCE = OUTCOMES | {
     *("CALLBACK_CREATED", "APPROVAL_REQUESTED", "TIMER_STARTED", "CHILD_STARTED", "AGENT_STARTED"),
 }
 """What is recorded at most once for an operation."""
+BEGINNINGS = frozenset(
+    {
+        *("STEP_STARTED", "AGENT_STARTED", "TIMER_STARTED", "CALLBACK_CREATED", "APPROVAL_REQUESTED", "CHILD_STARTED"),
+    }
+)
+"""What begins an operation, where it is the first event of it."""
+SENT = frozenset({"signal", "cancel", "pause", "resume", "kill"})
+RECEIVED = frozenset({"SIGNAL_RECEIVED", "CANCEL_REQUESTED", "PAUSE_REQUESTED", "RESUME_REQUESTED"})
 _GENERATION = re.compile(r":g\d+$")
 
 
@@ -105,6 +113,7 @@ def violations(
     for session in sessions.values():
         found += _journal(session)
         found += _ownership(session)
+        found += _pauses(session)
         found += _rest(session)
         found += _results(session, told.ran[session.session_id])
         found += _relatives(session, sessions)
@@ -181,6 +190,20 @@ def _journal(session: Session) -> Iterator[str]:
             if event.operation in settled:
                 yield f"I5: {session_id} records two outcomes of {event.operation}"
             settled.add(event.operation)
+
+
+def _pauses(session: Session) -> Iterator[str]:
+    """I9: a pause that is journaled holds: nothing new begins before the session is let go, or is to end."""
+    begun: set[str] = set()
+    is_paused = False
+    for event in session.events:
+        if event.status == "PAUSE_REQUESTED":
+            is_paused = True
+        elif event.status in {"RESUME_REQUESTED", "CANCEL_REQUESTED"}:
+            is_paused = False
+        elif event.status in BEGINNINGS and event.operation not in begun and is_paused:
+            yield f"I9: {session.session_id} begins {event.operation} though it is paused ({event.status})"
+        begun.add(event.operation)
 
 
 def _ownership(session: Session) -> Iterator[str]:
@@ -330,7 +353,7 @@ def _messages(sessions: Mapping[str, Session], told: _Told) -> Iterator[str]:
             if times > 1:
                 yield f"I9: {root} journals the message {message_id} {times} times"
     for record in told.by_kind["told"]:
-        if record.detail in {"signal", "cancel"} and not journaled[record.session_id][record.message_id]:
+        if record.detail in SENT and not journaled[record.session_id][record.message_id]:
             last = _latest(record.session_id, sessions)
             if last is None or last.end is None:
                 yield f"I9: {record.session_id} lost the {record.detail} {record.message_id}, which was acknowledged"
@@ -343,7 +366,7 @@ def _journaled(sessions: Mapping[str, Session]) -> defaultdict[str, Counter[str]
         root = root_of(session.session_id)
         for event in session.events:
             message_id = event.data.get("message_id")
-            if isinstance(message_id, str) and event.status in {"SIGNAL_RECEIVED", "CANCEL_REQUESTED"}:
+            if isinstance(message_id, str) and event.status in RECEIVED:
                 journaled[root][message_id] += 1
     return journaled
 

@@ -37,6 +37,7 @@ from orchestrator.session import decide
 from orchestrator.session import events as e
 from orchestrator.session.mail import Mail
 from orchestrator.session.notices import Announce
+from orchestrator.session.state import SessionState
 from orchestrator.session_actor import SessionActor
 from orchestrator.tenants.dynamodb import DynamoDBQuotas, _slot_key
 
@@ -48,7 +49,8 @@ Calls: TypeAlias = Callable[..., Any]
 class Mutant:
     """One break. `replaced` names what is replaced: owner, attribute, and the function that makes it from the old.
 
-    It is looked for where nobody outside hears of an end, unless it `has_bus`: fewer calls, so fewer seeds.
+    It is looked for where nobody outside hears of an end, unless it `has_bus`, and where nobody pauses or kills, unless
+    it `has_operator`: fewer calls, so fewer seeds.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Mutant:
     seeds: range
     replaced: tuple[tuple[Any, str, Make], ...]
     has_bus: bool = False
+    has_operator: bool = False
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -81,6 +84,11 @@ def takes_failures_for_told(before: Calls) -> Calls:
 def always(value: object) -> Make:
     """Return what makes a function that returns the value, whatever it is asked."""
     return lambda before: lambda *args, **kwargs: value
+
+
+def never(_: object) -> property:
+    """Return a property that is false."""
+    return property(always(False)(None))
 
 
 def nothing(before: Calls) -> Calls:
@@ -365,6 +373,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ((Router, "_leave_in_inbox", nothing),),
     ),
     Mutant("a session forgets which messages it took", ("I9",), range(30), ((Mail, "is_known", always(False)),)),
+    Mutant(
+        "a pause is journaled, and not kept",
+        ("I9",),
+        range(10),
+        ((SessionState, "is_held", never),),
+        has_operator=True,
+    ),
     Mutant(
         "a slot is given back without a look at whether it is there",
         ("I10",),

@@ -52,6 +52,8 @@ BAD_BODIES = (
     "{" * 2_000,
 )
 
+OFTEN_KILLED = 0.15
+
 Nodes: TypeAlias = Callable[[], list[SimNode]]
 
 
@@ -67,13 +69,16 @@ class People:
         draws: Random,
         *,
         signal_pauses: tuple[float, ...],
+        operator: Random | None = None,
     ) -> None:
+        """`operator` draws what somebody does who pauses, resumes and kills sessions; `None` for nobody."""
         self._cloud = cloud
         self._loop = loop
         self._nodes = nodes
         self._story = story
         self._draws = draws
         self._signal_pauses = signal_pauses
+        self._operator = operator
         self.records: list[Record] = []
         self._jobs: list[asyncio.Task[None]] = []
         self._answering: list[asyncio.Task[None]] = []
@@ -117,6 +122,8 @@ class People:
             jobs.create_task(self._send_signals(session_id, sum(kind in OF_ROOTS for kind, _ in acts)))
             if is_cancelled:
                 jobs.create_task(self._cancel(session_id))
+            if self._operator is not None:
+                jobs.create_task(self._operate(session_id, self._operator))
 
     async def _start(self, body: dict[str, Any], session_id: str) -> None:
         digest = payload_digest(body["session_type"], body["tenant"], body["input"])
@@ -180,6 +187,30 @@ class People:
             if await self._until_known(cancel) is None:
                 return
             self._write(Record("told", session_id, message_id=message_id, detail="cancel"))
+
+    async def _operate(self, session_id: str, draws: Random) -> None:
+        """Pause the session, and let it go later; or end it at once."""
+        for _ in range(draws.choice((0, 1, 2))):
+            for word in ("pause", "resume"):
+                await asyncio.sleep(draws.choice((0, 0.5, 2, 10)))
+                if not await self._control(word, session_id, f"{session_id}-{word}-{draws.randrange(10**9)}"):
+                    return
+        if draws.random() < OFTEN_KILLED:
+            await asyncio.sleep(draws.choice((0, 1, 5)))
+            await self._control("kill", session_id, f"{session_id}-kill")
+
+    async def _control(self, word: str, session_id: str, message_id: str) -> bool:
+        """Return whether the session was there to hear it."""
+
+        async def tell(node: Node) -> str:
+            deliveries = node.http.deliveries
+            control = {"pause": deliveries.pause, "resume": deliveries.resume, "kill": deliveries.kill}[word]
+            return await control(session_id, "says the operator", message_id)
+
+        if await self._until_known(tell) is None:
+            return False
+        self._write(Record("told", session_id, message_id=message_id, detail=word))
+        return True
 
     async def _put(self, body: dict[str, Any], session_id: str, message_id: str) -> None:
         """Send by the queue, until it is acknowledged; what is refused for good is a message that came too late."""

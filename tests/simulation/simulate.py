@@ -42,6 +42,7 @@ SESSIONS: Final = (1, 2, 3, 4, 10)
 SESSION_TYPES: Final = ("main", "main", "main", "failing", "deployed")
 ENDS: Final = tuple(STATE_OF_END)
 SEEDS_WITH_BUS: Final = 0.5
+SEEDS_WITH_OPERATOR: Final = 0.4
 OUTLET_FAULTS: Final = (0.01, 0.1, 0.5)
 EXPECTED_ERRORS: Final = frozenset({"node_fenced"})
 ROOT: Final = f"{Path(__file__).parents[2]}/"
@@ -62,15 +63,18 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int, *, has_bus: bool | None = None) -> Outcome:
-    """Play the seed, and return what came of it. `has_bus`: whether ends are told; left out, the seed says so."""
+def simulate(seed: int, *, has_bus: bool | None = None, has_operator: bool | None = None) -> Outcome:
+    """Play the seed, and return what came of it. `has_bus`: whether ends are told; left out, the seed says so.
+
+    `has_operator`: whether somebody pauses, resumes and kills sessions; as above.
+    """
     with _collector_resting():
-        return _played(seed, has_bus)
+        return _played(seed, has_bus, has_operator)
 
 
-def _played(seed: int, has_bus: bool | None) -> Outcome:
+def _played(seed: int, has_bus: bool | None, has_operator: bool | None) -> Outcome:
     world = World(seed)
-    run = _Run(world, has_bus)
+    run = _Run(world, has_bus, has_operator)
     with _logs_of(world, run.saw_line) as errors:
         try:
             has_ended = run.play()
@@ -85,7 +89,7 @@ def _played(seed: int, has_bus: bool | None) -> Outcome:
 class _Run:
     """The parts of one simulation."""
 
-    def __init__(self, world: World, has_bus: bool | None) -> None:
+    def __init__(self, world: World, has_bus: bool | None, has_operator: bool | None) -> None:
         draws = Random(world.chance.random())
         self._world = world
         self._wrong: list[str] = []
@@ -104,6 +108,8 @@ class _Run:
         self._cluster = Cluster(self._cloud, self._story, Random(draws.random()), theme)
         self._mayhem = Mayhem(self._cluster, self._cloud, Random(draws.random()), theme)
         self._loop = world.loop("people")
+        operator = Random(f"operator {world.seed}")
+        is_there = operator.random() < SEEDS_WITH_OPERATOR
         self._people = People(
             self._cloud,
             self._loop,
@@ -111,6 +117,7 @@ class _Run:
             self._story,
             Random(draws.random()),
             signal_pauses=theme.signal_pauses,
+            operator=operator if (is_there if has_operator is None else has_operator) else None,
         )
         self._draws = draws
         self._outcomes: dict[tuple[str, str], int] = {}

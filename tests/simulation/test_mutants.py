@@ -17,9 +17,13 @@ def test_a_guard_that_is_taken_out_is_missed(mutant: Mutant) -> None:
     named = tuple(f"{invariant}:" for invariant in mutant.breaks)
     with mutant.applied():
         for seed in mutant.seeds:
-            if any(wrong.startswith(named) for wrong in simulate(seed, has_bus=mutant.has_bus).wrong):
+            if any(wrong.startswith(named) for wrong in _wrong_of(mutant, seed)):
                 return
     pytest.fail(f"nothing of {', '.join(mutant.breaks)} was found within {mutant.seeds}")
+
+
+def _wrong_of(mutant: Mutant, seed: int) -> list[str]:
+    return simulate(seed, has_bus=mutant.has_bus, has_operator=mutant.has_operator).wrong
 
 
 def test_every_invariant_has_a_mutant() -> None:
