@@ -184,7 +184,7 @@ class InFlight:
         if isinstance(effect, Publish):
             return self._context.background.start(
                 f"{type(effect).__name__} {key[0]}"[:NAME_LENGTH_MAX],
-                self.telling.publish(state, effect, lambda: self._at_work.discard(key), self.log),
+                self.telling.publish(state, effect, lambda: self._rests(key), self.log),
                 lambda outcome: self._ended(key, outcome),
             )
         if isinstance(effect, RunAgent):
@@ -200,6 +200,13 @@ class InFlight:
             lambda outcome: self._ended(key, outcome),
             counts_as_busy=not waits_for_time and not isinstance(effect, KeepTask),
         )
+
+    def _rests(self, key: EffectKey) -> None:
+        """Let an effect count neither as work nor as busy: all that it does for now is wait."""
+        self._at_work.discard(key)
+        task = self._tasks.get(key[0], {}).get(key)
+        if task is not None:
+            self._context.background.count(task, as_busy=False)
 
     def _ended(self, key: EffectKey, outcome: Outcome[m.Message | None]) -> None:
         self._at_work.discard(key)

@@ -20,7 +20,7 @@ from orchestrator.telemetry import xray_header
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-LOOK_AGAIN_SECONDS: Final = 300.0
+LOOK_AGAIN_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -46,20 +46,20 @@ class EventBridgeChannel:
 
     async def run(self) -> None:
         """Look whether the bus is there, and again as long as it is not; until cancelled, or it is there."""
-        while True:
-            self.is_on = await self._is_there()
+        while reason := await self._missing():
             if self.is_on:
-                return
-            self._log.warning("event_bus_missing", bus=self._bus.name, looks_again_seconds=LOOK_AGAIN_SECONDS)
+                self.is_on = False
+                self._log.warning("event_bus_missing", bus=self._bus.name, reason=reason)
             await self._clock.sleep(LOOK_AGAIN_SECONDS)
+        self.is_on = True
 
-    async def _is_there(self) -> bool:
+    async def _missing(self) -> str:
+        """Return why nothing is told there; empty where it is, or has to be."""
         try:
-            return await self._bus.exists()
+            return "" if await self._bus.exists() else "NO_SUCH_BUS"
         except CallFailed as failed:
-            # Who may not look may not send either, unless somebody took care of exactly that.
-            is_denied = failed.reason in {"AccessDeniedException", "AccessDenied"}
-            return self._is_named or not is_denied
+            # Out of reach, or not ours to look at: only a bus that somebody chose is insisted on.
+            return "" if self._is_named else failed.reason
 
     async def tell(self, notice: WorldNotice) -> None:
         """Put the event on the bus. Raises `NotDelivered`."""

@@ -5,6 +5,7 @@ The receiver is anybody's server: it gets little time, is not followed elsewhere
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from orchestrator.session.values import JsonObject, compact_json, format_instant
 if TYPE_CHECKING:
     from datetime import datetime
 
+SENDS_AT_ONCE_MAX: Final = 64
 GONE: Final = 410
 """The receiver wants no more of it (Standard Webhooks, "Status codes")."""
 
@@ -31,9 +33,25 @@ class WebhookChannel:
         self._webhook = Webhook(secret)
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(total=seconds_max)
+        self._places = asyncio.Semaphore(SENDS_AT_ONCE_MAX)
+        self._under_way = 0
+        self._hangs = False
 
     async def tell(self, notice: WorldNotice) -> None:
-        """Return when the receiver answered 2xx. Raises `NotDelivered`."""
+        """Return when the receiver answered 2xx. Raises `NotDelivered`.
+
+        A receiver that hangs is asked by one session at a time: the others would wait in memory only to hear the same.
+        """
+        async with self._places:
+            if self._hangs and self._under_way:
+                raise NotDelivered("TARGET_HANGS")
+            self._under_way += 1
+            try:
+                await self._post(notice)
+            finally:
+                self._under_way -= 1
+
+    async def _post(self, notice: WorldNotice) -> None:
         body = compact_json(body_of(notice))
         headers = self._headers(notice.notification_id, self._clock.now(), body)
         try:
@@ -43,9 +61,11 @@ class WebhookChannel:
             ):
                 status = answer.status
         except TimeoutError:
+            self._hangs = True
             raise NotDelivered("TIMEOUT") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NotDelivered(type(error).__name__) from None
+        self._hangs = False
         if not 200 <= status < 300:
             raise NotDelivered(f"HTTP_{status}", is_final=status == GONE)
 

@@ -225,6 +225,7 @@ async def test_a_topic_that_takes_no_approval_keeps_no_session_in_memory_and_fai
         await node.start()
         await settle()
         assert {"approval:2:topic": 1} == await left(world), "while it is in memory, too"
+        assert not node.system.busy.is_busy, "who waits to try again keeps no task from being scaled in"
         await until_suspended(world, node)
         head = await world.head()
         assert head.status is SessionStatus.SUSPENDED

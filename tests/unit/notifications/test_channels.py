@@ -36,7 +36,7 @@ from orchestrator.session.state import SessionState, replay
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ErrorRecord, Json
 from tests.simulation.dynamodb import refused
-from tests.simulation.outlets import SimOutlets
+from tests.simulation.outlets import SimOutlets, Told
 
 LOG_LINES = structlog.get_logger()
 
@@ -187,21 +187,30 @@ async def test_a_request_that_fails_fails_for_all_who_wait_and_nobody_waits_for_
 
 
 async def test_who_is_cancelled_while_it_sends_for_others_leaves_them_their_turn() -> None:
-    """A session that is stopped takes no other's event with it."""
+    """A session that is stopped takes no other's event with it, and leaves its own untold."""
     bench = Bench()
+    told: list[str] = []
+
+    def take(event: Told) -> None:
+        told.append(str(event.detail["session_id"]))
+        bench.gate.clear()
+
+    bench.services.on_told = take
     bench.gate.clear()
-    first, *others = (asyncio.ensure_future(bench.bus.tell(about(number))) for number in range(3))
+    telling = [asyncio.ensure_future(bench.bus.tell(about(number))) for number in range(4)]
     await settle()
-    first.cancel()
-    others[0].cancel()
     bench.gate.set()
-    await asyncio.gather(first, *others, return_exceptions=True)
-    assert others[1].result() is None
-    assert bench.services.events in {1, 2}
+    await settle()
+    assert [1, 3] == bench.sizes(), "the second sends for the rest"
+    telling[1].cancel()
+    await settle()
+    bench.gate.set()
+    await asyncio.gather(*telling, return_exceptions=True)
+    assert ["s0", "s2", "s3"] == told
 
 
 async def test_a_bus_that_is_not_there_is_owed_nothing_until_it_is() -> None:
-    """One line in five minutes, and no session waits for it."""
+    """One line says so, however often it is looked for, and no session waits for it."""
     missing = refused("ResourceNotFoundException", "DescribeEventBus")
     bench = Bench(missing, missing)
     ended = ended_session()
@@ -216,17 +225,20 @@ async def test_a_bus_that_is_not_there_is_owed_nothing_until_it_is() -> None:
             await settle()
         await looking
     assert (EVENTS,) == channels.of_end(ended)
-    assert ["event_bus_missing"] * 2 == [line["event"] for line in lines]
+    assert [("event_bus_missing", "NO_SUCH_BUS")] == [(line["event"], line["reason"]) for line in lines]
 
 
-@pytest.mark.parametrize(("is_named", "is_on"), [(True, True), (False, False)])
-async def test_only_a_bus_that_somebody_chose_is_insisted_on_where_we_may_not_look(is_named: bool, is_on: bool) -> None:
-    """A role of before there were events must not fill outboxes; one that lacks a permission must be heard of."""
-    bench = Bench(refused("AccessDeniedException", "DescribeEventBus"))
+@pytest.mark.parametrize("fault", [refused("AccessDeniedException", "DescribeEventBus"), TimeoutError()])
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_only_a_bus_that_somebody_chose_is_insisted_on_where_we_cannot_look(
+    fault: Exception, is_named: bool
+) -> None:
+    """A role or a network of before there were events must fill no outboxes; a missing permission must be heard of."""
+    bench = Bench(fault)
     bus = EventBridgeChannel(bench.bus._bus, bench.clock, LOG_LINES, is_named=is_named)
     looking = asyncio.ensure_future(bus.run())
     await settle()
-    assert is_on is bus.is_on
+    assert is_named is bus.is_on
     looking.cancel()
 
 

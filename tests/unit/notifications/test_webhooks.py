@@ -183,3 +183,22 @@ def test_a_target_that_nobody_can_listen_to_on_the_way_is_taken(monkeypatch: pyt
     settings = load()
     assert url == settings.webhook_url
     assert SECRET not in repr(settings)
+
+
+async def test_a_target_that_hangs_is_waited_for_by_one_session_at_a_time() -> None:
+    """A thousand would fill the memory to hear the same; as soon as it answers, all are let through again."""
+    let_go = asyncio.Event()
+
+    async def sometimes(_: web.Request) -> web.Response:
+        await let_go.wait()
+        return web.Response(status=204)
+
+    async with asyncio.timeout(PATIENCE_SECONDS), receiver(sometimes) as to:
+        channel = WebhookChannel(to.url, SECRET, SystemClock(), seconds_max=0.2)
+        first = await asyncio.gather(*[channel.tell(COMPLETED) for _ in range(3)], return_exceptions=True)
+        assert ["TIMEOUT"] * 3 == [str(end) for end in first]
+        later = await asyncio.gather(*[channel.tell(COMPLETED) for _ in range(100)], return_exceptions=True)
+        assert ["TIMEOUT", *["TARGET_HANGS"] * 99] == [str(end) for end in later]
+        let_go.set()
+        await channel.tell(COMPLETED)
+        assert [None] * 100 == await asyncio.gather(*[channel.tell(COMPLETED) for _ in range(100)])
