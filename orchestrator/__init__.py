@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orchestrator.agents.a2a import A2AAgent
+    from orchestrator.agents.agentcore import AgentCoreAgent
+    from orchestrator.agents.lambda_ import LambdaAgent
     from orchestrator.app import Orchestrator
     from orchestrator.calls import Approval, Callback, RetryPolicy
     from orchestrator.context import SessionContext
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from orchestrator.triggers import Event, S3Object
 
 __all__ = [
+    "A2AAgent",
+    "AgentCoreAgent",
     "AgentFailed",
     "Approval",
     "ApprovalTimedOut",
@@ -43,6 +48,7 @@ __all__ = [
     "Event",
     "InvalidPayload",
     "Invocation",
+    "LambdaAgent",
     "NoInvocation",
     "NonDeterminismError",
     "NonRetryable",
@@ -64,12 +70,14 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
+    _AGENT_HOMES = ("agents.a2a", "agents.agentcore", "agents.lambda_")
 
     def __getattr__(name: str) -> object:
         """Import all of them, once, so that they stand here as if they had been all along (PEP 562)."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        for home in ("app", "calls", "context", "cron", "errors", "invocation", "payloads", "triggers"):
+        homes = ("app", "calls", "context", "cron", "errors", "invocation", "payloads", "triggers")
+        for home in (*_AGENT_HOMES, *homes):
             there = vars(import_module(f"{__name__}.{home}"))
             globals().update({public: there[public] for public in __all__ if public in there})
         return globals()[name]

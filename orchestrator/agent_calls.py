@@ -49,6 +49,10 @@ class AgentHost(Protocol):
         """Return when the session has taken the message, and what it changed is durable."""
         ...
 
+    def is_owed(self) -> bool:
+        """Return whether the session still waits for this run's outcome."""
+        ...
+
     def park(self) -> None:
         """Cancel the run; it starts anew when one of its questions is answered."""
         ...

@@ -28,7 +28,9 @@ from orchestrator.triggers import (
 )
 
 if TYPE_CHECKING:
+    from orchestrator.agents import Agent, Connections
     from orchestrator.context import SessionContext
+    from orchestrator.remote import AgentService
 
 Handler = Callable[..., Awaitable[object]]
 """`async def handler(ctx: SessionContext, input: T) -> R`; the second parameter may be left out."""
@@ -50,7 +52,21 @@ class InvokableAgent(Protocol):
         ...
 
 
-AgentTarget = InvokableAgent | Callable[..., object]
+@runtime_checkable
+class RemoteAgent(Protocol):
+    """An agent that runs elsewhere. Declaring one opens nothing: the node that calls it lends it its connections."""
+
+    @property
+    def service(self) -> AgentService | None:
+        """The service of AWS that it is called through; `None` where it is called otherwise."""
+        ...
+
+    def connected(self, connections: Connections) -> Agent:
+        """Return the agent as a node runs it."""
+        ...
+
+
+AgentTarget = InvokableAgent | RemoteAgent | Callable[..., object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +310,15 @@ class Orchestrator:
         """Return the agent of that name; `None` where none is declared."""
         return self._agents.get(name)
 
+    def remote_agents(self) -> dict[str, RemoteAgent]:
+        """Return the agents that run elsewhere, by name."""
+        return {name: agent for name, agent in self._agents.items() if isinstance(agent, RemoteAgent)}
+
+    def agent_services(self) -> frozenset[AgentService]:
+        """Return the services of AWS that a node calls agents through."""
+        services = [agent.service for agent in self.remote_agents().values()]
+        return frozenset(service for service in services if service is not None)
+
     def agent_limits(self, name: str) -> AgentLimits | None:
         """Return the limits of the agent of that name; `None` where it has none."""
         return self._agent_limits.get(name)
@@ -369,7 +394,7 @@ def _agent_target(name: str, agent: object) -> AgentTarget:
             agent = agent()
         except TypeError as error:
             raise RegistrationError(f"agent {name!r}: {error}; declare an instance instead of the class") from error
-    if isinstance(agent, InvokableAgent) or callable(agent):
+    if isinstance(agent, InvokableAgent | RemoteAgent) or callable(agent):
         return agent
     raise RegistrationError(f"agent {name!r} has no invoke_async and cannot be called")
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import structlog
 
 from actors import ActorSystem, BusySignal
+from orchestrator.agents import Connections
 from orchestrator.agents.local import LocalAgents
 from orchestrator.app import Orchestrator
 from orchestrator.artifacts.payloads import PayloadStore
 from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.artifacts.session_files import SessionFiles
+from orchestrator.aws.agents import AgentRuntimes, LambdaFunctions
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Reachability
@@ -81,6 +83,7 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
     address: PublicAddress,
     outside: Callable[[], NodeOutside],
     notifications: Notifications,
+    lent: Connections | None = None,
 ) -> SessionPorts:
     """Build what every session of this node is given."""
     # Never used again, so that whatever names a node names one life of one process.
@@ -100,7 +103,7 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
         payloads=payloads,
         artifacts=SessionFiles(artifacts, machine.new_hex),
         performer=Performer(
-            agents=LocalAgents(app, machine.threads, clock).named,
+            agents=LocalAgents(app, machine.threads, clock, connections=lent).named,
             clock=clock,
             draw=machine.draw,
             callbacks=callbacks,
@@ -119,6 +122,17 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
         fruitless_resumes_max=settings.max_fruitless_resumes,
         passivate_after=settings.passivate_after_seconds,
         log=log,
+    )
+
+
+def connections(clients: Clients, machine: Machine) -> Connections:
+    """Build what this node lends to agents that run elsewhere."""
+    now = machine.clock.now
+    return Connections(
+        clock=machine.clock,
+        draw=machine.draw,
+        functions={region: LambdaFunctions(client, now) for region, client in clients.functions.items()},
+        runtimes={region: AgentRuntimes(client, now) for region, client in clients.runtimes.items()},
     )
 
 

@@ -161,6 +161,10 @@ class InFlight:
         self._at_work.discard(key)
         self._parked.discard(key)
 
+    def is_owed(self, key: EffectKey) -> bool:
+        """Return whether the effect was not cancelled because it is owed no more."""
+        return key in self._tasks.get(key[0], ())
+
     def park(self, key: EffectKey) -> None:
         """Cancel an agent run that waits for an answer; it counts as under way, so that nothing starts it anew."""
         task = self._tasks.get(key[0], {}).get(key)
@@ -242,6 +246,9 @@ class _Host:
         done = asyncio.get_running_loop().create_future()
         self.effects.tell_actor(Record(message, done))
         await done
+
+    def is_owed(self) -> bool:
+        return self.effects.is_owed(self.key)
 
     def park(self) -> None:
         self.effects.park(self.key)

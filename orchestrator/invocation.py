@@ -95,13 +95,20 @@ class Calls(Protocol):
 @quick
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What a step or an agent may know about its own run. `attempt` counts from 1; only agents have `calls`."""
+    """What a step or an agent may know about its own run. `attempt` counts from 1.
+
+    Only agents have `calls`, and these besides: `trace` is the session's trace context (a W3C `traceparent`), `None`
+    without one; `is_over()` tells a run that is being cancelled whether nobody waits for it any more, because its
+    session is to end or its time is up. Otherwise it is carried on elsewhere, or later.
+    """
 
     session_id: str
     operation: str
     attempt: int
     report: Callable[[str, float | None, object], None]
     calls: Calls | None = None
+    trace: str | None = None
+    is_over: Callable[[], bool] = lambda: False
 
     @property
     def idempotency_key(self) -> str:

@@ -7,7 +7,7 @@ nothing then, and the state decides whether it is owed again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, assert_never
 
@@ -22,6 +22,7 @@ from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, desc
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.notifications import ApprovalNotice, Notifications
 from orchestrator.payloads import PayloadTooLarge, copied, copied_object
+from orchestrator.remote import RemoteFault
 from orchestrator.session import messages as m
 from orchestrator.session.events import ChildStarted, SessionStarted
 from orchestrator.session.notices import EndChild, FreeSlot, Internal, StartNext, TellParent, end_of_child
@@ -161,7 +162,12 @@ class Performer:
         calls = RecordedCalls(effect.operation, host, self._call_stores, seconds_left)
         try:
             async with limit:
-                with InvocationScope(invocation_for(session_id, effect.operation, effect.attempt, host.tell, calls)):
+                invocation = replace(
+                    invocation_for(session_id, effect.operation, effect.attempt, host.tell, calls),
+                    trace=host.state().started.trace,
+                    is_over=lambda: limit.has_rung or not host.is_owed(),
+                )
+                with InvocationScope(invocation):
                     reply: AgentReply = await agent.run(prompt, copied_object(effect.order.kwargs))
         except (NotSerializable, PayloadTooLarge, NonRetryable) as error:
             return self._failed(effect, describe(error), is_retryable=False)
@@ -171,7 +177,8 @@ class Performer:
                 raise
             if limit.has_expired(error):
                 return self._failed(effect, timed_out(effect.order.timeout or 0), is_retryable=True)
-            return self._failed(effect, describe(error), is_retryable=True)
+            least = error.retry_after if isinstance(error, RemoteFault) else None
+            return self._failed(effect, describe(error), is_retryable=True, retry_after=least or 0.0)
         key = payload_key(session_id, f"{effect.operation}.{effect.attempt}")
         try:
             result = await self.payloads.seal(key, reply.result)
@@ -190,5 +197,7 @@ class Performer:
         elapsed = (self.clock.now() - effect.started_at).total_seconds()
         return max(0.0, effect.order.timeout - max(0.0, elapsed))
 
-    def _failed(self, effect: RunAgent, error: ErrorRecord, *, is_retryable: bool) -> m.AgentAttemptFailed:
-        return m.AgentAttemptFailed(effect.operation, effect.attempt, error, is_retryable, self.draw())
+    def _failed(
+        self, effect: RunAgent, error: ErrorRecord, *, is_retryable: bool, retry_after: float = 0.0
+    ) -> m.AgentAttemptFailed:
+        return m.AgentAttemptFailed(effect.operation, effect.attempt, error, is_retryable, self.draw(), retry_after)

@@ -28,6 +28,7 @@ from orchestrator.building import (
     PokesFor,
     PublicAddress,
     channels,
+    connections,
     memory_pressure,
     neighbours,
     patience_for,
@@ -105,7 +106,7 @@ async def serve(
     Raises:
         Unavailable: a setting, a permission, the table or the queue is wrong; the text names it.
     """
-    async with connect() as clients:
+    async with connect(app.agent_services()) as clients:
         with this_machine() as machine:
             node = await build(app, settings, clients, machine)
             _calm_collector()
@@ -233,7 +234,8 @@ async def build(
     capacity = NodeCapacity(settings.max_sessions)
     outside, address, told = list[NodeOutside](), PublicAddress(settings), channels(settings, clients, machine)
     bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine))
-    ports = session_ports(app, settings, table, S3Artifacts(bucket), machine, address, lambda: outside[0], told)
+    lent = connections(clients, machine)
+    ports = session_ports(app, settings, table, S3Artifacts(bucket), machine, address, lambda: outside[0], told, lent)
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
     supervisor = SessionSupervisor(clock)

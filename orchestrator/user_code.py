@@ -99,6 +99,8 @@ class TimeLimit:
         # Most steps have no limit, and pay for none.
         self._limit = None if seconds is None else asyncio.timeout(None)
         self._timer: Cancellable | None = None
+        self.has_rung = False
+        """Whether the time is up: what the block is cancelled by, if it is being cancelled."""
 
     async def __aenter__(self) -> Self:
         """Start the time."""
@@ -127,6 +129,7 @@ class TimeLimit:
 
     def _expire(self) -> None:
         assert self._limit is not None, "a limit that was never set expired"
+        self.has_rung = True
         self._limit.reschedule(asyncio.get_running_loop().time())
 
 

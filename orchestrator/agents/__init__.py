@@ -5,11 +5,15 @@ An adapter turns what its technology answers into an `AgentReply`; it never jour
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
+from actors import Clock
 from orchestrator.session.values import Json, JsonObject
+
+if TYPE_CHECKING:
+    from orchestrator.aws.agents import AgentRuntimes, LambdaFunctions
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +30,16 @@ class Agent(Protocol):
     async def run(self, prompt: Json, kwargs: Mapping[str, Json]) -> AgentReply:
         """Return the agent's answer; raises whatever the agent raises, and stops when cancelled."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """What a node lends to agents that run elsewhere: its clock, and services of AWS by region.
+
+    `draw` returns a float from [0, 1).
+    """
+
+    clock: Clock
+    draw: Callable[[], float]
+    functions: Mapping[str, LambdaFunctions] = field(default_factory=dict)
+    runtimes: Mapping[str, AgentRuntimes] = field(default_factory=dict)

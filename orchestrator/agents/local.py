@@ -1,4 +1,7 @@
-"""Agents in this process: objects with `invoke_async`, async functions, and sync callables in threads."""
+"""The agents of an application: objects with `invoke_async`, async functions, and sync callables in threads.
+
+Those that run elsewhere are lent this node's connections.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeGuard, TypeVar
 
 from actors import Clock
-from orchestrator.agents import Agent, AgentReply
+from orchestrator.agents import Agent, AgentReply, Connections
 from orchestrator.agents.limits import LimitedAgent
 from orchestrator.agents.strands import StrandsAgent, is_strands_agent, reply_in
-from orchestrator.app import AgentTarget, InvokableAgent, Orchestrator
+from orchestrator.app import AgentTarget, InvokableAgent, Orchestrator, RemoteAgent
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.errors import NotSerializable, RegistrationError
 from orchestrator.payloads import PayloadTooLarge, to_json
+from orchestrator.remote import AgentNotConnected
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.user_code import call
 
@@ -38,12 +42,22 @@ class LocalAgents:
         clock: Clock,
         *,
         target_named: Callable[[str], AgentTarget | None] | None = None,
+        connections: Connections | None = None,
     ) -> None:
-        """`target_named` finds who runs in an agent's name, `None` for nobody: the agent itself unless given."""
+        """`target_named` finds who runs in an agent's name, `None` for nobody: the agent itself unless given.
+
+        Without `connections`, agents that run elsewhere fail.
+        """
         self._app = app
         self._target_named = app.agent_named if target_named is None else target_named
         self._threads = threads
         self._clock = clock
+        # All of them at once: what one imports must not hold up the sessions that run already.
+        self._connected = (
+            {}
+            if connections is None
+            else {name: agent.connected(connections) for name, agent in app.remote_agents().items()}
+        )
         self._limited: dict[str, LimitedAgent] = {}
 
     def named(self, name: str) -> Agent | None:
@@ -52,13 +66,26 @@ class LocalAgents:
         if target is None:
             return None
         if limits is None:
-            return adapted(target, self._threads)
+            return self._agent(name, target)
         if name not in self._limited:
-            self._limited[name] = LimitedAgent(adapted(target, self._threads), limits, self._clock)
+            self._limited[name] = LimitedAgent(self._agent(name, target), limits, self._clock)
         return self._limited[name]
 
+    def _agent(self, name: str, target: AgentTarget) -> Agent:
+        if isinstance(target, RemoteAgent):
+            return self._connected.get(name) or UnconnectedAgent()
+        return adapted(target, self._threads)
 
-def adapted(target: AgentTarget, threads: Executor) -> Agent:
+
+class UnconnectedAgent:
+    """An `Agent` elsewhere that nothing leads to from here."""
+
+    async def run(self, prompt: Json, kwargs: Mapping[str, Json]) -> AgentReply:
+        """See `Agent.run`."""
+        raise AgentNotConnected("this agent runs elsewhere, and nothing connects it here: give it a stand-in")
+
+
+def adapted(target: InvokableAgent | Callable[..., object], threads: Executor) -> Agent:
     """Return the adapter for what was registered.
 
     A function without parameters cannot take a prompt: it makes the agent, one for each run.
@@ -102,7 +129,7 @@ async def _itself(agent: T) -> T:
 class LocalAgent:
     """An `Agent` over a registered object or function."""
 
-    def __init__(self, target: AgentTarget, threads: Executor) -> None:
+    def __init__(self, target: InvokableAgent | Callable[..., object], threads: Executor) -> None:
         self._target = target
         self._threads = threads
 
@@ -113,14 +140,14 @@ class LocalAgent:
             return answer
         if (reply := reply_in(answer)) is not None:
             return reply
-        return AgentReply(result=to_json(answer, "result", bytes_max=ARTIFACT_BYTES_MAX), usage=_usage_of(answer))
+        return AgentReply(result=to_json(answer, "result", bytes_max=ARTIFACT_BYTES_MAX), usage=usage_of(answer))
 
     async def _invoke(self, prompt: Json, kwargs: Mapping[str, Json]) -> object:
         target = self._target.invoke_async if isinstance(self._target, InvokableAgent) else self._target
         return await call(target, (prompt,), kwargs, threads=self._threads)
 
 
-def _usage_of(answer: object) -> JsonObject | None:
+def usage_of(answer: object) -> JsonObject | None:
     """Return the answer's `usage`, as an attribute or a key; `None` where it names none."""
     usage = answer.get("usage") if isinstance(answer, dict) else getattr(answer, "usage", None)
     if not isinstance(usage, Mapping):

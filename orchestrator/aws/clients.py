@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -22,12 +22,15 @@ from orchestrator.aws.exchange import ExchangeLimits, exchange_with
 from orchestrator.aws.faults import CONNECTION_FAULTS
 from orchestrator.aws.signed import DYNAMODB, SQS, SignedClient
 from orchestrator.errors import SettingsError, Unavailable
+from orchestrator.remote import AgentService
 
 if TYPE_CHECKING:
     from aiobotocore.credentials import AioCredentials
     from botocore.client import ClientMeta
+    from types_aiobotocore_bedrock_agentcore import BedrockAgentCoreClient
     from types_aiobotocore_dynamodb import DynamoDBClient
     from types_aiobotocore_events import EventBridgeClient
+    from types_aiobotocore_lambda import LambdaClient
     from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_sns import SNSClient
     from types_aiobotocore_sqs import SQSClient
@@ -37,6 +40,17 @@ CONNECTIONS_MAX: Final = 50
 CONNECT_SECONDS_MAX: Final = 5
 READ_SECONDS_MAX: Final = 30
 """Over the longest poll of a queue (20 s)."""
+AGENT_CONNECTIONS_MAX: Final = 1_000
+"""Each run of an agent holds one for as long as it takes."""
+AGENT_READ_SECONDS_MAX: Final = 930
+"""Over the longest run of a function (Lambda, "Quotas": 900 s) and the longest wait for a runtime's answer (15 min)."""
+
+_AGENTS: Final = AioConfig(
+    max_pool_connections=AGENT_CONNECTIONS_MAX,
+    read_timeout=AGENT_READ_SECONDS_MAX,
+    # What stands between would take a connection that is silent for minutes for a dead one.
+    tcp_keepalive=True,
+)
 
 _OUTLET_CONFIG: Final = AioConfig(connect_timeout=2, read_timeout=7)
 """A notice that takes longer than ten seconds is tried again later."""
@@ -72,11 +86,17 @@ class Clients:
     signed_sqs: SignedClient
     outlets: Outlets
     region: str
+    functions: Mapping[str, LambdaClient] = field(default_factory=dict)
+    """By region, those that agents are called in."""
+    runtimes: Mapping[str, BedrockAgentCoreClient] = field(default_factory=dict)
+    """By region, too."""
 
 
 @asynccontextmanager
-async def connect() -> AsyncIterator[Clients]:
+async def connect(agents: Collection[AgentService] = ()) -> AsyncIterator[Clients]:
     """Yield clients made from the environment (region, endpoint and credentials are the SDK's own settings).
+
+    `agents` are the services, besides, that agents are called through.
 
     Raises:
         SettingsError: no region is set, or an endpoint that is no address.
@@ -96,12 +116,13 @@ async def connect() -> AsyncIterator[Clients]:
     )
     async with AsyncExitStack() as stack:
         try:
-            for service in ("dynamodb", "sqs", "s3"):
+            for service in ("dynamodb", "sqs", "s3", *sorted({each.name for each in agents})):
                 _check_endpoint(_endpoint_of(session, service))
             credentials = await session.get_credentials()
             if credentials is None:
                 raise Unavailable("no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give the task a role")
             s3_config = config.merge(_s3_config(session))
+            patient = config.merge(_AGENTS)
             dynamodb = await stack.enter_async_context(
                 session.create_client("dynamodb", region_name=region, config=config)
             )
@@ -118,9 +139,25 @@ async def connect() -> AsyncIterator[Clients]:
                 ),
                 outlets=_Outlets(stack, session, region, config.merge(_OUTLET_CONFIG)),
                 region=region,
+                functions={
+                    region: await stack.enter_async_context(
+                        session.create_client("lambda", region_name=region, config=patient)
+                    )
+                    for region in _regions_of("lambda", agents)
+                },
+                runtimes={
+                    region: await stack.enter_async_context(
+                        session.create_client("bedrock-agentcore", region_name=region, config=patient)
+                    )
+                    for region in _regions_of("bedrock-agentcore", agents)
+                },
             )
         except BotoCoreError as error:
             raise Unavailable(f"AWS cannot be reached: {error}") from error
+
+
+def _regions_of(service: str, agents: Collection[AgentService]) -> tuple[str, ...]:
+    return tuple(sorted(each.region for each in agents if each.name == service))
 
 
 class _Outlets:

@@ -18,6 +18,7 @@ from orchestrator.intake.parsing import NEVER_SUCCEEDS
 from orchestrator.payloads import parse_json
 from orchestrator.session.values import Json
 
+JSON_TYPES: Final = frozenset({"application/json", "application/a2a+json"})
 BODY_BYTES_MAX: Final = 1_048_576
 """As much as a message on the queue may hold (SQS, quotas)."""
 ANSWER_BYTES_MAX: Final = 16 * 1_048_576
@@ -97,13 +98,17 @@ async def object_body(request: web.Request) -> dict[str, Json]:
 
 
 async def answer_body(request: web.Request, large_at_once: asyncio.Semaphore) -> dict[str, Json]:
-    """Return the JSON object of an answer to a callback; one that says its length may be longer than other bodies."""
+    """Return the JSON object of an answer to a callback. Raises `Problem` for anything else, and for an empty body."""
     _check_type(request)
+    return _as_object(await large_body(request, large_at_once))
+
+
+async def large_body(request: web.Request, large_at_once: asyncio.Semaphore) -> Json:
+    """Return the JSON value of a body that may be longer than others, if it says its length."""
     if (request.content_length or 0) <= BODY_BYTES_MAX:
-        return await object_body(request)
+        return await json_body(request)
     async with large_at_once:
-        value = await json_body(request.clone(client_max_size=ANSWER_BYTES_MAX), seconds_max=ANSWER_SECONDS_MAX)
-    return _as_object(value)
+        return await json_body(request.clone(client_max_size=ANSWER_BYTES_MAX), seconds_max=ANSWER_SECONDS_MAX)
 
 
 async def _parsed(raw: bytes) -> Json:
@@ -123,7 +128,7 @@ def _as_object(value: Json) -> dict[str, Json]:
 
 
 def _check_type(request: web.Request) -> None:
-    if request.content_type != "application/json":
+    if request.content_type not in JSON_TYPES:
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "UNSUPPORTED_MEDIA_TYPE",

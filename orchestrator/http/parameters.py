@@ -173,6 +173,13 @@ APPROVAL_NAME: Final = Text(
 )
 NODE_ID: Final = Text("node_id", "path", "The node's id.", _ID, ID_SAYS)
 CALLBACK_ID: Final = Text("callback_id", "path", "The callback's id.", _ID, ID_SAYS)
+PUSH_TOKEN: Final = Text(
+    "X-A2A-Notification-Token",
+    "header",
+    "The token that the agent was handed with the address.",
+    rf"[!-~]{{1,{KEY_LENGTH_MAX}}}",
+    f"a token (1 to {KEY_LENGTH_MAX} visible characters)",
+)
 MESSAGE_ID: Final = Text(
     "Idempotency-Key",
     "header",

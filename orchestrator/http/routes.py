@@ -250,6 +250,21 @@ ROUTES: Final[tuple[Route, ...]] = (
         is_open=True,
     ),
     Route(
+        "pushTask",
+        "POST",
+        "/callbacks/{callback_id}/a2a",
+        "Take a remote agent's push notification (A2A); one that tells of a task's end answers the callback",
+        answers=(Answer(HTTPStatus.OK, "What it tells is durable, or needs not be.", "Answered"),),
+        parameters=(p.CALLBACK_ID, p.PUSH_TOKEN),
+        body=Body(None, is_required=False),
+        codes={
+            **_TO_A_CALLBACK,
+            HTTPStatus.NOT_FOUND: ("UNKNOWN_CALLBACK",),
+            HTTPStatus.FORBIDDEN: ("WRONG_TOKEN", "NOT_AN_APPROVER"),
+        },
+        is_open=True,
+    ),
+    Route(
         "openapi",
         "GET",
         "/openapi.json",

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Middleware
 from pydantic import SecretStr
 
 from actors import Clock
+from orchestrator.agents.a2a.tasks import State, pushed_state
 from orchestrator.cluster import Heads
 from orchestrator.deliveries import Control, Deliveries
 from orchestrator.health import Health, HealthStatus, Report
@@ -27,6 +28,7 @@ from orchestrator.http.bodies import (
     ControlBody,
     answer_body,
     json_body,
+    large_body,
     object_body,
 )
 from orchestrator.http.connections import listening
@@ -139,6 +141,7 @@ class Endpoints:
             "killSession": self._control(self._ports.deliveries.kill),
             "answerApproval": self.approve,
             "answerCallback": self.callback,
+            "pushTask": self.push,
             "openapi": self.openapi,
             "docs": self.docs,
             "wakeNode": self.wake,
@@ -255,6 +258,14 @@ class Endpoints:
         body = checked(CallbackBody, await answer_body(request, self._large_at_once))
         result, error = cast("Json", body.result), cast("Json", body.error)
         await self._ports.deliveries.callback(callback_id, body.token, body.status, result, error)
+        return _json({"callback_id": callback_id, "status": "ACCEPTED"})
+
+    async def push(self, request: web.Request) -> web.Response:
+        """Answer a callback by the end of a remote agent's task; what the task came to, its run asks for itself."""
+        callback_id, token = p.CALLBACK_ID.required(request), p.PUSH_TOKEN.read(request)
+        state = pushed_state(await large_body(request, self._large_at_once))
+        if state is not State.OPEN:
+            await self._ports.deliveries.callback(callback_id, token or "", "SUCCESS", {"state": state.value}, None)
         return _json({"callback_id": callback_id, "status": "ACCEPTED"})
 
     async def openapi(self, _: web.Request) -> web.Response:

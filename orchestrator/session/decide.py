@@ -162,7 +162,7 @@ def _agent_attempt_failed(state: SessionState, message: m.AgentAttemptFailed, no
     retry = (order.retry if isinstance(order, e.AgentStarted) else None) or RetrySpec()
     if _gives_up(message, retry):
         return (e.AgentFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
-    due = next_milli(now + retry.delay_after(message.attempt, message.jitter))
+    due = next_milli(now + retry.delay_after(message.attempt, message.jitter, message.retry_after))
     return (
         e.AgentRetrying(operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due),
     )

@@ -71,13 +71,17 @@ class AgentSucceeded:
 
 @dataclass(frozen=True, slots=True)
 class AgentAttemptFailed:
-    """The agent raised or timed out; `jitter` is a draw from [0, 1) for the backoff."""
+    """The agent raised or timed out; `jitter` is a draw from [0, 1) for the backoff.
+
+    `retry_after` is for how many seconds it asked to be left alone, 0 if it did not.
+    """
 
     operation: str
     attempt: int
     error: ErrorRecord
     is_retryable: bool
     jitter: float
+    retry_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,9 +62,10 @@ class RetrySpec:
     max_delay: float = 60.0
     multiplier: float = 2.0
 
-    def delay_after(self, attempt: int, jitter: float) -> timedelta:
+    def delay_after(self, attempt: int, jitter: float, least: float = 0.0) -> timedelta:
         """Return the pause after failed attempt `attempt` (from 1): full jitter, `jitter` drawn from [0, 1).
 
+        It is at least `least` seconds long, as far as the policy has pauses of that length at all.
         Full jitter: a uniform draw between zero and the exponential bound (AWS Architecture Blog, "Exponential
         Backoff And Jitter").
         """
@@ -73,7 +74,8 @@ class RetrySpec:
         except OverflowError:
             # A float overflows long before a patient policy runs out of attempts.
             bound = self.max_delay
-        return timedelta(seconds=min(bound, DELAY_SECONDS_MAX) * jitter)
+        drawn = min(bound, DELAY_SECONDS_MAX) * jitter
+        return timedelta(seconds=max(drawn, min(least, self.max_delay, DELAY_SECONDS_MAX)))
 
     def left_until(self, next_attempt_at: datetime, now: datetime) -> float:
         """Return the seconds until an attempt is due: never more than a pause is long, wherever the clock was set."""

@@ -26,6 +26,7 @@ from structlog.typing import EventDict
 from actors import ManualClock, settle
 from actors.signals import Signal
 from orchestrator import Orchestrator, SessionContext
+from orchestrator.agents import Connections
 from orchestrator.agents.local import LocalAgents
 from orchestrator.artifacts.memory import MemoryArtifacts
 from orchestrator.callbacks.memory import MemoryCallbacks
@@ -111,6 +112,7 @@ class World:
         self.standing: dict[str, Head] = {}
         self._captures: list[list[EventDict]] = []
         self.jitter = 0.5
+        self.connections: Connections | None = None
         self._numbers = itertools.count(1)
 
     def number(self) -> int:
@@ -140,7 +142,7 @@ class World:
                 node_id=node_id,
                 clock=self.clock,
                 threads=threads,
-                agents=LocalAgents(app, threads, self.clock).named,
+                agents=LocalAgents(app, threads, self.clock, connections=self.connections).named,
                 number=self.number,
                 draw=lambda: self.jitter,
                 inline_bytes_max=PAYLOAD_BYTES_MAX,

@@ -87,6 +87,60 @@ async def test_callbacks_and_approvals_are_answered() -> None:
         assert '[true,"ann",null]' == node.deliveries.approvals["s", "publish"].answer
 
 
+COMPLETED: Json = {"state": "TASK_STATE_COMPLETED"}
+PUSHES: dict[str, Json] = {
+    "a task": {"task": {"id": "t", "status": COMPLETED}},
+    "a status": {"statusUpdate": {"taskId": "t", "status": COMPLETED}},
+    "a task of protocol 0.3": {"kind": "task", "id": "t", "status": {"state": "completed"}},
+    "a message": {"message": {"messageId": "m", "parts": [{"text": "done"}]}},
+}
+
+
+@pytest.mark.parametrize("update", PUSHES.values(), ids=PUSHES)
+@pytest.mark.parametrize("content_type", ["application/json", "application/a2a+json"])
+async def test_a_push_that_tells_of_a_tasks_end_answers_its_callback(update: Json, content_type: str) -> None:
+    """At least once is how pushes come: again, it is no error. What they hold beside the state is not taken over."""
+    async with stage() as node:
+        prepared(node)
+        for _ in range(2):
+            answer = await node.ask(
+                "POST",
+                "/callbacks/c/a2a",
+                data=json.dumps(update).encode(),
+                Content_Type=content_type,
+                X_A2A_Notification_Token="t",
+            )
+            assert (200, {"callback_id": "c", "status": "ACCEPTED"}) == answer
+        assert '["SUCCESS",{"state":"completed"},null]' == node.deliveries.callbacks["c"].answer
+
+
+@pytest.mark.parametrize(
+    "update",
+    [None, [], {}, {"task": 7}, {"statusUpdate": {"status": {"state": "TASK_STATE_WORKING"}}}, {"artifactUpdate": {}}],
+    ids=str,
+)
+async def test_a_push_that_tells_of_no_end_answers_nothing(update: Json) -> None:
+    """It is taken all the same: its sender would send it again."""
+    async with stage() as node:
+        prepared(node)
+        body = json.dumps(update).encode()
+        assert 200 == (await node.ask("POST", "/callbacks/c/a2a", data=body, X_A2A_Notification_Token="t", **JSON))[0]
+        assert node.deliveries.callbacks["c"].answer is None
+
+
+async def test_a_push_needs_the_token_that_its_agent_was_handed() -> None:
+    """Another one, or none, is refused."""
+    async with stage() as node:
+        prepared(node)
+        body = json.dumps(PUSHES["a task"]).encode()
+        refused = (403, "WRONG_TOKEN")
+        assert refused == await node.code("POST", "/callbacks/c/a2a", data=body, **JSON)
+        assert refused == await node.code("POST", "/callbacks/c/a2a", data=body, X_A2A_Notification_Token="u", **JSON)
+        unknown = await node.code("POST", "/callbacks/none/a2a", data=body, X_A2A_Notification_Token="t", **JSON)
+        assert (404, "UNKNOWN_CALLBACK") == unknown
+        assert node.deliveries.callbacks["c"].answer is None
+
+
 def schema_of(document: Any, name: str, field: str) -> Any:
     """Return what the OpenAPI document says of a field of that schema."""
     return document["components"]["schemas"][name]["properties"][field]

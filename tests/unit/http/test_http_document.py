@@ -41,7 +41,8 @@ def test_open_endpoints_need_no_key_and_a_node_without_keys_asks_for_none() -> N
     """The contract's list: probes and callbacks."""
     paths = sample_document()["paths"]
     needed = {path: operation["security"] for path, methods in paths.items() for operation in methods.values()}
-    assert {"/ping", "/health", "/ready", "/callbacks/{callback_id}"} == {p for p, keys in needed.items() if not keys}
+    callbacks = {"/callbacks/{callback_id}", "/callbacks/{callback_id}/a2a"}
+    assert {"/ping", "/health", "/ready"} | callbacks == {p for p, keys in needed.items() if not keys}
     assert "security" not in str(sample_document(needs_key=False))
 
 

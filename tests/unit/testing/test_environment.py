@@ -11,6 +11,8 @@ from environment_app import RAN, WEEK, Report, app
 from structlog.testing import capture_logs
 
 from orchestrator import (
+    AgentFailed,
+    LambdaAgent,
     Orchestrator,
     SessionContext,
     StepInterrupted,
@@ -446,3 +448,21 @@ def test_another_event_loop_is_refused_with_a_reason() -> None:
 async def _events_of_a_session() -> list[JsonObject]:
     async with testing.environment(app) as env:
         return (await env.start("published")).events()
+
+
+async def test_an_agent_that_runs_elsewhere_wants_a_stand_in() -> None:
+    """Nothing leads out of a test: its run says so, and a stand-in answers in its name."""
+    elsewhere = Orchestrator()
+    elsewhere.agent("scorer")(LambdaAgent("arn:aws:lambda:eu-central-1:111122223333:function:scorer"))
+
+    @elsewhere.session("score")
+    async def score(ctx: SessionContext) -> object:
+        try:
+            return await ctx.invoke_agent("scorer", "tea")
+        except AgentFailed as failed:
+            return failed.error.code
+
+    async with testing.environment(elsewhere) as env:
+        assert "AGENT_NOT_CONNECTED" == await (await env.start("score")).result()
+    async with testing.environment(elsewhere, agents={"scorer": lambda prompt: f"{prompt}: 1"}) as env:
+        assert "tea: 1" == await (await env.start("score")).result()
