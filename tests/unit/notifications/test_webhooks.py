@@ -194,11 +194,11 @@ async def test_a_target_that_hangs_is_waited_for_by_one_session_at_a_time() -> N
         return web.Response(status=204)
 
     async with asyncio.timeout(PATIENCE_SECONDS), receiver(sometimes) as to:
-        channel = WebhookChannel(to.url, SECRET, SystemClock(), seconds_max=0.2)
+        channel = WebhookChannel(to.url, SECRET, SystemClock(), seconds_max=0.5)
         first = await asyncio.gather(*[channel.tell(COMPLETED) for _ in range(3)], return_exceptions=True)
         assert ["TIMEOUT"] * 3 == [str(end) for end in first]
         later = await asyncio.gather(*[channel.tell(COMPLETED) for _ in range(100)], return_exceptions=True)
         assert ["TIMEOUT", *["TARGET_HANGS"] * 99] == [str(end) for end in later]
         let_go.set()
         await channel.tell(COMPLETED)
-        assert [None] * 100 == await asyncio.gather(*[channel.tell(COMPLETED) for _ in range(100)])
+        assert [None] * 3 == await asyncio.gather(*[channel.tell(COMPLETED) for _ in range(3)])
