@@ -12,6 +12,7 @@ from typing import Final, TypeAlias, assert_never
 
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
+from orchestrator.session.budget import end_of
 from orchestrator.session.decision import NOTHING, Decision
 from orchestrator.session.state import SessionState, Stop
 from orchestrator.session.values import DELAY_SECONDS_MAX, ErrorRecord, next_milli
@@ -128,4 +129,7 @@ def _stopped(stop: Stop) -> e.SessionCancelled | e.SessionFailed:
         return e.SessionFailed(ErrorRecord("SessionTimedOut", "SESSION_TIMED_OUT", stop.reason))
     if stop.cause == "journal":
         return e.SessionFailed(journal_too_long(stop.reason))
+    spent = end_of(stop.cause, stop.reason)
+    if spent is not None:
+        return e.SessionFailed(spent)
     return e.SessionCancelled(stop.reason)
