@@ -405,9 +405,10 @@ class SessionActor:
             self._context.stop()
 
     async def _found_blocked(self, found: BlockedFound) -> None:
-        if decide(self._state, m.TimeLimitReached(), self._now()):
-            # Found before its alarm rang: at each try, so that it would never be heard.
-            await self._take(m.TimeLimitReached())
+        for alarm in (m.TimeLimitReached(), m.WallTimeReached()):
+            if decide(self._state, alarm, self._now()):
+                # Found before its alarm rang: at each try, so that it would never be heard.
+                await self._take(alarm)
         if self._state.stop is not None and not found.is_refusal:
             # What does not match any code cannot clean up after itself, and must not be kept from its end by that.
             await self._take(m.HandlerRaised(found.error, knew_of_stop=True))
