@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.agents.agentcore import AgentCoreAgent
     from orchestrator.agents.lambda_ import LambdaAgent
     from orchestrator.app import Orchestrator
+    from orchestrator.budgets import Budget, Price
     from orchestrator.calls import Approval, Callback, RetryPolicy
     from orchestrator.context import SessionContext
     from orchestrator.cron import Occurrence
@@ -42,6 +43,7 @@ __all__ = [
     "AgentFailed",
     "Approval",
     "ApprovalTimedOut",
+    "Budget",
     "Callback",
     "CallbackFailed",
     "ChildSessionFailed",
@@ -59,6 +61,7 @@ __all__ = [
     "Orchestrator",
     "OrchestratorError",
     "PayloadTooLarge",
+    "Price",
     "RegistrationError",
     "RetryPolicy",
     "S3Object",
@@ -76,7 +79,7 @@ if not TYPE_CHECKING:
         """Import all of them, once, so that they stand here as if they had been all along (PEP 562)."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        homes = ("app", "calls", "context", "cron", "errors", "invocation", "payloads", "triggers")
+        homes = ("app", "budgets", "calls", "context", "cron", "errors", "invocation", "payloads", "triggers")
         for home in (*_AGENT_HOMES, *homes):
             there = vars(import_module(f"{__name__}.{home}"))
             globals().update({public: there[public] for public in __all__ if public in there})

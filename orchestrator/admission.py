@@ -14,13 +14,18 @@ class Admission:
 
     def __init__(self, *, is_shut: bool) -> None:
         self.is_shut = is_shut
-        self._requests: dict[str, m.Request] = {}
+        self._requests: dict[str, tuple[m.Request, asyncio.Task[object] | None]] = {}
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
     def requests(self) -> tuple[m.Request, ...]:
         """What was asked for and is not known to have begun: a held session has not answered it, and must be asked."""
-        return tuple(self._requests.values())
+        return tuple(request for request, _ in self._requests.values())
+
+    @property
+    def held(self) -> tuple[asyncio.Task[object] | None, ...]:
+        """The tasks that asked for those, while the gate is shut: they only wait for it to open."""
+        return tuple(task for _, task in self._requests.values()) if self.is_shut else ()
 
     @contextmanager
     def asking(self, message: m.Message) -> Iterator[None]:
@@ -28,7 +33,7 @@ class Admission:
         if not isinstance(message, m.REQUESTS):
             yield
             return
-        self._requests[message.operation] = message
+        self._requests[message.operation] = message, asyncio.current_task()
         try:
             yield
         finally:

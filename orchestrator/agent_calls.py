@@ -15,6 +15,7 @@ from actors import Clock
 from orchestrator.answers import approval_of
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
+from orchestrator.budgets import Price, priced
 from orchestrator.callbacks import Callbacks, approval_id_of, callback_id_of, expiry_of, issued_with
 from orchestrator.calls import Approval
 from orchestrator.errors import StepInterrupted, describe, revive
@@ -23,6 +24,7 @@ from orchestrator.payloads import copied, to_json
 from orchestrator.scopes import NAME_LENGTH_MAX
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
+from orchestrator.session.budget import reached
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import Phase
 from orchestrator.session.values import Json
@@ -72,7 +74,15 @@ class CallStores:
 class RecordedCalls:
     """The `Calls` of one agent run. `seconds_left` is what the attempt has, `None` for no limit."""
 
-    def __init__(self, agent_run: str, host: AgentHost, stores: CallStores, seconds_left: float | None) -> None:
+    def __init__(
+        self,
+        agent_run: str,
+        host: AgentHost,
+        stores: CallStores,
+        seconds_left: float | None,
+        price: Price | None = None,
+    ) -> None:
+        self._price = price
         self._agent_run = agent_run
         self._host = host
         self._stores = stores
@@ -83,6 +93,7 @@ class RecordedCalls:
         operation = self._operation_id(name)
         known = self._known(operation)
         if known is None or not known.is_settled:
+            await self._may_spend()
             if at_most_once:
                 known = await self._recorded(m.CallStarting(operation, self._agent_run))
             if known is None or not known.is_settled:
@@ -145,6 +156,20 @@ class RecordedCalls:
     def _known(self, operation: str) -> Operation | None:
         return self._host.state().operations.get(operation)
 
+    async def _may_spend(self) -> None:
+        """Return if the session may spend more. Else it is stopped, or the run is parked while people are asked."""
+        if not self._is_at_cap():
+            return
+        await self._host.record(m.CallAtCap(self._agent_run))
+        if self._is_at_cap():
+            if self._host.state().spent.asking is not None:
+                self._host.park()
+            await _never()
+
+    def _is_at_cap(self) -> bool:
+        state = self._host.state()
+        return state.spent.asking is not None or reached(state, self._stores.clock.now()) is not None
+
     async def _made(self, operation: str, fn: CallFunction, *, at_most_once: bool) -> Json:
         try:
             made = await fn()
@@ -155,7 +180,7 @@ class RecordedCalls:
                 await self._recorded(m.CallEnded(operation, self._agent_run, error=describe(error)))
             raise
         sealed = await self._sealed(operation, result, "result")
-        await self._recorded(m.CallEnded(operation, self._agent_run, sealed, made.usage))
+        await self._recorded(m.CallEnded(operation, self._agent_run, sealed, priced(made.usage, self._price)))
         return copied(result)
 
     async def _sealed(self, operation: str, value: Json, what: str) -> Json:

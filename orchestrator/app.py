@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, assert_never, runtime_checkable
 
+from orchestrator.budgets import Budget, Price
 from orchestrator.calls import Duration, optional_seconds_of
 from orchestrator.cron import SOME_DAY, Missed, Schedule, schedule
 from orchestrator.errors import NotSerializable, RegistrationError
@@ -90,6 +91,7 @@ class SessionType:
     """A declared session type: its name, its handler, the types of its input and result, its time limit in seconds.
 
     `takes_invocations`: it is what `POST /invocations` starts where a body names no session type.
+    `budget` is what each of its sessions may spend; `None` leaves that to the node's settings.
     """
 
     name: str
@@ -99,6 +101,7 @@ class SessionType:
     takes_input: bool
     time_limit: float | None = None
     takes_invocations: bool = False
+    budget: Budget | None = None
 
     @property
     def patches(self) -> frozenset[str]:
@@ -138,10 +141,16 @@ class Orchestrator:
         self._sessions: dict[str, SessionType] = {}
         self._agents: dict[str, AgentTarget] = {}
         self._agent_limits: dict[str, AgentLimits] = {}
+        self._agent_prices: dict[str, Price] = {}
         self._triggers: list[tuple[Handler, S3Trigger | EventTrigger | Schedule]] = []
 
     def session(
-        self, name: str, *, timeout: Duration | None = None, invocations: bool = False
+        self,
+        name: str,
+        *,
+        timeout: Duration | None = None,
+        invocations: bool = False,
+        budget: Budget | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Declare an async function as the handler of a session type.
 
@@ -150,6 +159,8 @@ class Orchestrator:
             timeout: how long a session may live (`timedelta` or seconds); then it fails as `SESSION_TIMED_OUT`.
             invocations: `POST /invocations` (Bedrock AgentCore Runtime) starts this type where a body names none: its
                 whole body is the input. An application's only session type needs no such mark.
+            budget: what a session may spend; then it fails as `BUDGET_EXCEEDED`, or asks. It holds for the sessions
+                that start with it; in place of it, that of the setting `ORCHESTRATOR_SESSION_BUDGET`, if any.
         """
         if SESSION_TYPE_PATTERN.fullmatch(name) is None:
             raise RegistrationError(f"session type {name!r}: use 1 to 64 letters, digits, '_', '.' or '-'")
@@ -157,11 +168,15 @@ class Orchestrator:
             time_limit = optional_seconds_of(timeout, "timeout")
         except ValueError as error:
             raise RegistrationError(f"session type {name!r}: {error}") from None
+        if budget is not None and not isinstance(budget, Budget):
+            raise RegistrationError(f"session type {name!r}: budget: {budget!r:.100} is no Budget")
 
         def declare(handler: HandlerT) -> HandlerT:
             if name in self._sessions:
                 raise RegistrationError(f"session type {name!r} is declared twice")
-            declared = replace(_session_type(name, handler, time_limit), takes_invocations=invocations)
+            declared = replace(
+                _session_type(name, handler), time_limit=time_limit, takes_invocations=invocations, budget=budget
+            )
             marked = [other.name for other in self.session_types if invocations and other.takes_invocations]
             if marked:
                 raise RegistrationError(f"session types {marked[0]!r} and {name!r}: only one can take invocations")
@@ -171,7 +186,7 @@ class Orchestrator:
         return declare
 
     def agent(
-        self, name: str, *, max_concurrency: int | None = None, rate: str | None = None
+        self, name: str, *, max_concurrency: int | None = None, rate: str | None = None, price: Price | None = None
     ) -> Callable[[AgentT], AgentT]:
         """Declare an agent: a class (made without arguments, once), an instance, or a function.
 
@@ -183,10 +198,13 @@ class Orchestrator:
             max_concurrency: how many of its runs a node has at once; others wait in order.
             rate: how often a node starts one: `"60/min"` (or `/sec`, `/hour`). Time that a run waits counts against
                 its timeout, which runs from when the handler asked.
+            price: what its tokens cost, where it does not report a cost itself; budgets count by it.
         """
         if not is_valid_agent_name(name):
             raise RegistrationError(f"agent {name!r:.100}: its name must be a text of 1 to 128 printable characters")
         limits = _agent_limits(name, max_concurrency, rate)
+        if price is not None and not isinstance(price, Price):
+            raise RegistrationError(f"agent {name!r}: price: {price!r:.100} is no Price")
 
         def declare(agent: AgentT) -> AgentT:
             if name in self._agents:
@@ -194,6 +212,8 @@ class Orchestrator:
             self._agents[name] = _agent_target(name, agent)
             if limits is not None:
                 self._agent_limits[name] = limits
+            if price is not None:
+                self._agent_prices[name] = price
             return agent
 
         return declare
@@ -323,6 +343,10 @@ class Orchestrator:
         """Return the limits of the agent of that name; `None` where it has none."""
         return self._agent_limits.get(name)
 
+    def agent_price(self, name: str) -> Price | None:
+        """Return what the tokens of the agent of that name cost; `None` where nobody said."""
+        return self._agent_prices.get(name)
+
     def triggers(self) -> Triggers:
         """Return the triggers of every session type.
 
@@ -371,7 +395,7 @@ def _schedule_of(declared: SessionType, given: Schedule, known: Collection[Sched
     return made
 
 
-def _session_type(name: str, handler: Handler, time_limit: float | None) -> SessionType:
+def _session_type(name: str, handler: Handler) -> SessionType:
     parameters, result = annotations_of(handler)
     positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
     required = [p for p in positional if p.default is p.empty]
@@ -384,7 +408,6 @@ def _session_type(name: str, handler: Handler, time_limit: float | None) -> Sess
         input_type=PayloadType(positional[1].annotation if takes_input else object),
         result_type=PayloadType(result),
         takes_input=takes_input,
-        time_limit=time_limit,
     )
 
 

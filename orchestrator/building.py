@@ -58,7 +58,10 @@ from orchestrator.session.values import compact_json
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
+from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
+from orchestrator.usage import Caps
+from orchestrator.usage.dynamodb import DynamoDBUsage
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -91,6 +94,7 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
     numbers, clock = count(1), machine.clock
     retention = timedelta(days=settings.retention_days)
     callbacks = DynamoDBCallbacks(table, clock=clock)
+    usage = DynamoDBUsage(table, retention=retention)
     payloads = PayloadStore(artifacts, inline_bytes_max=settings.inline_limit_bytes)
     return SessionPorts(
         node_id=node_id,
@@ -112,6 +116,8 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
             callback_url=address.callback_url,
             outside=outside,
             notifications=notifications,
+            budgets=TenantBudgets(usage, clock, defaults=Caps(**(settings.tenant_budget or {}))),
+            price_of=app.agent_price,
         ),
         clock=clock,
         threads=machine.threads,
@@ -119,6 +125,7 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
         new_id=lambda: f"{node_id}.{next(numbers)}",
         new_token=machine.new_token,
         callback_url=address.callback_url,
+        budget_default=settings.session_budget,
         fruitless_resumes_max=settings.max_fruitless_resumes,
         passivate_after=settings.passivate_after_seconds,
         log=log,

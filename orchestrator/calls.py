@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
 from orchestrator.session.frozen import quick
-from orchestrator.session.values import DELAY_SECONDS_MAX, Json, RetrySpec
+from orchestrator.session.values import DELAY_SECONDS_MAX, PERSON_LENGTH_MAX, Json, RetrySpec
 
 T = TypeVar("T")
 
@@ -26,8 +26,6 @@ Content: TypeAlias = bytes | str | Path | AsyncIterable[bytes]
 
 ATTEMPTS_MAX: Final = 1_000_000
 MULTIPLIER_MAX: Final = 1_000.0
-PERSON_LENGTH_MAX: Final = 200
-"""The longest name of who answers an approval."""
 REASON_LENGTH_MAX: Final = 1_000
 """The longest text that says why: of a cancel, and beside an approval's answer."""
 

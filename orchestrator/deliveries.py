@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 from orchestrator.answers import TIMED_OUT, error_of, failure, message_of, success
 from orchestrator.artifacts.payloads import payload_key
 from orchestrator.callbacks import Callback, expiry_of, is_approval
-from orchestrator.calls import PERSON_LENGTH_MAX, REASON_LENGTH_MAX
+from orchestrator.calls import REASON_LENGTH_MAX
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.inbox import SessionEnded
 from orchestrator.journal.folding import read_state
 from orchestrator.payloads import size_of
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
+from orchestrator.session.budget import approval_meant
 from orchestrator.session.mail import Mail
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import ID_PATTERN, ID_SAYS, Json, JsonObject, canonical_json
+from orchestrator.session.values import ID_PATTERN, ID_SAYS, PERSON_LENGTH_MAX, Json, JsonObject, canonical_json
 
 if TYPE_CHECKING:
     # The command line checks by the same rules, and runs no sessions.
@@ -200,12 +201,14 @@ class SessionDeliveries:
     async def approve(self, session_id: str, name: str, approved: bool, by: str, comment: str | None) -> None:
         """See `Deliveries.approve`."""
         head = await self._router.latest(session_id)
-        order = await self._order(head.session_id, name)
+        state = await read_state(self._ports.journal, head.session_id)
+        operation = name if state is None else approval_meant(state, name)
+        order = None if state is None else _approval_order(state, operation)
         if order is None:
             raise UnknownApproval(session_id, name)
         check_approver(order, by)
         # Whoever may call this needs no token: its item may not have been written yet.
-        issued = Callback(order.callback_id, head.session_id, name, frozenset({_nobody()}), order.times_out_at)
+        issued = Callback(order.callback_id, head.session_id, operation, frozenset({_nobody()}), order.times_out_at)
         callback = await self._ports.callbacks.issue(issued, expires_at=expiry_of(self._ports.clock.now()))
         await self._answer(callback, success(_approval({"approved": approved, "by": by, "comment": comment})))
 
@@ -236,8 +239,7 @@ class SessionDeliveries:
     async def _order(self, session_id: str, operation: str) -> e.ApprovalRequested | None:
         """Return the approval as it was asked for; `None` where it was not."""
         state = await read_state(self._ports.journal, session_id)
-        known = None if state is None else state.operations.get(operation)
-        return known.order if known is not None and isinstance(known.order, e.ApprovalRequested) else None
+        return None if state is None else _approval_order(state, operation)
 
     async def _answer(self, callback: Callback, answer: str) -> None:
         """Have the answer decided at the callback's item, and deliver the one that won (rule 10)."""
@@ -311,6 +313,11 @@ def approvals_waited_for(state: SessionState) -> dict[str, e.ApprovalRequested]:
     """Return what people are asked for and have not answered, by name."""
     orders = ((name, operation.order) for name, operation in state.open_operations.items())
     return {name: order for name, order in orders if isinstance(order, e.ApprovalRequested)}
+
+
+def _approval_order(state: SessionState, operation: str) -> e.ApprovalRequested | None:
+    known = state.operations.get(operation)
+    return known.order if known is not None and isinstance(known.order, e.ApprovalRequested) else None
 
 
 def _checked(field: str, value: str) -> str:

@@ -105,6 +105,7 @@ class Driver:
     def hold(self, *, is_held: bool) -> None:
         """Let the handler begin nothing new, or let it go on: with what was asked meanwhile, and not begun."""
         self._admission.is_shut = is_held
+        self._ports.on_waiting()
         if is_held:
             return
         for request in self._admission.requests:
@@ -137,13 +138,15 @@ class Driver:
     @property
     def only_waits(self) -> bool:
         """Whether the handler waits for what comes from outside, and nothing of it runs or is being recorded."""
-        return bool(self._waiting) and not self._reports and not self._turnstile.has_breakable
+        held = self._admission.held
+        has_work = self._reports > len(held) or self._turnstile.has_breakable
+        return bool(self._waiting or held) and not has_work
 
     @property
     def is_parked(self) -> bool:
         """Whether nothing but what comes from outside can make the handler go on: it may leave memory."""
         living = (*self._branches, *(() if self._task is None else (self._task,)))
-        waiting = {task for task in self._waiting if task is not None}
+        waiting = {task for task in (*self._waiting, *self._admission.held) if task is not None}
         is_quiet = self._signal_waits.are_answered and self._turnstile.is_quiet
         return self.only_waits and is_quiet and all_wait(living, waiting)
 

@@ -20,6 +20,7 @@ from orchestrator.session.owed import (
     HANDLER_KEY,
     LAST_GRACE_KEY,
     TIME_LIMIT_KEY,
+    WALL_TIME_KEY,
     CloseCallback,
     Effect,
     EffectKey,
@@ -90,7 +91,12 @@ class InFlight:
     def perform(self, state: SessionState) -> None:
         """Start what is owed and not under way, and cancel what is under way and no longer owed."""
         before, self._performed = self._performed, state
-        if before is not None and before.stop is state.stop and not state.has_ended:
+        asked = None if before is None else before.spent.asking
+        if asked is not None and state.spent.asking is None:
+            for key in tuple(self._parked):
+                self._forget(key)
+        is_as_before = before is not None and before.stop is state.stop and asked is state.spent.asking
+        if is_as_before and not state.has_ended:
             if self._changed:
                 self._perform_changed(state)
             return
@@ -122,6 +128,9 @@ class InFlight:
         A handler that ended before it heard that the session is to end runs once more; an alarm that a clock set back
         made early is set again.
         """
+        if isinstance(message, m.TenantCapReached) and state.spent.asking is not None:
+            # It stays parked until people have answered.
+            return
         for key in _ended_by(message):
             if key in self._tasks.get(key[0], ()):
                 self._forget(key)
@@ -219,6 +228,8 @@ class InFlight:
             return
         match outcome:
             case Succeeded(value=message):
+                if isinstance(message, m.TenantCapReached):
+                    self._parked.add(key)
                 if message is not None:
                     self._context.tell_self(message)
             case Failed(error=(ArtifactUnreadable() | Unavailable()) as lost):
@@ -267,6 +278,10 @@ def _ended_by(message: m.Message) -> tuple[EffectKey, ...]:
             return ((message.operation, CLOSING),)
         case m.TimeLimitReached():
             return (TIME_LIMIT_KEY,)
+        case m.WallTimeReached():
+            return (WALL_TIME_KEY,)
+        case m.TenantCapReached():
+            return ((message.operation, message.attempt),)
         case m.GraceOver():
             return (GRACE_KEY, LAST_GRACE_KEY)
         case _:

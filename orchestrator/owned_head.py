@@ -12,7 +12,7 @@ from typing import Final
 
 from orchestrator.cluster import BLOCKED_ERROR, Head, Heads, NotOwner
 from orchestrator.errors import Stale
-from orchestrator.session.ending import time_limit_at
+from orchestrator.session.ending import time_is_up_at
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ErrorRecord, Json
@@ -133,7 +133,7 @@ class OwnedHead:
             BLOCKED_SEQ: 0 if state is None else state.last_seq,
             BLOCKED_ERROR: f"{error.code}: {error.message}",
         }
-        limit = None if state is None or state.stop is not None else time_limit_at(state)
+        limit = None if state is None or state.stop is not None else time_is_up_at(state)
         wake_at = now + delay if limit is None or limit <= now else min(limit, now + delay)
         return Rest(SessionStatus.BLOCKED, wake_at, attributes)
 

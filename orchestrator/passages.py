@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
+from orchestrator.session.spending import is_of_session
 from orchestrator.session.state import Operation, SessionState, Stop
 from orchestrator.session.transitions import OperationKind, Phase
 
@@ -89,7 +90,7 @@ def past_of(state: SessionState) -> Past:
     """Return what the journal behind that state holds."""
     if not state.operations and state.stop is None:
         return Past()
-    handlers = (op for op in state.operations.values() if op.agent_run is None)
+    handlers = (op for op in state.operations.values() if op.agent_run is None and not is_of_session(op.operation_id))
     known = [each for operation in handlers for each in passages(operation)]
     settled = (op for op in known if op.is_settled and op.kind is not OperationKind.PROGRESS)
     outcomes: list[Passage] = [*settled, *interruptions(state.stop)]

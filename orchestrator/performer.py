@@ -17,6 +17,7 @@ from orchestrator.agents import Agent, AgentReply
 from orchestrator.answers import TIMED_OUT, message_of
 from orchestrator.artifacts import ArtifactTooLarge
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
+from orchestrator.budgets import Price, priced
 from orchestrator.callbacks import Callbacks
 from orchestrator.errors import AgentFailed, NonRetryable, NotSerializable, describe, timed_out
 from orchestrator.invocation import InvocationScope, invocation_for
@@ -25,10 +26,11 @@ from orchestrator.payloads import PayloadTooLarge, copied, copied_object
 from orchestrator.remote import RemoteFault
 from orchestrator.session import messages as m
 from orchestrator.session.events import ChildStarted, SessionStarted
-from orchestrator.session.notices import EndChild, FreeSlot, Internal, StartNext, TellParent, end_of_child
+from orchestrator.session.notices import CountUsage, EndChild, FreeSlot, Internal, StartNext, TellParent, end_of_child
 from orchestrator.session.owed import CancelChild, CloseCallback, KeepTask, Publish, Ring, RunAgent, StartChild
 from orchestrator.session.state import SessionState
 from orchestrator.session.values import ErrorRecord, RetrySpec
+from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.user_code import TimeLimit, belongs_to_runtime, enter
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ class Performer:
     callback_url: Callable[[str], str]
     outside: Callable[[], Outside]
     notifications: Notifications
+    budgets: TenantBudgets
+    price_of: Callable[[str], Price | None]
 
     async def run_errand(self, state: SessionState, effect: Errand) -> m.Message | None:
         """Do it, and return what the session is to be told of it; `None` for nothing."""
@@ -121,6 +125,8 @@ class Performer:
                 await self.outside().free_slot(notice)
             case StartNext():
                 await self.outside().start_next(notice)
+            case CountUsage():
+                await self.budgets.count(notice.ended)
             case _:
                 assert_never(notice)
 
@@ -140,8 +146,8 @@ class Performer:
 
     async def run_agent(
         self, session_id: str, effect: RunAgent, host: AgentHost, log: FilteringBoundLogger
-    ) -> m.AgentSucceeded | m.AgentAttemptFailed:
-        """Return how the agent run went.
+    ) -> m.AgentSucceeded | m.AgentAttemptFailed | m.TenantCapReached:
+        """Return how the agent run went; or that it was not begun, because its tenant may spend no more.
 
         Raises:
             ArtifactUnreadable: its prompt is not in the bucket as it was: nothing was run.
@@ -150,6 +156,9 @@ class Performer:
         if effect.not_before is not None:
             retry = effect.order.retry or RetrySpec()
             await self.clock.sleep(retry.left_until(effect.not_before, self.clock.now()))
+        refusal = await self.budgets.refusal(host.state(), effect.operation, effect.attempt)
+        if refusal is not None:
+            return refusal
         agent = self.agents(effect.order.agent)
         if agent is None:
             error = ErrorRecord(AgentFailed.__name__, "UNKNOWN_AGENT", f"no agent {effect.order.agent!r} is registered")
@@ -159,7 +168,8 @@ class Performer:
         enter()
         seconds_left = self._seconds_left(effect)
         limit = TimeLimit(self.clock, seconds_left)
-        calls = RecordedCalls(effect.operation, host, self._call_stores, seconds_left)
+        price = self.price_of(effect.order.agent)
+        calls = RecordedCalls(effect.operation, host, self._call_stores, seconds_left, price)
         try:
             async with limit:
                 invocation = replace(
@@ -184,7 +194,7 @@ class Performer:
             result = await self.payloads.seal(key, reply.result)
         except ArtifactTooLarge as error:
             return self._failed(effect, describe(error), is_retryable=False)
-        return m.AgentSucceeded(effect.operation, effect.attempt, result, reply.usage)
+        return m.AgentSucceeded(effect.operation, effect.attempt, result, priced(reply.usage, price))
 
     @property
     def _call_stores(self) -> CallStores:

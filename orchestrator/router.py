@@ -299,7 +299,9 @@ class Router:
             request.session_type, request.tenant, request.input, trace=request.trace, task_token=request.task_token
         )
         time_limit = None if session_type is None else session_type.time_limit
-        if payload is request.input and request.parent is None and time_limit is None and not patches:
+        budget = self.ports.budget_of(session_type)
+        is_plain = time_limit is None and budget is None and not patches
+        if payload is request.input and request.parent is None and is_plain:
             return asked
         return replace(
             asked,
@@ -308,6 +310,7 @@ class Router:
             parent_operation=request.parent_operation,
             time_limit=time_limit,
             patches=patches or None,
+            budget=budget,
         )
 
     def renewed(self, event: SessionStarted) -> SessionStarted:

@@ -26,6 +26,7 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.decide import EVENTS_WARNED_AT, decide
 from orchestrator.session.notices import notices, owed_of
+from orchestrator.session.spending import is_of_session
 from orchestrator.session.state import SessionState, evolve
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import ErrorRecord, format_instant, truncate_to_millis
@@ -195,7 +196,7 @@ class SessionActor:
             self._log.debug(
                 "event_recorded", status=e.TYPE_NAMES[type(event)], operation=operation_id, attempt=operation.attempt
             )
-            if self._run is not None:
+            if self._run is not None and not is_of_session(operation_id):
                 self._run.changed(operation)
         elif self._run is not None and isinstance(event, e.SignalReceived):
             self._run.signal_arrived(event.name)
@@ -209,7 +210,9 @@ class SessionActor:
 
     def _hold_changed(self, *, is_held: bool) -> None:
         """Let the handler know; a session that begins nothing new need not stay in memory."""
-        self._log.info("session_paused" if is_held else "session_let_go")
+        self._log.info(
+            "session_let_go" if not is_held else "session_paused" if self._state.is_paused else "session_held"
+        )
         self._rest.hurry(is_hurried=is_held)
         self._rest.disarm()
         self._arm()
@@ -402,9 +405,10 @@ class SessionActor:
             self._context.stop()
 
     async def _found_blocked(self, found: BlockedFound) -> None:
-        if decide(self._state, m.TimeLimitReached(), self._now()):
-            # Found before its alarm rang: at each try, so that it would never be heard.
-            await self._take(m.TimeLimitReached())
+        for alarm in (m.TimeLimitReached(), m.WallTimeReached()):
+            if decide(self._state, alarm, self._now()):
+                # Found before its alarm rang: at each try, so that it would never be heard.
+                await self._take(alarm)
         if self._state.stop is not None and not found.is_refusal:
             # What does not match any code cannot clean up after itself, and must not be kept from its end by that.
             await self._take(m.HandlerRaised(found.error, knew_of_stop=True))

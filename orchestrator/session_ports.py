@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import Clock, Reply
-from orchestrator.app import Orchestrator
+from orchestrator.app import Orchestrator, SessionType
 from orchestrator.artifacts.payloads import PayloadStore
 from orchestrator.callbacks import Callbacks
 from orchestrator.calls import SessionArtifacts
@@ -20,7 +20,7 @@ from orchestrator.inbox import Inbox
 from orchestrator.journal import Journal
 from orchestrator.performer import Performer
 from orchestrator.session import messages as m
-from orchestrator.session.values import ErrorRecord
+from orchestrator.session.values import ErrorRecord, JsonObject
 from orchestrator.tenants import Quotas
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ ActorMessage = m.Message | BlockedFound | InboxChanged | Deliver | Record | Leav
 class SessionPorts:
     """What every session actor of a node shares. `draw` returns a float from [0, 1), `new_id` a unique id.
 
-    `new_token` returns an unguessable text, `callback_url` the address of a callback.
+    `new_token` returns an unguessable text, `callback_url` the address of a callback. `budget_default` is what a
+    session may spend whose type declares no budget; `None` is no limit.
     """
 
     node_id: str
@@ -102,9 +103,15 @@ class SessionPorts:
     new_id: Callable[[], str]
     new_token: Callable[[], str]
     callback_url: Callable[[str], str]
+    budget_default: JsonObject | None
     fruitless_resumes_max: int
     passivate_after: float
     log: FilteringBoundLogger
+
+    def budget_of(self, session_type: SessionType | None) -> JsonObject | None:
+        """Return what a new session of that type may spend; `None` where nothing limits it."""
+        declared = None if session_type is None else session_type.budget
+        return self.budget_default if declared is None else declared.spec
 
     def for_handler(
         self, tell: Callable[[ActorMessage], None], on_waiting: Callable[[], None], log: FilteringBoundLogger

@@ -5,16 +5,18 @@ The names are the contract's. A new setting needs a default that suits the small
 
 from __future__ import annotations
 
+import json
 import os
 from base64 import b64decode
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orchestrator.errors import SettingsError
+from orchestrator.session.budget import caps_of, spec_of
 
 ENV_PREFIX: Final = "ORCHESTRATOR_"
 WEBHOOK_SECRET_PREFIX: Final = "whsec_"
@@ -55,6 +57,8 @@ class Settings(BaseSettings):
     inline_limit_bytes: int = Field(default=204_800, ge=1_024, le=250_000)
     retention_days: int = Field(default=90, ge=1, le=3_650)
     tenant_limit: int = Field(default=0, ge=0)
+    tenant_budget: Annotated[dict[str, Any] | None, NoDecode] = None
+    session_budget: Annotated[dict[str, Any] | None, NoDecode] = None
     max_fruitless_resumes: int = Field(default=5, ge=1)
     log_format: Literal["json", "console"] | None = None
 
@@ -101,6 +105,18 @@ class Settings(BaseSettings):
             raise ValueError(f"expected {WEBHOOK_SECRET_PREFIX} and 24 to 64 bytes in base64 (openssl rand -base64 32)")
         return secret if text else None
 
+    @field_validator("tenant_budget", mode="before")
+    @classmethod
+    def _caps(cls, value: object) -> object:
+        """Accept the caps of every tenant as one JSON object."""
+        return None if value in {None, ""} else caps_of(_fields_of(value))
+
+    @field_validator("session_budget", mode="before")
+    @classmethod
+    def _budget(cls, value: object) -> object:
+        """Accept a budget as one JSON object, its durations in seconds; nothing is no budget."""
+        return None if value in {None, ""} else spec_of(_fields_of(value))
+
     @property
     def queue_name(self) -> str:
         """The queue's name, whether the setting gives a name or a URL."""
@@ -110,6 +126,17 @@ class Settings(BaseSettings):
     def dead_letter_queue_name(self) -> str:
         """The name of the queue that takes what can never succeed."""
         return f"{self.queue_name}-dlq"
+
+
+def _fields_of(value: object) -> dict[str, object]:
+    """Return the fields of a JSON object. Raises `ValueError` for anything else."""
+    try:
+        fields = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise ValueError('a JSON object is needed, such as {"tokens": 1000000}')
+    return fields
 
 
 def load() -> Settings:

@@ -102,7 +102,7 @@ class Telling:
         self._forget_settled(state)
         instants = (next_instant(owed(state)), self._next_at(self._tries))
         wake_at = min((each for each in instants if each is not None), default=None)
-        status = SessionStatus.PAUSED if state.is_held else SessionStatus.SUSPENDED
+        status = SessionStatus.PAUSED if state.is_paused else SessionStatus.SUSPENDED
         return self.kept(Rest(status, wake_at), state)
 
     def kept(self, rest: Rest, state: SessionState | None) -> Rest:

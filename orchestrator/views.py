@@ -19,6 +19,7 @@ from orchestrator.journal.codec import data_of, operation_of, type_name
 from orchestrator.journal.folding import read_state
 from orchestrator.notifications.tries import APPROVAL, tries_in, tries_view
 from orchestrator.session import events as e
+from orchestrator.session.budget import asks, limits, used, wall_time_over_at
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import Json, JsonObject, format_instant
@@ -109,7 +110,7 @@ def event_view(session_id: str, recorded: e.Recorded) -> JsonObject:
 def _state_view(head: Head, state: SessionState) -> JsonObject:
     # A terminal event that HEAD does not show yet is the end all the same: the journal leads.
     status = state.status if state.has_ended else head.status
-    if state.is_held and status in {SessionStatus.RUNNING, SessionStatus.SUSPENDED}:
+    if state.is_paused and status in {SessionStatus.RUNNING, SessionStatus.SUSPENDED}:
         # HEAD shows it once what had begun has come to its end.
         status = SessionStatus.PAUSED
     error: JsonObject | None = None
@@ -125,13 +126,39 @@ def _state_view(head: Head, state: SessionState) -> JsonObject:
         "updated_at": format_instant(state.updated_at),
         "current_operations": [_operation_view(op) for op in current],
         "error": error,
-        "usage": state.usage,
+        "usage": _usage_view(state),
+        "budget": _budget_view(state),
         "continued_as": state.continued_as,
         "stop_requested": _stop_view(state),
         "pause_requested": _pause_view(state),
         "epoch": head.epoch,
         "owner": head.owner,
         "resumes": state.resumes,
+    }
+
+
+def _usage_view(state: SessionState) -> JsonObject | None:
+    """Return what the session has spent, over all its generations; `None` for one that asked no agent."""
+    if not state.usage and not state.spent.agent_calls:
+        return None
+    counts: JsonObject = {"agent_calls": state.spent.agent_calls, "agent_seconds": state.spent.agent_seconds}
+    return {**(state.usage or {}), **counts}
+
+
+def _budget_view(state: SessionState) -> JsonObject | None:
+    """Return what the session may spend and what is left of it; `None` where nothing limits it."""
+    if state.started.budget is None:
+        return None
+    spent, until = used(state), wall_time_over_at(state)
+    caps: JsonObject = {
+        cap: {"limit": limit, "used": spent[cap], "left": max(0, limit - spent[cap])}
+        for cap, limit in limits(state).items()
+    }
+    return {
+        "on_reached": "ask" if asks(state) else "fail",
+        "caps": caps,
+        "wall_time_until": None if until is None else format_instant(until),
+        "grants": state.spent.grants,
     }
 
 
@@ -145,7 +172,7 @@ def _stop_view(state: SessionState) -> JsonObject | None:
 
 def _pause_view(state: SessionState) -> JsonObject | None:
     """Return since when and why a session begins nothing new; `None` where it does."""
-    if state.pause is None or not state.is_held or state.has_ended:
+    if state.pause is None or not state.is_paused or state.has_ended:
         return None
     return {"at": format_instant(state.pause.at), "reason": state.pause.reason}
 

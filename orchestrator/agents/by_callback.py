@@ -10,8 +10,8 @@ from itertools import count
 from typing import Final
 
 from orchestrator.agents import AgentReply
-from orchestrator.agents.local import usage_of
 from orchestrator.agents.payload import payload_of
+from orchestrator.agents.usage import usage_of
 from orchestrator.errors import CallbackFailed, OperationTimedOut
 from orchestrator.invocation import CallResult, current_invocation
 from orchestrator.remote import AgentReportedFailure, quoted

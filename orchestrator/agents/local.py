@@ -9,27 +9,25 @@ import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from actors import Clock
 from orchestrator.agents import Agent, AgentReply, Connections
 from orchestrator.agents.limits import LimitedAgent
 from orchestrator.agents.strands import StrandsAgent, is_strands_agent, reply_in
+from orchestrator.agents.usage import usage_of
 from orchestrator.app import AgentTarget, InvokableAgent, Orchestrator, RemoteAgent
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
-from orchestrator.errors import NotSerializable, RegistrationError
-from orchestrator.payloads import PayloadTooLarge, to_json
+from orchestrator.errors import RegistrationError
+from orchestrator.payloads import to_json
 from orchestrator.remote import AgentNotConnected
-from orchestrator.session.values import Json, JsonObject
+from orchestrator.session.values import Json
 from orchestrator.user_code import call
 
 if TYPE_CHECKING:
     from strands import Agent as StrandsLibraryAgent
 
 T = TypeVar("T")
-
-USAGE_BYTES_MAX: Final = 8_192
-"""Counts are few; the item has to hold the result beside them (I12)."""
 
 
 class LocalAgents:
@@ -145,16 +143,3 @@ class LocalAgent:
     async def _invoke(self, prompt: Json, kwargs: Mapping[str, Json]) -> object:
         target = self._target.invoke_async if isinstance(self._target, InvokableAgent) else self._target
         return await call(target, (prompt,), kwargs, threads=self._threads)
-
-
-def usage_of(answer: object) -> JsonObject | None:
-    """Return the answer's `usage`, as an attribute or a key; `None` where it names none."""
-    usage = answer.get("usage") if isinstance(answer, dict) else getattr(answer, "usage", None)
-    if not isinstance(usage, Mapping):
-        return None
-    try:
-        counts = to_json(dict(usage), "usage", bytes_max=USAGE_BYTES_MAX)
-    except (NotSerializable, PayloadTooLarge):
-        # Something else by that name: the answer is whole without it.
-        return None
-    return counts if isinstance(counts, dict) else None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from orchestrator.agents import AgentReply
-from orchestrator.agents.local import usage_of
+from orchestrator.agents.usage import usage_of
 from orchestrator.payloads import parse_json
 from orchestrator.remote import AgentAnswerTooLarge, AgentRefused, AgentUnreadable
 from orchestrator.session.values import Json, compact_json

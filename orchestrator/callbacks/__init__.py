@@ -12,13 +12,18 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.session.values import SESSION_LIFE_MAX, truncate_to_millis
+from orchestrator.session import values
+from orchestrator.session.values import APPROVAL_PREFIX, SESSION_LIFE_MAX, truncate_to_millis
 
 TOKEN_BYTES: Final = 32
 """256 random bits: nobody guesses a callback's token."""
 TOKENS_MAX: Final = 1_000
 """So many tokens work for one callback: their hashes take 64 KiB of its item (DynamoDB, "Item size": 400 KiB)."""
-_APPROVAL: Final = "approval-"
+
+
+digest_of_operation: Final = values.digest_of_operation
+approval_id_of: Final = values.approval_id_of
+"""Approvals that a session asks for by itself have ids by the same rule, and what decides about them is pure."""
 
 
 class UnreadableCallback(OrchestratorError):
@@ -84,16 +89,6 @@ def callback_id_of(session_id: str, operation: str) -> str:
     return f"callback-{digest_of_operation(session_id, operation)}"
 
 
-def approval_id_of(session_id: str, operation: str) -> str:
-    """Return the id of the callback that a person answers."""
-    return f"{_APPROVAL}{digest_of_operation(session_id, operation)}"
-
-
 def is_approval(callback_id: str) -> bool:
     """Return whether a person answers that callback: its result is an approval."""
-    return callback_id.startswith(_APPROVAL)
-
-
-def digest_of_operation(session_id: str, operation: str) -> str:
-    """Return a text (32 hexadecimal digits) that names one operation of one session, wherever ids are asked for."""
-    return hashlib.sha256(f"{session_id}/{operation}".encode()).hexdigest()[:32]
+    return callback_id.startswith(APPROVAL_PREFIX)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.calls import PERSON_LENGTH_MAX, REASON_LENGTH_MAX
+from orchestrator.calls import REASON_LENGTH_MAX
 from orchestrator.cli.arguments import text_argument
 from orchestrator.cli.client import Client
 from orchestrator.cli.output import as_json, print_json, tell
 from orchestrator.cli.process import with_client
-from orchestrator.session.values import JsonObject
+from orchestrator.session.values import PERSON_LENGTH_MAX, JsonObject
 
 by_option = click.option("--by", required=True, help="Who answers; one of the approvers, where the session names them.")
 comment_option = click.option("--comment", default=None, help="Why; it stands in the journal.")

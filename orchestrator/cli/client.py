@@ -39,6 +39,7 @@ from orchestrator.journal import Journal
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.journal.folding import read_state
 from orchestrator.session import events as e
+from orchestrator.session.budget import approval_meant
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import JsonObject, compact_json, is_valid_id
 from orchestrator.settings import Settings
@@ -134,12 +135,13 @@ class Client:
         head = await self.open_head(session_id)
         state = await read_state(self.journal, head.session_id)
         waited_for = {} if state is None else approvals_waited_for(state)
-        asked = waited_for.get(name)
+        operation = name if state is None else approval_meant(state, name)
+        asked = waited_for.get(operation)
         if asked is None:
             raise NoOpenApproval(session_id, name, sorted(waited_for))
         check_approver(asked, by)
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        issued = issued_with(token, asked.callback_id, head.session_id, name, asked.times_out_at)
+        issued = issued_with(token, asked.callback_id, head.session_id, operation, asked.times_out_at)
         # Where the node that asks has not come to it yet, this is the item's first token, and its own the second.
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             standing = await self.callbacks.issue(issued, expires_at=expiry_of(self.patience.clock.now()))

@@ -38,7 +38,8 @@ PLACES: Final = {
     "approve": Place("approvals", "Say yes to what a session asks for."),
     "reject": Place("approvals", "Say no to what a session asks for."),
     "replay": Place("replaying", "Play a session's journal against today's handler."),
-    "tenants": Place("tenants", "Limit how many sessions of a tenant run at once."),
+    "usage": Place("usage", "Show what tenants have spent in a month."),
+    "tenants": Place("tenants", "Limit what a tenant runs, and spends in a month."),
     "completion": Place("completion", "Print a shell's completion script."),
 }
 

@@ -9,14 +9,13 @@ from typing import Annotated, Final
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.calls import PERSON_LENGTH_MAX
 from orchestrator.deliveries import CallbackStatus
 from orchestrator.errors import Poison
 from orchestrator.http.problems import Problem
 from orchestrator.intake.formats import Key, Reason
 from orchestrator.intake.parsing import NEVER_SUCCEEDS
 from orchestrator.payloads import parse_json
-from orchestrator.session.values import Json
+from orchestrator.session.values import PERSON_LENGTH_MAX, Json
 
 JSON_TYPES: Final = frozenset({"application/json", "application/a2a+json"})
 BODY_BYTES_MAX: Final = 1_048_576

@@ -50,6 +50,18 @@ _SUMMARY: Final[JsonObject] = {
 _ERROR: Final = _object(type=_TEXT, code=_TEXT, message=_TEXT)
 _ACCEPTED: Final[JsonObject] = {"type": "string", "const": "ACCEPTED"}
 
+_SPENT: Final[JsonObject] = {
+    "input_tokens": _NUMBER,
+    "output_tokens": _NUMBER,
+    "total_tokens": _NUMBER,
+    "cost": _NUMBER,
+    "agent_calls": _NUMBER,
+    "agent_seconds": _NUMBER,
+}
+_CAPS: Final = _object(
+    tokens=_or_null(_NUMBER), cost=_or_null(_NUMBER), agent_calls=_or_null(_NUMBER), agent_seconds=_or_null(_NUMBER)
+)
+
 SCHEMAS: Final[dict[str, JsonObject]] = {
     "AnyObject": {"type": "object"},
     "Ping": _object(status={"enum": ["Healthy", "HealthyBusy"]}, time_of_last_update=_NUMBER),
@@ -82,7 +94,8 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
             "current_operations": {"type": "array", "items": _ref("Operation")},
             "result": {},
             "error": _or_null(_ref("Error")),
-            "usage": {},
+            "usage": _or_null({"type": "object", "properties": _SPENT}),
+            "budget": _or_null(_ref("Budget")),
             "continued_as": _or_null(_ID),
             "undelivered": {"type": "array", "items": _ref("Undelivered")},
             "stop_requested": _or_null(_object(at=_INSTANT, cause=_TEXT, reason=_TEXT)),
@@ -99,6 +112,14 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
         next_try_at=_or_null(_INSTANT),
         last_error=_or_null(_TEXT),
     ),
+    "Budget": _object(
+        on_reached={"enum": ["fail", "ask"]},
+        caps={"type": "object", "additionalProperties": _object(limit=_NUMBER, used=_NUMBER, left=_NUMBER)},
+        wall_time_until=_or_null(_INSTANT),
+        grants=_NUMBER,
+    ),
+    "Usages": _object(usage={"type": "array", "items": _ref("Usage")}),
+    "Usage": _object(tenant=_ID, month=_TEXT, **_SPENT, caps=_CAPS),
     "Operation": _object(
         operation=_TEXT,
         kind=_TEXT,

@@ -18,6 +18,7 @@ from orchestrator.errors import Poison
 from orchestrator.http.problems import Problem
 from orchestrator.intake.parsing import KEY_LENGTH_MAX, NEVER_SUCCEEDS
 from orchestrator.scopes import OPERATION_ID_LENGTH_MAX
+from orchestrator.session.spending import MONTH_PATTERN
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ID_SAYS, JsonObject
 
@@ -167,8 +168,9 @@ SIGNAL_NAME: Final = Text("name", "path", "The signal's name, as the handler wai
 APPROVAL_NAME: Final = Text(
     "name",
     "path",
-    "The approval's operation id: its name; `name%232` for its second use, `scope%2Fname` within a scope.",
-    rf"(?!\.+$)[A-Za-z0-9_.:\-#/]{{1,{OPERATION_ID_LENGTH_MAX}}}",
+    "The approval's operation id: its name; `name%232` for its second use, `scope%2Fname` within a scope; `budget` for "
+    "one that a session at its cap asks for.",
+    rf"(?!\.+$)@?[A-Za-z0-9_.:\-#/]{{1,{OPERATION_ID_LENGTH_MAX}}}",
     f"an operation id (1 to {OPERATION_ID_LENGTH_MAX} of A-Z a-z 0-9 _ . : - # /)",
 )
 NODE_ID: Final = Text("node_id", "path", "The node's id.", _ID, ID_SAYS)
@@ -207,6 +209,10 @@ STATE: Final = Choice("state", "query", "Sessions in this state.", SessionStatus
 SESSION_TYPE: Final = Text(
     "type", "query", "Sessions of this type.", r"[A-Za-z0-9_.\-]{1,64}", "a session type (1 to 64 of A-Z a-z 0-9 _ . -)"
 )
+MONTH: Final = Text(
+    "month", "query", "A calendar month in UTC; this one unless given.", MONTH_PATTERN, "a month, such as 2026-01"
+)
+TENANT_SPENDING: Final = Text("tenant", "query", "This tenant alone.", r"[A-Za-z0-9_.:\-]{1,128}", ID_SAYS)
 TENANT: Final = Text("tenant", "query", "Sessions of this tenant.", r"[A-Za-z0-9_.:\-]{1,128}", ID_SAYS)
 CURSOR: Final = Text(
     "cursor", "query", "The `cursor` of the page before, as it came.", r"[A-Za-z0-9_=\-]{1,1024}", "a listing's cursor"

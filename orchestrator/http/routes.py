@@ -167,6 +167,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         codes={HTTPStatus.UNPROCESSABLE_ENTITY: (p.INVALID_QUERY,)},
     ),
     Route(
+        "listUsage",
+        "GET",
+        "/usage",
+        "Show what the sessions of each tenant have spent in a month",
+        answers=(Answer(HTTPStatus.OK, "Every tenant that spent anything, or the one that was asked for.", "Usages"),),
+        parameters=(p.TENANT_SPENDING, p.MONTH),
+        codes={HTTPStatus.UNPROCESSABLE_ENTITY: (p.INVALID_QUERY,)},
+    ),
+    Route(
         "getSession",
         "GET",
         "/sessions/{id}",

@@ -132,6 +132,7 @@ class Endpoints:
             "startSession": self.start,
             "invoke": self.invoke,
             "listSessions": self.sessions,
+            "listUsage": self.usage,
             "getSession": self.session,
             "listEvents": self.events,
             "signalSession": self.signal,
@@ -211,6 +212,12 @@ class Endpoints:
         except ValueError:
             raise p.refused(p.CURSOR, str(cursor), "one that a listing returned") from None
         return _json({"sessions": [head_view(head) for head in found.heads], "cursor": found.cursor})
+
+    async def usage(self, request: web.Request) -> web.Response:
+        """Show what tenants have spent in a month."""
+        budgets = self._ports.router.ports.performer.budgets
+        rows = await budgets.report(tenant=p.TENANT_SPENDING.read(request), month=p.MONTH.read(request))
+        return _json({"usage": [*rows]})
 
     async def session(self, request: web.Request) -> web.Response:
         """Answer one session."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, assert_never
 
-from orchestrator.session import ending, holding, waiting
+from orchestrator.session import budget, ending, holding, waiting
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.decision import NOTHING, Decision
@@ -54,7 +54,7 @@ def _answer(state: SessionState, message: m.Message, now: datetime) -> Decision:
         case m.StepAttemptFailed():
             return _step_attempt_failed(state, message, now)
         case m.AgentRequested():
-            return _agent_requested(state, message)
+            return _agent_requested(state, message, now)
         case m.AgentSucceeded():
             return _agent_succeeded(state, message)
         case m.AgentAttemptFailed():
@@ -63,8 +63,10 @@ def _answer(state: SessionState, message: m.Message, now: datetime) -> Decision:
             return _call(state, message)
         case m.TimerRequested() | m.TimerDue() | m.SignalAwaited() | m.SignalSent():
             return waiting.decide_waiting(state, message, now)
-        case m.CallbackRequested() | m.ApprovalAsked() | m.CallbackAnswered():
+        case m.CallbackRequested() | m.ApprovalAsked():
             return waiting.decide_callback(state, message, now)
+        case m.CallbackAnswered():
+            return budget.decide_answer(state, waiting.decide_callback(state, message, now))
         case m.ChildRequested() | m.ChildEnded():
             return waiting.decide_child(state, message)
         case m.PatchReached():
@@ -75,6 +77,8 @@ def _answer(state: SessionState, message: m.Message, now: datetime) -> Decision:
             return holding.decide_hold(state, message)
         case m.CancelAsked() | m.KillAsked() | m.Dismissed() | m.TimeLimitReached() | m.GraceOver():
             return ending.decide_stop(state, message, now)
+        case m.WallTimeReached() | m.CallAtCap() | m.TenantCapReached():
+            return budget.decide_cap(state, message, now)
         case m.HandlerReturned() | m.HandlerRaised() | m.HandlerContinued():
             return ending.decide_end(state, message)
         case m.CrashLoopDetected():
@@ -130,9 +134,12 @@ def _step_attempt_failed(state: SessionState, message: m.StepAttemptFailed, now:
     )
 
 
-def _agent_requested(state: SessionState, message: m.AgentRequested) -> Decision:
+def _agent_requested(state: SessionState, message: m.AgentRequested, now: datetime) -> Decision:
     if not state.allows(message.operation, e.AgentStarted):
         return NOTHING
+    at_cap = budget.reached(state, now)
+    if at_cap is not None:
+        return budget.decide_refused_run(state, message.operation, at_cap, now)
     return (
         e.AgentStarted(
             operation=message.operation,
@@ -156,16 +163,18 @@ def _agent_succeeded(state: SessionState, message: m.AgentSucceeded) -> Decision
 
 
 def _agent_attempt_failed(state: SessionState, message: m.AgentAttemptFailed, now: datetime) -> Decision:
-    if not state.allows(message.operation, e.AgentFailed) or _is_stale(state, message):
+    operation = state.open_operations.get(message.operation)
+    if operation is None or not state.allows(message.operation, e.AgentFailed) or _is_stale(state, message):
         return NOTHING
-    order = state.operations[message.operation].order
-    retry = (order.retry if isinstance(order, e.AgentStarted) else None) or RetrySpec()
+    retry = (operation.order.retry if isinstance(operation.order, e.AgentStarted) else None) or RetrySpec()
+    failed = e.AgentFailed(operation=message.operation, error=message.error, attempt=message.attempt)
     if _gives_up(message, retry):
-        return (e.AgentFailed(operation=message.operation, error=message.error, attempt=message.attempt),)
+        return (failed,)
     due = next_milli(now + retry.delay_after(message.attempt, message.jitter, message.retry_after))
-    return (
-        e.AgentRetrying(operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due),
+    retrying = e.AgentRetrying(
+        operation=message.operation, error=message.error, attempt=message.attempt, next_attempt_at=due
     )
+    return budget.decide_refused_retry(state, failed, retrying, now)
 
 
 def _call(state: SessionState, message: m.CallStarting | m.CallEnded) -> Decision:

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias, assert_never
 
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
+from orchestrator.session.budget import end_of, wall_time_over_at
 from orchestrator.session.decision import NOTHING, Decision
 from orchestrator.session.state import SessionState, Stop
 from orchestrator.session.values import DELAY_SECONDS_MAX, ErrorRecord, next_milli
@@ -107,6 +108,12 @@ def time_limit_at(state: SessionState) -> datetime | None:
     return next_milli(state.started_at + timedelta(seconds=min(max(limit, 0.0), DELAY_SECONDS_MAX)))
 
 
+def time_is_up_at(state: SessionState) -> datetime | None:
+    """Return when time alone next stops the session, or has people asked; `None` where it never does."""
+    over_at = None if state.spent.asking is not None else wall_time_over_at(state)
+    return min((at for at in (time_limit_at(state), over_at) if at is not None), default=None)
+
+
 def grace_over_at(stop: Stop) -> datetime:
     """Return when the handler has had its time to end, or its undo steps theirs."""
     return stop.at + GRACE if stop.forced_at is None else stop.forced_at + LAST_GRACE
@@ -128,4 +135,7 @@ def _stopped(stop: Stop) -> e.SessionCancelled | e.SessionFailed:
         return e.SessionFailed(ErrorRecord("SessionTimedOut", "SESSION_TIMED_OUT", stop.reason))
     if stop.cause == "journal":
         return e.SessionFailed(journal_too_long(stop.reason))
+    spent = end_of(stop.cause, stop.reason)
+    if spent is not None:
+        return e.SessionFailed(spent)
     return e.SessionCancelled(stop.reason)

@@ -21,6 +21,7 @@ class SessionStarted:
 
     `parent` and `parent_operation` name the session that waits for this one's end. `time_limit` is in seconds.
     `patches` are the changes that the code knew which accepted it. `carried` is what the generation before left.
+    `budget` is what the session may spend, as `session.budget.spec_of` returns it.
     """
 
     session_type: str
@@ -34,6 +35,7 @@ class SessionStarted:
     time_limit: float | None = None
     patches: Json = None
     carried: JsonObject | None = None
+    budget: JsonObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +247,8 @@ class ChildFailed:
 class CancelRequested:
     """The session is to end.
 
-    `cause` is `request`, `time_limit`, `journal` when that grew too long, `grace` when the handler took too long, or
-    `kill` when it is not even asked.
+    `cause` is `request`, `time_limit`, `budget` or `tenant_budget` when that was spent, `journal` when that grew too
+    long, `grace` when the handler took too long, or `kill` when it is not even asked.
     """
 
     reason: str

@@ -234,6 +234,30 @@ class TimeLimitReached:
 
 
 @dataclass(frozen=True, slots=True)
+class WallTimeReached:
+    """The session has taken as long as its budget lets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallAtCap:
+    """An agent run is about to make a call, in a session that has spent what it may."""
+
+    agent_run: str
+
+
+@dataclass(frozen=True, slots=True)
+class TenantCapReached:
+    """An attempt of an agent run was not begun, because its tenant has spent what it may in that month ("2026-01")."""
+
+    operation: str
+    attempt: int
+    cap: str
+    limit: float
+    used: float
+    month: str
+
+
+@dataclass(frozen=True, slots=True)
 class GraceOver:
     """The handler was asked to end and has not, for as long as it may take; then it is stopped; then left behind."""
 
@@ -320,6 +344,9 @@ Message: TypeAlias = (
     | KillAsked
     | Dismissed
     | TimeLimitReached
+    | WallTimeReached
+    | CallAtCap
+    | TenantCapReached
     | GraceOver
     | PatchReached
     | ChildRequested

@@ -15,6 +15,7 @@ from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.ending import first_generation
 from orchestrator.session.mail import mail_to_carry
+from orchestrator.session.spending import SPENT, carried_from
 from orchestrator.session.state import PAUSED, SessionState
 from orchestrator.session.transitions import OperationKind, SessionStatus
 from orchestrator.session.values import ID_LENGTH_MAX, JsonObject
@@ -101,7 +102,19 @@ class Announce:
         return self.channel
 
 
-Internal: TypeAlias = TellParent | EndChild | FreeSlot | StartNext
+@dataclass(frozen=True, slots=True)
+class CountUsage:
+    """What the session has spent is to be counted for its tenant."""
+
+    ended: SessionState = field(repr=False)
+
+    @property
+    def notice_id(self) -> str:
+        """What stands in the outbox."""
+        return "usage"
+
+
+Internal: TypeAlias = TellParent | EndChild | FreeSlot | StartNext | CountUsage
 Notice: TypeAlias = Internal | Announce
 
 
@@ -138,16 +151,21 @@ def _internal(state: SessionState, *, has_slot: bool) -> tuple[Internal, ...]:
     ]
     if state.status is SessionStatus.CONTINUED:
         assert state.continued_as is not None, f"{state.session_id} continues as nothing"
-        carried, left = mail_to_carry(state.mail)
+        mail, left = mail_to_carry(state.mail)
+        carried: JsonObject = {**(mail or {}), SPENT: carried_from(state.spent, state.usage)}
         if state.pause is not None:
-            carried = {**(carried or {}), PAUSED: state.pause.reason}
+            carried[PAUSED] = state.pause.reason
         told.append(StartNext(state.session_id, state.continued_as, _next_start(state, carried), left, has_slot))
-        return tuple(told)
+        return (*told, *_spending(state))
     if has_slot:
         told.append(FreeSlot(state.started.tenant, first_generation(state.session_id)))
     if state.started.parent is not None and state.started.parent_operation is not None:
         told.append(TellParent(state.started.parent, child_ended(state, state.started.parent_operation)))
-    return tuple(told)
+    return (*told, *_spending(state))
+
+
+def _spending(state: SessionState) -> tuple[CountUsage, ...]:
+    return (CountUsage(state),) if state.usage or state.spent.agent_calls else ()
 
 
 def end_of_child(parent: SessionState) -> m.Ending:
@@ -174,7 +192,7 @@ def child_ended(child: SessionState, operation: str) -> m.ChildEnded:
     )
 
 
-def _next_start(state: SessionState, carried: JsonObject | None) -> e.SessionStarted:
+def _next_start(state: SessionState, carried: JsonObject) -> e.SessionStarted:
     started = state.started
     return e.SessionStarted(
         session_type=started.session_type,
@@ -188,4 +206,5 @@ def _next_start(state: SessionState, carried: JsonObject | None) -> e.SessionSta
         time_limit=started.time_limit,
         patches=started.patches,
         carried=carried,
+        budget=started.budget,
     )

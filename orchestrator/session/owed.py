@@ -14,6 +14,7 @@ from typing import Final, TypeAlias, assert_never
 
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
+from orchestrator.session.budget import is_held_back, wall_time_over_at
 from orchestrator.session.ending import grace_over_at, time_limit_at
 from orchestrator.session.frozen import quick
 from orchestrator.session.state import Operation, SessionState
@@ -41,7 +42,7 @@ class Ring:
     """Tell the session that `at` has come."""
 
     at: datetime
-    message: m.TimerDue | m.TimeLimitReached | m.GraceOver
+    message: m.TimerDue | m.TimeLimitReached | m.WallTimeReached | m.GraceOver
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ TIME_LIMIT_KEY: Final[EffectKey] = ("", 2)
 GRACE_KEY: Final[EffectKey] = ("", 3)
 LAST_GRACE_KEY: Final[EffectKey] = ("", 4)
 TASK_KEY: Final[EffectKey] = ("", 5)
+WALL_TIME_KEY: Final[EffectKey] = ("", 6)
 CLOSING: Final = 1
 PUBLISHING: Final = 2
 STARTING: Final = 1
@@ -108,7 +110,8 @@ def owed(state: SessionState) -> Mapping[EffectKey, Effect]:
     if state.has_ended:
         return _NOTHING
     started = state.started
-    if not state.open_operations and state.stop is None and started.time_limit is None and started.task_token is None:
+    asks_for_more = (started.time_limit, started.task_token, started.budget) != (None, None, None)
+    if not state.open_operations and state.stop is None and not asks_for_more:
         return _HANDLER_ALONE
     effects: dict[EffectKey, Effect] = {HANDLER_KEY: RUN_HANDLER}
     effects.update(_of_session(state))
@@ -140,6 +143,9 @@ def _of_session(state: SessionState) -> Iterator[tuple[EffectKey, Effect]]:
         limit = time_limit_at(state)
         if limit is not None:
             yield TIME_LIMIT_KEY, Ring(limit, m.TimeLimitReached())
+        over_at = None if state.spent.asking is not None else wall_time_over_at(state)
+        if over_at is not None:
+            yield WALL_TIME_KEY, Ring(over_at, m.WallTimeReached())
     else:
         key = GRACE_KEY if stop.forced_at is None else LAST_GRACE_KEY
         yield key, Ring(grace_over_at(stop), m.GraceOver())
@@ -161,7 +167,8 @@ def _effects(operation: Operation, state: SessionState) -> Iterator[tuple[Effect
         return
     match order:
         case e.AgentStarted():
-            yield (name, operation.attempt), _agent_run(operation, order)
+            if not is_held_back(operation, state):
+                yield (name, operation.attempt), _agent_run(operation, order)
         case e.TimerStarted():
             yield (name, CLOSING), Ring(order.fire_at, m.TimerDue(name))
         case e.CallbackCreated() | e.ApprovalRequested():

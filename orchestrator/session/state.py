@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeAlias, TypeGuard, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from rpds import HashTrieMap, HashTrieSet
 
 from orchestrator.session import events as e
 from orchestrator.session.frozen import quick, replace
 from orchestrator.session.mail import NO_MAIL, Mail, mail_left_by
+from orchestrator.session.spending import SPENDING, Spent, rest_of, spent_after, spent_before, summed
 from orchestrator.session.transitions import (
     ENDED,
     OPERATION_TRANSITIONS,
@@ -104,9 +105,10 @@ class Pause:
 class SessionState:
     """The fold of one journal up to `last_seq`.
 
-    `open_operations` are those ordered and not settled, `usage` the sum of what agents reported. `continued_as` is the
-    next generation's session id, `next_input` its input. `usage_of_calls` holds what the calls of each agent run used,
-    `asking_runs` the agent runs that asked somebody outside.
+    `open_operations` are those ordered and not settled. `usage` is the sum of what agents reported, with what the
+    generations before left of it, `usage_of_calls` what the calls of each agent run used, and `spent` what caps look at
+    besides. `continued_as` is the next generation's session id, `next_input` its input, `asking_runs` the agent runs
+    that asked somebody outside.
     """
 
     session_id: str
@@ -116,6 +118,7 @@ class SessionState:
     status: SessionStatus
     last_seq: int
     epoch: int
+    spent: Spent
     operations: Operations = NO_OPERATIONS
     open_operations: Operations = NO_OPERATIONS
     result: Json = None
@@ -139,7 +142,15 @@ class SessionState:
 
     @property
     def is_held(self) -> bool:
-        """Whether the session begins nothing new; one that is to end does what its clean-up needs."""
+        """Whether the session begins nothing new: it is paused, or people are asked whether it may spend more.
+
+        One that is to end does what its clean-up needs.
+        """
+        return self.is_paused or (self.spent.asking is not None and self.stop is None)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a person paused the session, and it is not to end."""
         return self.pause is not None and self.stop is None
 
     def runs(self, agent_run: str | None) -> bool:
@@ -158,6 +169,7 @@ def begin(session_id: str, first: e.Recorded) -> SessionState:
     """Return the state after event 1."""
     assert isinstance(first.event, e.SessionStarted), f"event 1 of {session_id} is {type(first.event).__name__}"
     assert first.seq == 1, f"the first event of {session_id} has seq {first.seq}"
+    spent, usage = spent_before(first.event.carried, first.at)
     return SessionState(
         session_id=session_id,
         started=first.event,
@@ -166,6 +178,8 @@ def begin(session_id: str, first: e.Recorded) -> SessionState:
         status=SessionStatus.RUNNING,
         last_seq=1,
         epoch=first.epoch,
+        spent=spent,
+        usage=usage,
         mail=NO_MAIL if first.event.carried is None else mail_left_by(first.event.carried),
         pause=_pause_left_by(first),
     )
@@ -188,7 +202,9 @@ def _with_session_event(  # noqa: PLR0911 - one arm an event
         case e.SessionStarted():
             raise AssertionError(f"{state.session_id}: a second AGENT_INVOCATION_STARTED at {recorded.seq}")
         case e.SessionResumed():
-            return replace(stamped, resumes=state.resumes + 1, fruitless_resumes=state.fruitless_resumes + 1)
+            spent = state.spent.resumed(recorded.seq)
+            fruitless = state.fruitless_resumes + 1
+            return replace(stamped, resumes=state.resumes + 1, fruitless_resumes=fruitless, spent=spent)
         case e.SignalReceived():
             return replace(stamped, mail=state.mail.with_signal(event))
         case e.CancelRequested():
@@ -321,6 +337,7 @@ def _with_operation(state: SessionState, recorded: e.Recorded, event: _Operation
         usage=_usage(state, event),
         usage_of_calls=_usage_of_calls(state, event),
         asking_runs=asking_runs,
+        spent=_spent(state, before, recorded, event) if isinstance(event, SPENDING) else state.spent,
         mail=mail,
         fruitless_resumes=0,
     )
@@ -382,44 +399,23 @@ def _error(before: Operation | None, event: _OperationEvent) -> ErrorRecord | No
     return None
 
 
+def _spent(state: SessionState, before: Operation | None, recorded: e.Recorded, event: _OperationEvent) -> Spent:
+    attempt_since = None if before is None or before.is_settled else before.next_attempt_at or before.changed_at
+    return spent_after(state.spent, event, recorded.at, attempt_since=attempt_since, budget=state.started.budget)
+
+
 def _usage(state: SessionState, event: _OperationEvent) -> JsonObject | None:
     """Return what the session has used by then: a run's calls count when they end, and the rest of it at its end."""
     if isinstance(event, e.StepCompleted):
-        return _summed(state.usage, event.usage)
+        return summed(state.usage, event.usage)
     if not isinstance(event, e.AgentCompleted):
         return state.usage
     counted = state.usage_of_calls.get(event.operation)
-    return _summed(state.usage, event.usage if counted is None else _rest_of(event.usage, counted))
+    return summed(state.usage, event.usage if counted is None else rest_of(event.usage, counted))
 
 
 def _usage_of_calls(state: SessionState, event: _OperationEvent) -> HashTrieMap[str, JsonObject]:
     if not isinstance(event, e.StepCompleted) or event.agent_run is None or not event.usage:
         return state.usage_of_calls
-    summed = _summed(state.usage_of_calls.get(event.agent_run), event.usage)
-    return state.usage_of_calls.insert(event.agent_run, summed or {})
-
-
-def _rest_of(usage: JsonObject | None, counted: JsonObject) -> JsonObject:
-    """Return what a run used besides its calls; a run that says less than its calls did changes nothing."""
-    rest: JsonObject = {}
-    for key, count in (usage or {}).items():
-        known = counted.get(key, 0)
-        if _is_count(count) and _is_count(known):
-            rest[key] = max(0, count - known)
-    return rest
-
-
-def _is_count(value: Json) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _summed(total: JsonObject | None, usage: JsonObject | None) -> JsonObject | None:
-    """Return the sum, key by key, of the counts in both; what is not a number is left out."""
-    if not usage:
-        return total
-    summed: JsonObject = dict(total or {})
-    for key, count in usage.items():
-        if _is_count(count):
-            known = summed.get(key, 0)
-            summed[key] = (known if _is_count(known) else 0) + count
-    return summed
+    usage = summed(state.usage_of_calls.get(event.agent_run), event.usage)
+    return state.usage_of_calls.insert(event.agent_run, usage or {})

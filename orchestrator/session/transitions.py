@@ -81,7 +81,8 @@ OPERATION_TRANSITIONS: Final[dict[type[e.Event], dict[OperationKind, Change]]] =
     e.StepRetrying: {OperationKind.STEP: (_STEP_OPEN, Phase.RETRYING)},
     e.AgentStarted: {OperationKind.AGENT: (_NEW, Phase.STARTED)},
     e.AgentCompleted: {OperationKind.AGENT: (_AGENT_OPEN, Phase.COMPLETED)},
-    e.AgentFailed: {OperationKind.AGENT: (_AGENT_OPEN, Phase.FAILED)},
+    # One that is refused for its session's budget fails before it has begun.
+    e.AgentFailed: {OperationKind.AGENT: (_NEW | _AGENT_OPEN, Phase.FAILED)},
     e.AgentRetrying: {OperationKind.AGENT: (_AGENT_OPEN, Phase.RETRYING)},
     e.TimerStarted: {OperationKind.TIMER: (_NEW, Phase.STARTED), OperationKind.SIGNAL: (_NEW, Phase.STARTED)},
     # For who waits for a signal, the instant is the end of the waiting.

@@ -30,6 +30,10 @@ SESSION_LIFE_MAX: Final = timedelta(days=400)
 DELAY_SECONDS_MAX: Final = SESSION_LIFE_MAX.total_seconds()
 """No pause is longer than the longest life of a session."""
 TENANT_DEFAULT: Final = "default"
+PERSON_LENGTH_MAX: Final = 200
+"""The longest name of who answers an approval."""
+APPROVAL_PREFIX: Final = "approval-"
+"""Begins the id of a callback that a person answers."""
 YEAR_MIN: Final = 2
 YEAR_MAX: Final = 9_000
 """Years from which every pause and every life can be counted back and on."""
@@ -143,6 +147,16 @@ def derive_session_id(tenant: str, session_type: str, idempotency_key: str) -> s
     """Return the one session id of these three: the same three give the same id on every node, for ever (I4)."""
     digest = hashlib.sha256(canonical_json([tenant, session_type, idempotency_key]).encode()).hexdigest()
     return f"{session_type}-{digest[:32]}"
+
+
+def digest_of_operation(session_id: str, operation: str) -> str:
+    """Return a text (32 hexadecimal digits) that names one operation of one session, wherever ids are asked for."""
+    return hashlib.sha256(f"{session_id}/{operation}".encode()).hexdigest()[:32]
+
+
+def approval_id_of(session_id: str, operation: str) -> str:
+    """Return the id of the callback that a person answers."""
+    return f"{APPROVAL_PREFIX}{digest_of_operation(session_id, operation)}"
 
 
 def payload_digest(session_type: str, tenant: str, payload: Json) -> str:

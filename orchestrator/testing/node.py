@@ -39,10 +39,14 @@ from orchestrator.performer import AgentLookup, Performer
 from orchestrator.pokes import Pokes, PokingWakeUps
 from orchestrator.pokes.memory import MemoryPokes
 from orchestrator.router import Router
+from orchestrator.session.values import JsonObject
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
+from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants import Quotas
 from orchestrator.tenants.memory import MemoryQuotas
+from orchestrator.usage import NO_CAPS, Usage
+from orchestrator.usage.memory import MemoryUsage
 
 PASSIVATE_AFTER_SECONDS: Final = 30.0
 FRUITLESS_RESUMES_MAX: Final = 5
@@ -61,6 +65,7 @@ class Adapters:
     wake_ups: WakeUps
     callbacks: Callbacks
     quotas: Quotas
+    usage: Usage
     artifacts: Artifacts
     notifications: Notifications
     pokes: Pokes
@@ -77,6 +82,7 @@ class Tables:
         self.callbacks = MemoryCallbacks(clock=clock)
         self.quotas = MemoryQuotas(self.heads)
         self.latest_writes = MemoryLatestWrites(clock=clock)
+        self.usage = MemoryUsage()
         self.artifacts = MemoryArtifacts()
         self.notifications = MemoryNotifications()
         self.pokes = MemoryPokes()
@@ -96,6 +102,7 @@ class Tables:
             wake_ups=self.wake_ups,
             callbacks=self.callbacks,
             quotas=self.quotas,
+            usage=self.usage,
             artifacts=self.artifacts,
             notifications=self.notifications,
             pokes=self.pokes,
@@ -120,6 +127,7 @@ class Setup:
     inline_bytes_max: int = BYTES_MAX
     sessions_max: int = SESSIONS_MAX
     passivate_after: float = PASSIVATE_AFTER_SECONDS
+    budget_default: JsonObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +188,8 @@ def _ports(
             callback_url=callback_url,
             outside=outside,
             notifications=adapters.notifications,
+            budgets=TenantBudgets(adapters.usage, setup.clock, defaults=NO_CAPS),
+            price_of=setup.app.agent_price,
         ),
         clock=setup.clock,
         threads=setup.threads,
@@ -187,6 +197,7 @@ def _ports(
         new_id=new_id,
         new_token=new_token,
         callback_url=callback_url,
+        budget_default=setup.budget_default,
         fruitless_resumes_max=FRUITLESS_RESUMES_MAX,
         passivate_after=setup.passivate_after,
         log=structlog.get_logger("orchestrator"),

@@ -12,6 +12,7 @@ from orchestrator.cluster import Heads, Nodes
 from orchestrator.inbox import Inbox, WakeUps
 from orchestrator.journal import Journal
 from orchestrator.tenants import Quotas
+from orchestrator.usage import Usage
 from tests.contract.fault_proxy import FaultProxy, fault_proxy
 from tests.contract.stage import OpenTable, Store, open_store, open_table, simulated_store
 from tests.emulators import Emulator
@@ -103,6 +104,12 @@ def callbacks(store: Store) -> Callbacks:
 def quotas(store: Store) -> Quotas:
     """No slots taken yet, of each kind."""
     return store.quotas
+
+
+@pytest.fixture
+def usage(store: Store) -> Usage:
+    """Nothing spent yet, of each kind."""
+    return store.usage
 
 
 @pytest.fixture

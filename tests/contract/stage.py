@@ -44,6 +44,9 @@ from orchestrator.session.values import Json
 from orchestrator.tenants import Quotas
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
 from orchestrator.tenants.memory import MemoryQuotas
+from orchestrator.usage import Usage
+from orchestrator.usage.dynamodb import DynamoDBUsage
+from orchestrator.usage.memory import MemoryUsage
 from tests.contract.waiting import START
 from tests.emulators import REGION, Emulator, access_key, fresh_account
 from tests.simulation.dynamodb import SimTable
@@ -76,6 +79,7 @@ class Store:
     quotas: Quotas
     latest_writes: LatestWrites
     schedules: Schedules
+    usage: Usage
     clock: ManualClock
 
 
@@ -223,6 +227,7 @@ async def open_store(emulator: Emulator | None) -> AsyncIterator[Store]:
             quotas=MemoryQuotas(heads, limit_default=LIMIT_DEFAULT),
             latest_writes=MemoryLatestWrites(clock=clock),
             schedules=MemorySchedules(),
+            usage=MemoryUsage(),
             clock=clock,
         )
         return
@@ -253,6 +258,7 @@ def _store_on(table: Table, clock: ManualClock) -> Store:
         quotas=DynamoDBQuotas(table, limit_default=LIMIT_DEFAULT),
         latest_writes=DynamoDBLatestWrites(table, clock=clock),
         schedules=DynamoDBSchedules(table),
+        usage=DynamoDBUsage(table, retention=RETENTION),
         clock=clock,
     )
 

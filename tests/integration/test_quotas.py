@@ -69,8 +69,27 @@ async def test_the_commands_about_tenants_say_what_is_set(deployment: Deployment
     await deployment.cli("tenants", "set", "free", "--limit", "0")
     code, out, _ = await deployment.cli("tenants", "list", "--json")
     assert [("acme", 7), ("free", 0)] == [(row["tenant"], row["limit"]) for row in map(json.loads, out.splitlines())]
-    for arguments in (("a b", "--limit", "1"), ("acme", "--limit", "-1")):
+    for arguments in (("a b", "--limit", "1"), ("acme", "--limit", "-1"), ("acme",), ("acme", "--tokens", "1.5")):
         assert 2 == (await deployment.cli("tenants", "set", *arguments))[0]
+
+
+async def test_a_tenants_budget_is_set_spent_and_shown(deployment: Deployment) -> None:
+    """By the commands, on a node that runs; what is shown is what its sessions spent."""
+    worker = await deployment.start(ORCHESTRATOR_TENANT_BUDGET='{"agent_calls": 100, "cost": 9}')
+    code, out, _ = await deployment.cli("tenants", "set", "acme", "--agent-calls", "1", "--cost", "0", "--json")
+    caps = {"tokens": None, "cost": None, "agent_calls": 1, "agent_seconds": None}
+    assert (0, caps) == (code, json.loads(out)["caps"])
+    for session_id, status in (("b-1", "COMPLETED"), ("b-2", "FAILED")):
+        order: JsonObject = {"item": "tea", "amount": 1}
+        await deployment.send(start_message("order", order, session_id=session_id, tenant="acme"))
+        await worker.logged("session_ended", session_id=session_id, status=status)
+    async with deployment.http.get(f"{worker.base_url}/sessions/b-2") as answer:
+        assert "TENANT_BUDGET_EXCEEDED" == (await answer.json())["error"]["code"]
+    async with deployment.http.get(f"{worker.base_url}/usage?tenant=acme") as answer:
+        (shown,) = (await answer.json())["usage"]
+    code, out, _ = await deployment.cli("usage", "--json")
+    assert (0, [shown]) == (code, [json.loads(line) for line in out.splitlines()])
+    assert ("acme", 7, caps) == (shown["tenant"], shown["total_tokens"], shown["caps"])
 
 
 async def quota(deployment: Deployment) -> dict[str, object]:

@@ -35,6 +35,23 @@ retries = st.builds(
     multiplier=st.floats(1, 1e300),
 )
 
+counts = st.dictionaries(
+    st.sampled_from(["input_tokens", "output_tokens", "total_tokens", "cost", "requests"]),
+    st.integers(-(10**20), 10**20) | st.integers(0, 9) | st.floats(allow_nan=False, allow_infinity=False) | json_values,
+    max_size=3,
+)
+budgets = st.fixed_dictionaries(
+    {},
+    optional={
+        "tokens": st.integers(1, 20),
+        "cost": st.floats(0.1, 9.0),
+        "agent_calls": st.integers(1, 3),
+        "wall_time": st.floats(1.0, 1e6),
+        "on_reached": st.just("ask"),
+        "approval_timeout": st.floats(1.0, 1e6),
+    },
+)
+
 step_messages: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.StepStarting, operations, attempts, st.booleans()),
     st.builds(m.StepSucceeded, operations, attempts, json_values),
@@ -51,7 +68,17 @@ agent_messages: st.SearchStrategy[m.Message] = st.one_of(
         retry=st.none() | retries,
         knew_of_stop=st.booleans(),
     ),
-    st.builds(m.AgentSucceeded, operations, attempts, json_values, st.none() | json_objects),
+    st.builds(m.AgentSucceeded, operations, attempts, json_values, st.none() | counts),
+    st.builds(m.CallAtCap, operations),
+    st.builds(
+        m.TenantCapReached,
+        operations,
+        attempts,
+        st.sampled_from(["tokens", "cost"]),
+        st.floats(1, 9),
+        st.floats(9, 99),
+        st.just("2026-01"),
+    ),
     st.builds(m.AgentAttemptFailed, operations, attempts, errors, st.booleans(), draws),
     st.builds(m.CallStarting, operations, operations),
     st.builds(m.CallEnded, operations, operations, json_values, st.none() | json_objects, st.none() | errors),
@@ -104,7 +131,7 @@ delivered: st.SearchStrategy[m.Delivered] = st.one_of(
 progress_messages: st.SearchStrategy[m.Message] = st.builds(
     m.ProgressMade, operations, texts, st.none() | st.floats(0, 100), json_values
 )
-alarms: st.SearchStrategy[m.Message] = st.sampled_from([m.TimeLimitReached(), m.GraceOver()])
+alarms: st.SearchStrategy[m.Message] = st.sampled_from([m.TimeLimitReached(), m.WallTimeReached(), m.GraceOver()])
 ends: st.SearchStrategy[m.Message] = st.one_of(
     st.builds(m.HandlerReturned, json_values, st.booleans()),
     st.builds(m.HandlerRaised, errors, st.booleans()),
@@ -121,5 +148,6 @@ starts = st.builds(
     parent_operation=st.none() | texts,
     time_limit=timeouts,
     patches=st.none() | st.lists(texts, max_size=2),
+    budget=st.none() | budgets,
 )
 instants = st.integers(0, 10**12).map(lambda millis: NOON + timedelta(milliseconds=millis))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from orchestrator import Orchestrator, SessionContext
-from orchestrator.cli.arguments import id_argument, json_argument, secret_argument, text_argument
+from orchestrator.cli.arguments import cap_argument, id_argument, json_argument, secret_argument, text_argument
 from orchestrator.cli.output import Exit
 from orchestrator.payloads import InvalidPayload, PayloadType, parse_json
 from orchestrator.session.events import Event, Recorded, SessionCompleted, SessionStarted, StepCompleted
@@ -79,6 +79,8 @@ ARGUMENTS: Final[list[Callable[[str], object]]] = [
     lambda text: id_argument(text, "--key"),
     lambda text: text_argument(text, "--reason", length_max=5),
     lambda text: secret_argument(text, "--token"),
+    lambda text: cap_argument("tokens", text),
+    lambda text: cap_argument("cost", text),
 ]
 
 
@@ -100,6 +102,29 @@ def test_any_argument_is_a_value_or_ends_the_command_as_a_wrong_usage(read: Call
     else:
         return
     assert Exit.USAGE == code
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "cap"),
+    [
+        ("tokens", "5", 5),
+        ("tokens", "0", 0),
+        ("cost", "0.0", 0),
+        ("cost", "2.5", 2.5),
+        ("agent_calls", "default", None),
+    ],
+)
+def test_a_cap_is_a_number_none_or_the_settings(name: str, text: str, cap: float | None) -> None:
+    """0 is no cap at all, whatever the setting says."""
+    assert cap == cap_argument(name, text)
+
+
+@pytest.mark.parametrize(("name", "text"), [("tokens", "1.5"), ("tokens", "-1"), ("cost", "nan"), ("cost", "1e10")])
+def test_what_is_no_cap_is_a_wrong_usage(name: str, text: str) -> None:
+    """Exit 2."""
+    with pytest.raises(SystemExit) as ended:
+        cap_argument(name, text)
+    assert Exit.USAGE == ended.value.code
 
 
 # --- inputs of sessions --------------------------------------------------------------------------------------------

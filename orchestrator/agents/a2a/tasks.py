@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from orchestrator.agents.local import usage_of
+from orchestrator.agents.usage import usage_of
 from orchestrator.remote import (
     AgentCanceled,
     AgentNeedsAuth,

@@ -151,6 +151,7 @@ HEAD_WRITES = frozenset(
 )
 INBOX_WRITES = frozenset({"put", "delete"})
 QUOTA_WRITES = frozenset({"admit", "enqueue", "promote", "dismiss", "free"})
+USAGE_WRITES = frozenset({"count"})
 
 
 class _Lined:

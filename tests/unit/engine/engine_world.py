@@ -17,6 +17,7 @@ from engine_line import (
     JOURNAL_WRITES,
     PATIENCE_SECONDS,
     QUOTA_WRITES,
+    USAGE_WRITES,
     Line,
     at_the_end_of,
 )
@@ -53,6 +54,7 @@ from orchestrator.session.values import ErrorRecord, Json, canonical_json
 from orchestrator.tenants.memory import MemoryQuotas
 from orchestrator.testing.node import Adapters, Setup, build_node
 from orchestrator.testing.node import Node as BuiltNode
+from orchestrator.usage.memory import MemoryUsage
 from orchestrator.user_code import step_threads
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -101,6 +103,7 @@ class World:
         self.journal = MemoryJournal()
         self.heads = MemoryHeads()
         self.quotas = MemoryQuotas(self.heads, limit_default=tenant_limit)
+        self.usage = MemoryUsage()
         self.inbox = MemoryInbox()
         self.wake_ups = MemoryWakeUps()
         self.callbacks = MemoryCallbacks(clock=self.clock)
@@ -132,6 +135,7 @@ class World:
             wake_ups=self.wake_ups,
             callbacks=self.callbacks,
             quotas=at_the_end_of(line, self.quotas, writes=QUOTA_WRITES, standing=self.standing),
+            usage=at_the_end_of(line, self.usage, writes=USAGE_WRITES, prefix="usage_"),
             artifacts=self.artifacts,
             notifications=self.notifications,
             pokes=self.pokes,

@@ -413,7 +413,7 @@ async def test_an_agent_is_ordered_run_and_recorded_with_its_usage() -> None:
     assert SessionCompleted(result={"answer": "42", "usage": usage}) == end
     assert [({"item": "tea", "count": 1}, {"depth": 3}), ("again", {})] == Researcher.asked
     assert ["AGENT_STARTED agent", "AGENT_COMPLETED agent", "AGENT_STARTED other"] == (await world.story())[1:4]
-    assert {"input_tokens": 20, "output_tokens": 5.0} == (await world.state()).usage
+    assert {"input_tokens": 20, "output_tokens": 5.0, "total_tokens": 25.0} == (await world.state()).usage
 
 
 async def test_an_agent_that_nobody_registered_fails_without_a_retry() -> None:

@@ -9,7 +9,7 @@ from engine_trials import pass_seconds, same_end_whatever_happens, told, until_e
 from engine_world import Diary, Handler, Node, World, app_of
 
 from actors import settle
-from orchestrator import Callback, OperationTimedOut, Orchestrator, RetryPolicy, SessionContext
+from orchestrator import Budget, Callback, OperationTimedOut, Orchestrator, RetryPolicy, SessionContext
 from orchestrator.errors import SessionCancelled as Cancelled
 from orchestrator.session.events import SessionCancelled, SessionCompleted, SessionFailed
 
@@ -171,7 +171,12 @@ async def test_an_undo_step_that_raises_what_a_stop_raises_has_failed_like_any_o
     assert 5 == len(tries)
 
 
-async def test_the_time_limit_of_a_session_ends_it_though_no_code_matches_it() -> None:
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [("timeout", "SESSION_TIMED_OUT"), ("budget", "BUDGET_EXCEEDED")],
+    ids=["time limit", "wall time"],
+)
+async def test_the_time_limit_of_a_session_ends_it_though_no_code_matches_it(limit: str, code: str) -> None:
     """On time, and without its clean-up: what cannot go on must not be open for ever."""
 
     async def handler(ctx: SessionContext) -> None:
@@ -181,11 +186,11 @@ async def test_the_time_limit_of_a_session_ends_it_though_no_code_matches_it() -
         await ctx.sleep(3)
 
     world = World()
-    async with world.node(limited(handler)) as node:
+    async with world.node(limited(handler, limit)) as node:
         await node.start()
         await settle()
         node.crash()
-    async with world.node(limited(changed), "node-2") as node:
+    async with world.node(limited(changed, limit), "node-2") as node:
         await node.claim(dead_owner="node-1")
         assert "NON_DETERMINISM" in await world.blocked()
         await pass_seconds(world, node, 99)
@@ -193,11 +198,33 @@ async def test_the_time_limit_of_a_session_ends_it_though_no_code_matches_it() -
         await pass_seconds(world, node, 1)
         end = await world.end()
     assert isinstance(end, SessionFailed)
-    assert "SESSION_TIMED_OUT" == end.error.code
+    assert code == end.error.code
 
 
-def limited(handler: Handler) -> Orchestrator:
-    """Return an application whose sessions may live a hundred seconds."""
+@pytest.mark.parametrize("limit", ["timeout", "budget"])
+async def test_the_time_limit_of_a_session_ends_it_though_its_type_is_gone(limit: str) -> None:
+    """That is found at each try before its alarm can ring."""
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.wait_for_signal("go", timeout=50_000)
+
+    world = World()
+    async with world.node(limited(handler, limit)) as node:
+        await node.start()
+        await settle()
+        node.crash()
+    async with world.node(Orchestrator(), "node-2") as node:
+        await node.claim(dead_owner="node-1")
+        assert "UNKNOWN_SESSION_TYPE" in await world.blocked()
+        await pass_seconds(world, node, 100)
+        assert isinstance(await world.end(), SessionFailed)
+
+
+def limited(handler: Handler, limit: str = "timeout") -> Orchestrator:
+    """Return an application whose sessions may live a hundred seconds, by that limit."""
     app = Orchestrator()
-    app.session("main", timeout=100)(handler)
+    if limit == "timeout":
+        app.session("main", timeout=100)(handler)
+    else:
+        app.session("main", budget=Budget(wall_time=100))(handler)
     return app

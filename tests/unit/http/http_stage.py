@@ -43,10 +43,13 @@ from orchestrator.pokes import Doorbell
 from orchestrator.router import Router
 from orchestrator.session.events import Event, Recorded, SessionCompleted, SessionStarted, StepCompleted
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import Json
+from orchestrator.session.values import Json, JsonObject
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
+from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants.memory import MemoryQuotas
+from orchestrator.usage import NO_CAPS
+from orchestrator.usage.memory import MemoryUsage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 10.0
@@ -153,7 +156,7 @@ class Stage:
             assert answer.status == problem["status"]
             return answer.status, problem["code"]
 
-    async def has(self, session_id: str, *events: Event, **fields: str) -> None:
+    async def has(self, session_id: str, *events: Event, budget: JsonObject | None = None, **fields: str) -> None:
         """Let there be such a session, with these events behind its start."""
         at = NOON + timedelta(seconds=next(self._numbers))
         head = Head(
@@ -172,7 +175,8 @@ class Stage:
         )
         await self.heads.create(head)
         digest = fields.get("payload_sha256", "0")
-        await self.record(session_id, SessionStarted(head.session_type, head.tenant, None, digest, None), *events)
+        started = SessionStarted(head.session_type, head.tenant, None, digest, None, budget=budget)
+        await self.record(session_id, started, *events)
 
     async def record(self, session_id: str, *events: Event) -> None:
         """Add events to a session's journal, as another node would."""
@@ -255,7 +259,7 @@ def _session_ports(
     def new_id() -> str:
         return f"n-{next(numbers)}"
 
-    artifacts, callbacks = MemoryArtifacts(), MemoryCallbacks(clock=clock)
+    artifacts, callbacks, usage = MemoryArtifacts(), MemoryCallbacks(clock=clock), MemoryUsage()
     payloads = PayloadStore(artifacts, inline_bytes_max=PAYLOAD_BYTES_MAX)
     return SessionPorts(
         node_id=NODE,
@@ -277,6 +281,8 @@ def _session_ports(
             callback_url=lambda callback_id: f"http://node-1/callbacks/{callback_id}",
             outside=_nobody_outside,
             notifications=MemoryNotifications(),
+            budgets=TenantBudgets(usage, clock, defaults=NO_CAPS),
+            price_of=lambda _: None,
         ),
         clock=clock,
         threads=threads,
@@ -284,6 +290,7 @@ def _session_ports(
         new_id=new_id,
         new_token=new_id,
         callback_url=lambda callback_id: f"http://node-1/callbacks/{callback_id}",
+        budget_default=None,
         fruitless_resumes_max=5,
         passivate_after=30.0,
         log=structlog.get_logger(),

@@ -33,7 +33,7 @@ from orchestrator.session import messages as m
 from orchestrator.session.decide import EVENTS_MAX
 from orchestrator.session.ending import GRACE, LAST_GRACE
 from orchestrator.session.mail import CARRIED_SIGNALS_BYTES_MAX, mail_to_carry
-from orchestrator.session.notices import EndChild, StartNext, TellParent, end_of_child, notices
+from orchestrator.session.notices import CountUsage, EndChild, StartNext, TellParent, end_of_child, notices
 from orchestrator.session.owed import (
     CANCELLING,
     CLOSING,
@@ -55,6 +55,7 @@ from orchestrator.session.owed import (
     next_instant,
     owed,
 )
+from orchestrator.session.spending import SPENT, carried_from
 from orchestrator.session.state import SessionState, evolve
 from orchestrator.session.values import ErrorRecord
 
@@ -212,10 +213,12 @@ def test_nothing_is_told_before_the_end() -> None:
 
 @pytest.mark.parametrize("end", [end for end in ENDS if not isinstance(end, e.SessionContinued)])
 def test_an_end_that_nobody_waits_for_is_told_to_nobody(end: e.Event) -> None:
-    """There is no parent, and no open child."""
+    """There is no parent, and no open child. What agents spent is counted."""
     for events in HISTORIES:
+        state = after(*events, end)
         if after(*events).open_operations.get("a") is None or CHILD not in events:
-            assert () == notices(after(*events, end)), events
+            spending = (CountUsage(state),) if ORDERED in events else ()
+            assert spending == notices(state), events
 
 
 @pytest.mark.parametrize(
@@ -276,9 +279,15 @@ def test_what_an_end_has_to_tell_fits_into_head_however_many_children_are_open()
 
 
 def test_a_session_that_continues_leaves_all_that_its_next_generation_needs() -> None:
-    """Who waits for it, its limits, its token; its mail; and the new input. Its parent is told nothing yet."""
+    """Who waits for it, its limits, its token, mail and spending; and the new input. Its parent is told nothing yet."""
     started = replace(
-        CHILD_OF, trace="00-1", task_token="t", time_limit=60.0, patches=["old"], carried={"known": {"m0": "0"}}
+        CHILD_OF,
+        trace="00-1",
+        task_token="t",
+        time_limit=60.0,
+        patches=["old"],
+        carried={"known": {"m0": "0"}},
+        budget={"tokens": 100},
     )
     events = (SIGNAL, e.SignalReceived("go", "m2", 2), TAKEN, e.SessionContinued({"page": 2}, "s:g2"))
     state = after(*events, started=started)
@@ -286,6 +295,8 @@ def test_a_session_that_continues_leaves_all_that_its_next_generation_needs() ->
     assert isinstance(notice, StartNext)
     assert ("s", "s:g2", "next") == (notice.previous, notice.session_id, notice.notice_id)
     carried, left = mail_to_carry(state.mail)
+    assert carried is not None
+    carried |= {SPENT: carried_from(state.spent, state.usage)}
     assert replace(started, input={"page": 2}, carried=carried) == notice.started
     assert () == left == notice.signals
 

@@ -1,0 +1,162 @@
+"""What a tenant may spend in a month: counted once whatever dies, over all its sessions and nodes."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from engine_life import crash_at_every_call, live
+from engine_world import NOON, Gate, Node, World, failed
+
+from actors import settle
+from orchestrator import Budget, Orchestrator, SessionContext
+from orchestrator.session.events import SessionCompleted, SessionFailed
+from orchestrator.session.values import Json
+from orchestrator.usage import NO_CAPS, Caps, Total
+
+USAGE: dict[str, Json] = {"input_tokens": 30, "output_tokens": 10, "cost": 0.5}
+ONE_CALL = Total(input_tokens=30, output_tokens=10, tokens=40, cost_micros=500_000, agent_calls=1)
+MONTH = "2026-01"
+
+
+async def research(_: object) -> Json:
+    """Say what it used."""
+    return {"usage": USAGE}
+
+
+async def twice(ctx: SessionContext) -> str:
+    """Call the agent two times."""
+    for _ in range(2):
+        await ctx.invoke_agent("researcher", "tea")
+    return "done"
+
+
+def app_with(handler: object = twice, agent: object = research, budget: Budget | None = None) -> Orchestrator:
+    """Return an application with one session type and one agent."""
+    app = Orchestrator()
+    app.session("main", budget=budget)(handler)  # type: ignore[type-var]
+    app.agent("researcher")(agent)
+    return app
+
+
+def exceeded(used: str, limit: str, unit: str) -> SessionFailed:
+    """Return the end of a session whose tenant has spent what it may."""
+    text = f"the tenant's budget is spent: {used} of {limit} {unit}"
+    return failed("TenantBudgetExceeded", "TENANT_BUDGET_EXCEEDED", text)
+
+
+async def capped(caps: Caps) -> World:
+    """Return a world whose tenant may spend so much."""
+    world = World()
+    await world.usage.set_caps("default", caps, at=NOON)
+    return world
+
+
+async def test_what_a_session_spent_is_counted_at_its_end() -> None:
+    """Once, for its tenant and the month of its end; one that asked no agent leaves nothing to count."""
+    world = World()
+    async with world.node(app_with()) as node:
+        await node.start(session_id="a", tenant="acme")
+        assert SessionCompleted("done") == await world.end("a")
+        await settle()
+        assert ONE_CALL + ONE_CALL == await world.usage.month("acme", MONTH)
+        assert () == (await world.head("a")).outbox
+
+
+@pytest.mark.parametrize("caps", [NO_CAPS, Caps(tokens=1_000_000)], ids=["without a cap", "with a cap"])
+async def test_wherever_a_node_dies_a_session_is_counted_once(caps: Caps) -> None:
+    """Power fails at each call to the table, one after the other: the sums are those of the journal, each time."""
+
+    async def scenario(world: World, node: Node) -> None:
+        await world.usage.set_caps("default", caps, at=NOON)
+        await node.start()
+        await settle()
+
+    async def after(world: World) -> None:
+        assert ONE_CALL + ONE_CALL == await world.usage.month("default", MONTH)
+
+    assert await crash_at_every_call(app_with(), scenario, after=after) > 10
+
+
+async def test_a_frozen_node_that_counts_late_counts_nothing_twice() -> None:
+    """Its successor has counted the whole by then."""
+    world = await capped(Caps(tokens=1_000_000))
+    async with world.node(app_with()) as zombie, world.node(app_with(), "node-2") as successor:
+        zombie.line.hold_on("usage_count")
+        await zombie.start()
+        await zombie.line.until_held()
+        await live(world, successor, dead=("node-1",))
+        zombie.line.thaw()
+        await settle()
+        assert ONE_CALL + ONE_CALL == await world.usage.month("default", MONTH)
+
+
+@pytest.mark.parametrize(
+    ("caps", "end"),
+    [
+        (Caps(agent_calls=3), exceeded("3", "3", "agent calls")),
+        (Caps(tokens=100), exceeded("120", "100", "tokens")),
+        (Caps(cost=1.25), exceeded("1.5", "1.25", "cost")),
+    ],
+    ids=["agent calls", "tokens", "cost"],
+)
+async def test_sessions_of_a_tenant_spend_from_one_budget(caps: Caps, end: SessionFailed) -> None:
+    """The second one ends where it is spent; the tenant's next month is another one, and so is another tenant."""
+    world = await capped(caps)
+    async with world.node(app_with()) as node:
+        await node.start(session_id="a")
+        assert SessionCompleted("done") == await world.end("a")
+        await node.start(session_id="b")
+        assert end == await world.end("b")
+        await node.start(session_id="c", tenant="other")
+        assert SessionCompleted("done") == await world.end("c")
+        await world.pass_time((datetime(2026, 2, 1, tzinfo=UTC) - NOON).total_seconds())
+        await node.start(session_id="d")
+        assert SessionCompleted("done") == await world.end("d")
+
+
+async def test_the_time_of_agent_runs_is_spent_too() -> None:
+    """The time of runs that ended, to the millisecond."""
+    gate, world = Gate(), await capped(Caps(agent_seconds=60))
+
+    async def slow(_: object) -> str:
+        return await gate.passing()
+
+    async with world.node(app_with(agent=slow)) as node:
+        await node.start()
+        await gate.reached()
+        await world.pass_time(61.5)
+        gate.open()
+        assert exceeded("61.5", "60", "seconds of agent runs") == await world.end()
+
+
+async def test_two_sessions_at_once_pass_a_cap_by_no_more_than_what_is_under_way() -> None:
+    """Of calls, not by one: each is counted before it begins, and those that come after the last one do not begin."""
+    gate, begun = Gate(), list[int]()
+    world = await capped(Caps(agent_calls=3))
+
+    async def agent(_: object) -> Json:
+        begun.append(1)
+        await gate.passing()
+        return {"usage": USAGE}
+
+    async def handler(ctx: SessionContext) -> None:
+        await asyncio.gather(*(ctx.invoke_agent("researcher", n, name=f"r{n}") for n in range(4)))
+
+    async with world.node(app_with(handler, agent)) as first, world.node(app_with(handler, agent), "node-2") as second:
+        await first.start(session_id="a")
+        await second.start(session_id="b")
+        ends = [await world.end("a"), await world.end("b")]
+    assert [SessionFailed, SessionFailed] == [type(end) for end in ends]
+    assert len(begun) <= 3
+
+
+async def test_a_cap_that_is_lifted_lets_new_sessions_spend() -> None:
+    """A node hears of it within seconds."""
+    world = await capped(Caps(agent_calls=1))
+    async with world.node(app_with()) as node:
+        await node.start(session_id="a")
+        assert exceeded("1", "1", "agent calls") == await world.end("a")
+        await world.usage.set_caps("default", NO_CAPS, at=NOON)
+        await world.pass_time(3)
+        await node.start(session_id="b")
+        assert SessionCompleted("done") == await world.end("b")
