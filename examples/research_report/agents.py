@@ -9,7 +9,6 @@ too would stand in a table, or this would be a session of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,9 +20,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from examples.research_report.app import AGENTS_URL
-from examples.research_report.texts import Text, analyse, research, write
+from examples.research_report.texts import AGENTS, Text
 
-AGENTS: Final[dict[str, Callable[[str], str]]] = {"researcher": research, "analyst": analyse, "writer": write}
 WORK_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.5
 ANSWER_SECONDS_MAX: Final = aiohttp.ClientTimeout(total=10.0)

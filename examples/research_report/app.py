@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import aiohttp
 from pydantic import BaseModel
@@ -37,8 +37,20 @@ class Outcome(BaseModel):
     comment: str | None
 
 
+class Ask(Protocol):
+    """How an agent is given work, and its answer waited for; `remote.py` has another way."""
+
+    async def __call__(self, ctx: SessionContext, name: str, agent: str, text: str, *, timeout: timedelta) -> str:
+        """Return the agent's answer."""
+        ...
+
+
 @app.session("research-report")
 async def research_report(ctx: SessionContext, request: Request) -> Outcome:
+    return await report(ctx, request, ask)
+
+
+async def report(ctx: SessionContext, request: Request, ask: Ask) -> Outcome:
     questions = await ctx.step("init", questions_on, request.topic)
     notes = await ask(ctx, "research", "researcher", questions, timeout=4 * HOUR)
     analysis = await ask(ctx, "analysis", "analyst", notes, timeout=2 * HOUR)
@@ -51,8 +63,8 @@ async def research_report(ctx: SessionContext, request: Request) -> Outcome:
         return Outcome(status="REJECTED", url=url, by=verdict.by, comment=verdict.comment)
 
     text = await ask(ctx, "writing", "writer", draft_of(request.topic, analysis), timeout=HOUR)
-    report = await ctx.artifacts.put("report.md", text)
-    url = await ctx.artifacts.presigned_url(report, expires=7 * DAY)
+    stored = await ctx.artifacts.put("report.md", text)
+    url = await ctx.artifacts.presigned_url(stored, expires=7 * DAY)
     return Outcome(status="COMPLETED", url=url, by=verdict.by, comment=verdict.comment)
 
 

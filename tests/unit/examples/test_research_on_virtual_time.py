@@ -9,8 +9,7 @@ from engine_world import Node, World
 from yarl import URL
 
 from actors.signals import Signal
-from examples.research_report.agents import AGENTS
-from examples.research_report.texts import analyse, draft_of, questions_on, research, write
+from examples.research_report.texts import AGENTS, analyse, draft_of, questions_on, research, write
 from orchestrator import Callback, current_invocation
 from orchestrator.notifications import WorldNotice
 from orchestrator.notifications.memory import MemoryNotifications
