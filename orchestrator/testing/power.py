@@ -51,7 +51,8 @@ class _Powered:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._adapter, name)
-        if not callable(method):
+        if not (inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)):
+            # It answers from what the node knows by itself: nothing of it needs power.
             return method
 
         async def answered(*args: object, **kwargs: object) -> object:
