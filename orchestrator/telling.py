@@ -52,7 +52,6 @@ class Telling:
 
     async def announce(self, owed: Sequence[Announce], log: FilteringBoundLogger) -> Left:
         """Tell the world of the end, on every channel that is due; return what is left to be told."""
-        before = recorded(self._head.current.attributes, self._tries, self._told)
         # What its approvals came to is nobody's business any more.
         self._told = frozenset()
         self._tries = {name: tries for name, tries in self._tries.items() if not name.startswith(APPROVAL)}
@@ -60,7 +59,8 @@ class Telling:
             due = [each.channel for each in owed if self._is_due(each.channel)]
             await self._tell(end_notice(owed[0].ended), {channel: channel for channel in due}, log)
         left = tuple(each.channel for each in owed if self._is_open(each.channel))
-        after = recorded(self._head.current.attributes, self._tries, self._told)
+        before = self._head.current.attributes
+        after = recorded(before, self._tries, self._told)
         return Left(left, self._next_at(left), None if after == before else after)
 
     # --- approvals -----------------------------------------------------------------------------------------------
@@ -73,11 +73,14 @@ class Telling:
         Calls `rests` when all that is left is to wait for the next try: the session may leave memory meanwhile.
         """
         seq = state.operations[effect.operation].started_seq
-        if seq in self._told:
-            return await self._performer.outside().answer_to(effect)
         names = {f"{APPROVAL}{seq}:{each}": each for each in self._performer.notifications.of_approval()}
         # Where some are on record as failed, the others have heard of it.
         left = {name: channel for name, channel in names.items() if name in self._tries} or names
+        if seq in self._told or left is not names:
+            # People know of it: their answer may be there, and whoever was to bring it may have died.
+            answered = await self._performer.outside().answer_to(effect)
+            if answered is not None or seq in self._told:
+                return answered
         notice: ApprovalNotice | None = None
         while True:
             due = {name: channel for name, channel in left.items() if self._is_due(name)}

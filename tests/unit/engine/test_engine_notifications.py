@@ -9,6 +9,8 @@ from engine_world import Diary, Gate, World, app_of
 
 from actors import settle
 from orchestrator import SessionContext
+from orchestrator.answers import success
+from orchestrator.callbacks import approval_id_of
 from orchestrator.notifications import (
     EVENTS,
     LOG,
@@ -262,6 +264,22 @@ async def test_people_are_asked_once_however_often_the_session_leaves_memory() -
         await node.deliveries.approve("s", "publish", True, "ann", None)
         await live(world, node)
         assert {} == (await world.head()).attributes.get("undelivered", {})
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["of which all have heard", "that a channel does not take"])
+async def test_an_answer_that_was_decided_and_never_brought_is_found_at_an_approval(fails: bool) -> None:
+    """Whoever was to bring it may have died: the next activation looks, whether or not it is time to ask again."""
+    world, app = asking_on(LOG, TOPIC), app_of(asks)
+    if fails:
+        world.notifications.faults[TOPIC] = HANGS
+    async with world.node(app) as node:
+        await node.start()
+        await settle()
+        await until_suspended(world, node)
+        callback_id = approval_id_of("s", "publish")
+        await world.callbacks.decide(callback_id, success({"approved": True, "by": "ann", "comment": None}))
+        assert await node.claim(only_unowned=True)
+        assert e.SessionCompleted(True) == await world.end()
 
 
 async def test_a_node_that_dies_while_people_are_asked_asks_them_again_under_the_same_id() -> None:
