@@ -9,6 +9,7 @@ from engine_world import NOON, Diary, Gate, Node, World, failed
 from actors import settle
 from orchestrator import Budget, Orchestrator, Price, RetryPolicy, SessionContext, current_invocation
 from orchestrator.invocation import CallResult
+from orchestrator.replaying import replay_journal
 from orchestrator.session.events import SessionCompleted
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json
@@ -260,3 +261,16 @@ async def test_a_handlers_own_approval_named_budget_is_its_own() -> None:
         await settle()
         await answered(yes=False)(world, node)
         assert SessionCompleted(False) == await world.end()
+
+
+@pytest.mark.parametrize("yes", [True, False])
+async def test_a_journal_with_a_question_of_the_sessions_own_is_replayed_past_it(*, yes: bool) -> None:
+    """Open, answered, and ended by the answer: the handler's operations alone are counted."""
+    app, world = asking(), World()
+    async with world.node(app) as node:
+        await node.start()
+        await settle()
+        assert 4 == (await replay_journal("s", await world.recorded(), app)).operations
+        await answered(yes=yes)(world, node)
+        await world.end()
+    assert (8 if yes else 4) == (await replay_journal("s", await world.recorded(), app)).operations
