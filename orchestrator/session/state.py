@@ -15,7 +15,7 @@ from rpds import HashTrieMap, HashTrieSet
 from orchestrator.session import events as e
 from orchestrator.session.frozen import quick, replace
 from orchestrator.session.mail import NO_MAIL, Mail, mail_left_by
-from orchestrator.session.spending import SPENDING, Spent, rest_of, spent_after, spent_before, summed
+from orchestrator.session.spending import SPENDING, Spent, is_of_session, rest_of, spent_after, spent_before, summed
 from orchestrator.session.transitions import (
     ENDED,
     OPERATION_TRANSITIONS,
@@ -59,8 +59,9 @@ class Operation:
 
     @property
     def is_handlers(self) -> bool:
-        """Whether the handler awaits it: not what an agent run called, and not news for people."""
-        return self.agent_run is None and self.kind is not OperationKind.PROGRESS
+        """Whether the handler awaits it: not what an agent run called, nor the session itself, nor news for people."""
+        is_its_own = self.agent_run is None and not is_of_session(self.operation_id)
+        return is_its_own and self.kind is not OperationKind.PROGRESS
 
     @property
     def is_settled(self) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from orchestrator import (
     Approval,
+    Budget,
     Callback,
     NonRetryable,
     Orchestrator,
@@ -94,6 +95,13 @@ async def order(ctx: SessionContext, order: Order) -> Receipt:
     await ctx.invoke_agent("clerk", {"item": order.item})
     ctx.logger.info("receipt_written")
     return Receipt(number, total)
+
+
+@app.session("frugal", budget=Budget(agent_calls=1, on_reached="ask"))
+async def frugal(ctx: SessionContext) -> str:
+    for _ in range(2):
+        await ctx.invoke_agent("clerk", "tea")
+    return "done"
 
 
 @app.session("echo")

@@ -92,6 +92,20 @@ async def test_a_tenants_budget_is_set_spent_and_shown(deployment: Deployment) -
     assert ("acme", 7, caps) == (shown["tenant"], shown["total_tokens"], shown["caps"])
 
 
+async def test_a_session_at_its_cap_goes_on_when_somebody_says_so(deployment: Deployment) -> None:
+    """By the command, under the name `budget`; who asked for another name is told which there is."""
+    worker = await deployment.start()
+    await deployment.send(start_message("frugal", None, session_id="f-1"))
+    await worker.logged("session_held", session_id="f-1")
+    async with deployment.http.get(f"{worker.base_url}/sessions/f-1") as answer:
+        view = await answer.json()
+    (waiting,) = [each for each in view["current_operations"] if each["kind"] == "approval"]
+    assert {"cap": "agent_calls", "limit": 1, "used": 1} == waiting["waits_for"]["subject"]
+    assert {"agent_calls": {"limit": 1, "used": 1, "left": 0}} == view["budget"]["caps"]
+    assert 0 == (await deployment.cli("approve", "f-1", "budget", "--by", "ann"))[0]
+    await worker.logged("session_ended", session_id="f-1", status="COMPLETED")
+
+
 async def quota(deployment: Deployment) -> dict[str, object]:
     """Return the tenant's limit and counts, as the command shows them."""
     code, out, _ = await deployment.cli("tenants", "get", "acme", "--json")

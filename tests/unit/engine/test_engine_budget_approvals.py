@@ -7,8 +7,9 @@ from engine_trials import Plot, same_end_whatever_happens, told
 from engine_world import NOON, Diary, Gate, Node, World, failed
 
 from actors import settle
-from orchestrator import Budget, Orchestrator, RetryPolicy, SessionContext, current_invocation
+from orchestrator import Budget, Orchestrator, Price, RetryPolicy, SessionContext, current_invocation
 from orchestrator.invocation import CallResult
+from orchestrator.replaying import replay_journal
 from orchestrator.session.events import SessionCompleted
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json
@@ -40,7 +41,7 @@ def asking(handler: object = four_times, agent: object = research, budget: Budge
     """Return an application whose sessions ask at their cap."""
     app = Orchestrator()
     app.session("main", budget=budget)(handler)  # type: ignore[type-var]
-    app.agent("researcher")(agent)
+    app.agent("researcher", price=Price(input=5, output=5))(agent)
     return app
 
 
@@ -181,8 +182,15 @@ async def test_a_run_at_the_cap_goes_on_from_its_recorded_calls() -> None:
     assert ["a", "b", "c"] == calls
 
 
-async def test_a_run_at_the_cap_of_one_that_does_not_ask_is_stopped_before_its_next_call() -> None:
-    """A long run cannot spend past its session's budget by more than one call."""
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [(Budget(tokens=100), "120 of 100 tokens"), (Budget(cost=0.0005), "0.0006 of 0.0005 cost")],
+    ids=["tokens", "cost"],
+)
+async def test_a_run_at_the_cap_of_one_that_does_not_ask_is_stopped_before_its_next_call(
+    budget: Budget, says: str
+) -> None:
+    """A long run cannot spend past its session's budget by more than one call, whose price counts with it."""
     calls, world = list[int](), World()
 
     async def agent(_: object) -> None:
@@ -191,7 +199,7 @@ async def test_a_run_at_the_cap_of_one_that_does_not_ask_is_stopped_before_its_n
 
         async def model() -> CallResult:
             calls.append(1)
-            return CallResult("r", usage=USAGE)
+            return CallResult("r", usage={"input_tokens": 40})
 
         for n in range(9):
             await recorded.run(f"model#{n}", model)
@@ -199,9 +207,8 @@ async def test_a_run_at_the_cap_of_one_that_does_not_ask_is_stopped_before_its_n
     async def handler(ctx: SessionContext) -> object:
         return await ctx.invoke_agent("researcher", "tea")
 
-    end = await world.run(asking(handler, agent, Budget(tokens=100)))
-    text = "the session's budget is spent: 120 of 100 tokens"
-    assert failed("BudgetExceeded", "BUDGET_EXCEEDED", text) == end
+    end = await world.run(asking(handler, agent, budget))
+    assert failed("BudgetExceeded", "BUDGET_EXCEEDED", f"the session's budget is spent: {says}") == end
     assert 3 == len(calls)
 
 
@@ -254,3 +261,16 @@ async def test_a_handlers_own_approval_named_budget_is_its_own() -> None:
         await settle()
         await answered(yes=False)(world, node)
         assert SessionCompleted(False) == await world.end()
+
+
+@pytest.mark.parametrize("yes", [True, False])
+async def test_a_journal_with_a_question_of_the_sessions_own_is_replayed_past_it(*, yes: bool) -> None:
+    """Open, answered, and ended by the answer: the handler's operations alone are counted."""
+    app, world = asking(), World()
+    async with world.node(app) as node:
+        await node.start()
+        await settle()
+        assert 4 == (await replay_journal("s", await world.recorded(), app)).operations
+        await answered(yes=yes)(world, node)
+        await world.end()
+    assert (8 if yes else 4) == (await replay_journal("s", await world.recorded(), app)).operations
