@@ -27,7 +27,7 @@ from orchestrator.process_identity import identity_of, is_gone
 
 EMULATOR_MODULE: Final = "ministack"
 EMULATOR_PORT: Final = 4566
-SERVICES: Final = "dynamodb,sqs,s3,sns,events,states,iam,sts"
+SERVICES: Final = "dynamodb,sqs,s3,sns,events,states,lambda,iam,sts"
 START_TRIES_MAX: Final = 300
 START_TRY_SECONDS: Final = 0.1
 STOP_SECONDS_MAX: Final = 20.0
