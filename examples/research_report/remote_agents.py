@@ -33,7 +33,7 @@ from starlette.routing import Mount, Route
 from examples.research_report.app import AGENTS_URL
 from examples.research_report.texts import AGENTS, quoting
 
-WORK_SECONDS: Final = 1.0
+WORK_SECONDS: Final = 0.5
 LENGTHY: Final = {"researcher": quoting}
 
 
