@@ -33,7 +33,7 @@ def settle_outbox(heads: Heads, seen: Head) -> Awaitable[Head]:
 
 
 def annotate(heads: Heads, seen: Head) -> Awaitable[Head]:
-    return heads.annotate(seen, {"note": 1})
+    return heads.annotate(seen, seen.attributes)
 
 
 CHANGES = [claim, end, end_owing, release, settle_takeovers, settle_outbox, annotate]
