@@ -127,7 +127,7 @@ def conflict_taken_for_success(before: Calls) -> Calls:
 def resumes_behind_higher_epochs(before: Calls) -> Calls:
     async def resume(self: Any) -> None:
         while not self._state.has_ended:
-            await self._settle_takeovers()
+            await self._head.settle_takeovers(self._state)
             try:
                 recorded = self._stamp((e.SessionResumed(),), self._now())
                 await self._ports.journal.append(self._session_id, recorded, started_at=self._state.started_at)
