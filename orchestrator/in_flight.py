@@ -63,6 +63,8 @@ class InFlight:
         """By operation: what one event changes must cost the same among a thousand branches as for one."""
         self._at_work: set[EffectKey] = set()
         self._parked: set[EffectKey] = set()
+        self._latest: dict[EffectKey, object] = {}
+        """What tells the latest start of an effect from those before it, whose ends may come later."""
         self._performed: SessionState | None = None
         self._changed: list[str] = []
 
@@ -167,6 +169,7 @@ class InFlight:
 
     def _forget(self, key: EffectKey) -> None:
         self._tasks[key[0]].pop(key).cancel()
+        self._latest.pop(key, None)
         self._at_work.discard(key)
         self._parked.discard(key)
 
@@ -191,6 +194,7 @@ class InFlight:
     def _start(self, key: EffectKey, effect: Effect, state: SessionState) -> BackgroundTask:
         if isinstance(effect, RunHandler):
             return self._start_handler()
+        self._latest[key] = start = object()
         waits_for_time = isinstance(effect, Ring | CloseCallback)
         if not waits_for_time:
             self._at_work.add(key)
@@ -198,19 +202,19 @@ class InFlight:
             return self._context.background.start(
                 f"{type(effect).__name__} {key[0]}"[:NAME_LENGTH_MAX],
                 self.telling.publish(state, effect, lambda: self._rests(key), self.log),
-                lambda outcome: self._ended(key, outcome),
+                lambda outcome: self._ended(key, start, outcome),
             )
         if isinstance(effect, RunAgent):
             name = f"agent {effect.operation}"
             return self._context.background.start(
                 name[:NAME_LENGTH_MAX],
                 self._performer.run_agent(state.session_id, effect, _Host(self, key), self.log),
-                lambda outcome: self._ended(key, outcome),
+                lambda outcome: self._ended(key, start, outcome),
             )
         return self._context.background.start(
             f"{type(effect).__name__} {key[0]}"[:NAME_LENGTH_MAX],
             self._performer.run_errand(state, effect),
-            lambda outcome: self._ended(key, outcome),
+            lambda outcome: self._ended(key, start, outcome),
             counts_as_busy=not waits_for_time and not isinstance(effect, KeepTask),
         )
 
@@ -221,7 +225,10 @@ class InFlight:
         if task is not None:
             self._context.background.count(task, as_busy=False)
 
-    def _ended(self, key: EffectKey, outcome: Outcome[m.Message | None]) -> None:
+    def _ended(self, key: EffectKey, start: object, outcome: Outcome[m.Message | None]) -> None:
+        if self._latest.get(key) is not start and not isinstance(outcome, Failed):
+            # It took its time to end after it was cancelled, and may have begun anew since: that one is what counts.
+            return
         self._at_work.discard(key)
         if key in self._parked:
             # Whatever a library made of its cancellation: the run starts anew with the answer.

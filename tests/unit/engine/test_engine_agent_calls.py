@@ -300,3 +300,55 @@ async def test_a_call_needs_a_name(name: str) -> None:
     end = await world.run(app_of(delegate, caller=agent))
     assert "use 1 to 100 of A-Z" in str(end)
     assert [] == [each for each in await world.recorded() if isinstance(each.event, StepCompleted)]
+
+
+async def test_a_run_that_is_slow_to_leave_does_not_stand_for_the_one_after_it() -> None:
+    """Its question was answered while it still cleaned up: the new run keeps the session in memory until its end."""
+    cleaning, working, runs = Gate(), Gate(), Counter[str]()
+
+    async def agent(prompt: object) -> object:
+        runs["begun"] += 1
+        try:
+            answer = await calls().ask("pay#1", None)
+        finally:
+            if runs["begun"] == 1:
+                await cleaning.passing()
+        await working.passing()
+        return answer.approved
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await cleaning.reached()
+        await approved(yes=True)(world, node)
+        await working.reached()
+        cleaning.open()
+        await pass_seconds(world, node, 100)
+        assert SessionStatus.RUNNING == (await world.head()).status
+        working.open()
+        assert SessionCompleted(True) == await world.end()
+
+
+async def test_what_a_parked_run_makes_of_its_cancellation_counts_for_nothing() -> None:
+    """Not even when the answer came before it ended: the run that heard the answer is the one that counts."""
+    cleaning, working = Gate(), Gate()
+
+    async def agent(prompt: object) -> object:
+        try:
+            answer = await calls().ask("pay#1", None)
+        except asyncio.CancelledError:
+            await cleaning.passing()
+            raise ValueError("nobody answered") from None
+        await working.passing()
+        return answer.approved
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await cleaning.reached()
+        await approved(yes=True)(world, node)
+        await working.reached()
+        cleaning.open()
+        await settle()
+        working.open()
+        assert SessionCompleted(True) == await until_end(world, node)
