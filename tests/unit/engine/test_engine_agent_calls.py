@@ -352,3 +352,84 @@ async def test_what_a_parked_run_makes_of_its_cancellation_counts_for_nothing() 
         await settle()
         working.open()
         assert SessionCompleted(True) == await until_end(world, node)
+
+
+async def test_a_question_does_not_break_off_the_calls_beside_it() -> None:
+    """They come to their end and are recorded before their run is parked, and no crash is made up of it."""
+    gate, made = Gate(), Counter[str]()
+
+    def call(name: str) -> CallFunction:
+        async def run() -> CallResult:
+            made[name] += 1
+            return CallResult(await gate.passing())
+
+        return run
+
+    async def agent(prompt: object) -> object:
+        model, order, answer = await asyncio.gather(
+            calls().run("model#1", call("model")),
+            calls().run("order#1", call("order"), at_most_once=True),
+            calls().ask("pay#1", None),
+        )
+        return [model, order, answer.approved]
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await gate.reached()
+        await settle()
+        gate.open()
+        await pass_seconds(world, node, 40)
+        assert SessionStatus.SUSPENDED == (await world.head()).status
+        await approved(yes=True)(world, node)
+        assert SessionCompleted(["passed", "passed", True]) == await until_end(world, node)
+    assert {"model": 1, "order": 1} == made
+
+
+async def test_a_question_that_is_answered_meanwhile_parks_nobody() -> None:
+    """The run waits for the call beside the question, and goes on with the answer."""
+    gate = Gate()
+
+    async def slow() -> CallResult:
+        return CallResult(await gate.passing())
+
+    async def agent(prompt: object) -> object:
+        said, answer = await asyncio.gather(calls().run("model#1", slow), calls().ask("pay#1", None))
+        return [said, answer.approved]
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await gate.reached()
+        await settle()
+        await approved(yes=True)(world, node)
+        gate.open()
+        assert SessionCompleted(["passed", True]) == await until_end(world, node)
+
+
+async def test_a_call_within_a_call_may_ask() -> None:
+    """The outer one waits for nothing else; what is made beside the inner one ends first."""
+    gate, made = Gate(), Counter[str]()
+
+    async def slow() -> CallResult:
+        made["slow"] += 1
+        return CallResult(await gate.passing())
+
+    async def outer() -> CallResult:
+        said, answer = await asyncio.gather(calls().run("model#2", slow), calls().ask("pay#1", None))
+        return CallResult([said, answer.approved])
+
+    async def agent(prompt: object) -> object:
+        return await calls().run("agent#1", outer)
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await gate.reached()
+        await settle()
+        gate.open()
+        await pass_seconds(world, node, 40)
+        assert SessionStatus.SUSPENDED == (await world.head()).status
+        await approved(yes=True)(world, node)
+        assert SessionCompleted(["passed", True]) == await until_end(world, node)
+    assert {"slow": 1} == made
