@@ -78,14 +78,14 @@ class CallStores:
 
 
 class RecordedCalls:
-    """The `Calls` of one agent run. `seconds_left` is what the attempt has, `None` for no limit."""
+    """The `Calls` of one agent run. `seconds_left` returns what the attempt has by then, `None` for no limit."""
 
     def __init__(
         self,
         agent_run: str,
         host: AgentHost,
         stores: CallStores,
-        seconds_left: float | None,
+        seconds_left: Callable[[], float | None],
         price: Price | None = None,
     ) -> None:
         self._price = price
@@ -249,7 +249,7 @@ class RecordedCalls:
 
     def _within(self, timeout: float | None) -> float | None:
         """Return the shorter of a timeout and what the run has left: nothing else ends a run that is parked."""
-        limits = [seconds for seconds in (timeout, self._seconds_left) if seconds is not None]
+        limits = [seconds for seconds in (timeout, self._seconds_left()) if seconds is not None]
         return min(limits, default=None)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, assert_never
 
 from actors import Clock
@@ -169,7 +170,7 @@ class Performer:
         seconds_left = self._seconds_left(effect)
         limit = TimeLimit(self.clock, seconds_left)
         price = self.price_of(effect.order.agent)
-        calls = RecordedCalls(effect.operation, host, self._call_stores, seconds_left, price)
+        calls = RecordedCalls(effect.operation, host, self._call_stores, partial(self._seconds_left, effect), price)
         try:
             async with limit:
                 invocation = replace(

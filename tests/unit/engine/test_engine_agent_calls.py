@@ -433,3 +433,39 @@ async def test_a_call_within_a_call_may_ask() -> None:
         await approved(yes=True)(world, node)
         assert SessionCompleted(["passed", True]) == await until_end(world, node)
     assert {"slow": 1} == made
+
+
+async def test_a_question_that_comes_late_lasts_no_longer_than_its_run_may() -> None:
+    """What the run worked before it asked is taken off."""
+    world = World()
+
+    async def agent(prompt: object) -> object:
+        await world.clock.sleep(4)
+        return (await calls().ask("pay#1", None)).approved
+
+    async def handler(ctx: SessionContext) -> object:
+        return await ctx.invoke_agent("agent", "go", timeout=5)
+
+    async with world.node(app_of(handler, agent=agent)) as node:
+        await node.start()
+        await pass_seconds(world, node, 6)
+        assert "CALLBACK_TIMED_OUT agent/pay#1" in await world.story()
+
+
+async def test_what_an_ended_run_asked_is_answered_by_nobody() -> None:
+    """Neither by somebody who is late nor by the clock."""
+
+    async def agent(prompt: object) -> object:
+        return (await calls().callback("done", timeout=10)).token
+
+    async def handler(ctx: SessionContext) -> object:
+        await ctx.invoke_agent("agent", "go")
+        await ctx.sleep(20)
+        return "slept"
+
+    world = World()
+    world.passivate_after = 1_000
+    async with world.node(app_of(handler, agent=agent)) as node:
+        await node.start()
+        assert SessionCompleted("slept") == await until_end(world, node)
+    assert ["AGENT_COMPLETED agent", "TIMER_STARTED sleep", "TIMER_FIRED sleep"] == (await world.story())[3:-1]
