@@ -15,6 +15,7 @@ from typing import Final, NoReturn, Protocol, TypeAlias
 
 from actors import Clock
 from actors.signals import Signal
+from orchestrator.agents.usage import counts_in
 from orchestrator.answers import approval_of
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
@@ -189,7 +190,9 @@ class RecordedCalls:
                 await self._recorded(m.CallEnded(operation, self._agent_run, error=describe(error)))
             raise
         sealed = await self._sealed(operation, result, "result")
-        await self._recorded(m.CallEnded(operation, self._agent_run, sealed, priced(made.usage, self._price)))
+        await self._recorded(
+            m.CallEnded(operation, self._agent_run, sealed, priced(counts_in(made.usage), self._price))
+        )
         return copied(result)
 
     async def _sealed(self, operation: str, value: Json, what: str) -> Json:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, assert_never
 from actors import Clock
 from orchestrator.agent_calls import AgentHost, CallStores, RecordedCalls
 from orchestrator.agents import Agent, AgentReply
+from orchestrator.agents.usage import counts_in
 from orchestrator.answers import TIMED_OUT, message_of
 from orchestrator.artifacts import ArtifactTooLarge
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
@@ -195,7 +196,7 @@ class Performer:
             result = await self.payloads.seal(key, reply.result)
         except ArtifactTooLarge as error:
             return self._failed(effect, describe(error), is_retryable=False)
-        return m.AgentSucceeded(effect.operation, effect.attempt, result, priced(reply.usage, price))
+        return m.AgentSucceeded(effect.operation, effect.attempt, result, priced(counts_in(reply.usage), price))
 
     @property
     def _call_stores(self) -> CallStores:

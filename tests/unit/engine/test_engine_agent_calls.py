@@ -1,7 +1,9 @@
 """What an agent run calls is recorded once, and found again by every later run of it, wherever that is."""
 
 import asyncio
+import math
 from collections import Counter
+from typing import Any
 
 import pytest
 from engine_trials import Plot, cancel, pass_seconds, same_end_whatever_happens, told, until_end
@@ -9,6 +11,7 @@ from engine_world import Gate, Node, World, app_of
 
 from actors import settle
 from orchestrator import AgentFailed, ApprovalTimedOut, RetryPolicy, SessionContext, current_invocation
+from orchestrator.agents import AgentReply
 from orchestrator.invocation import CallFunction, CallInDoubt, CallResult, Calls
 from orchestrator.session.events import SessionCompleted, StepCompleted
 from orchestrator.session.transitions import SessionStatus
@@ -469,3 +472,21 @@ async def test_what_an_ended_run_asked_is_answered_by_nobody() -> None:
         await node.start()
         assert SessionCompleted("slept") == await until_end(world, node)
     assert ["AGENT_COMPLETED agent", "TIMER_STARTED sleep", "TIMER_FIRED sleep"] == (await world.story())[3:-1]
+
+
+@pytest.mark.parametrize(
+    "usage", [{"total_tokens": math.nan}, {"cost": math.inf}, {"a": object()}, {"x" * 9_000: 1}, "12"]
+)
+@pytest.mark.parametrize("where", ["call", "reply"])
+async def test_usage_that_no_journal_can_hold_is_left_out(where: str, usage: Any) -> None:
+    """What the agent answered is worth more than what it says of its costs, and a journal must stay readable."""
+
+    async def thought() -> CallResult:
+        return CallResult("tea", usage)
+
+    async def agent(prompt: object) -> object:
+        return AgentReply("tea", usage) if where == "reply" else await calls().run("model#1", thought)
+
+    world = World()
+    assert SessionCompleted("tea") == await world.run(app_of(ask_agent, agent=agent))
+    assert None is (await world.state()).usage
