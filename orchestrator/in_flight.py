@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -65,6 +65,7 @@ class InFlight:
         self._parked: set[EffectKey] = set()
         self._latest: dict[EffectKey, object] = {}
         """What tells the latest start of an effect from those before it, whose ends may come later."""
+        self._is_shut = False
         self._performed: SessionState | None = None
         self._changed: list[str] = []
 
@@ -90,8 +91,18 @@ class InFlight:
         if operation.agent_run is not None and operation.is_settled:
             self._unpark(operation.agent_run)
 
+    async def begin_after(self, first: Awaitable[None]) -> None:
+        """Await that, and start nothing before it is done."""
+        self._is_shut = True
+        try:
+            await first
+        finally:
+            self._is_shut = False
+
     def perform(self, state: SessionState) -> None:
         """Start what is owed and not under way, and cancel what is under way and no longer owed."""
+        if self._is_shut:
+            return
         before, self._performed = self._performed, state
         asked = None if before is None else before.spent.asking
         if asked is not None and state.spent.asking is None:

@@ -118,7 +118,7 @@ class SessionActor:
         self._rest.hurry(is_hurried=self._state.is_held)
         if self._head.current.inbox_version:
             # First: one that is to pause, or to end, begins nothing before it has heard of that.
-            await self._read_inbox()
+            await self._in_flight.begin_after(self._read_inbox())
         if not self._is_released:
             await self._carry_on()
 

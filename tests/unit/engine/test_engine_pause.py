@@ -354,3 +354,28 @@ async def test_a_cancelled_session_begins_nothing_that_its_pause_held_back() -> 
         await node.deliveries.cancel("s", "enough", None)
         assert SessionCancelled("enough") == await until_end(world, node)
     assert [] == diary.entries
+
+
+@pytest.mark.parametrize("others", [1, 5])
+async def test_a_session_begins_nothing_before_it_has_read_its_mail(others: int) -> None:
+    """A pause that waits behind other messages holds all that begins with them."""
+    diary, world = Diary(), World(tenant_limit=1)
+
+    async def handler(ctx: SessionContext) -> None:
+        if ctx.session_id == "t":
+            await ctx.wait_for_signal("go")
+        await diary.step(ctx, ctx.session_id)
+
+    async with world.node(app_of(handler)) as node:
+        # Another one has the slot.
+        await node.start(session_id="t")
+        await node.start()
+        for number in range(others):
+            await node.deliveries.signal("s", "go", number, None)
+        await pause(world, node)
+        assert SessionStatus.QUEUED == (await world.head()).status
+        await node.deliveries.signal("t", "go", None, None)
+        await world.end("t")
+        await pass_seconds(world, node, 5)
+        assert "PAUSE_REQUESTED" in await world.story()
+    assert ["t"] == diary.entries
