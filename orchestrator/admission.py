@@ -10,17 +10,21 @@ from orchestrator.session import messages as m
 
 
 class Admission:
-    """Whether one run of a handler may begin something new; `requests` are those that are not answered yet."""
+    """Whether one run of a handler may begin something new."""
 
     def __init__(self, *, is_shut: bool) -> None:
         self.is_shut = is_shut
         self._requests: dict[str, tuple[m.Request, asyncio.Task[object] | None]] = {}
+        self._refused: set[str] = set()
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
-    def requests(self) -> tuple[m.Request, ...]:
-        """What was asked for and is not known to have begun: a held session has not answered it, and must be asked."""
-        return tuple(request for request, _ in self._requests.values())
+    def refused(self) -> tuple[m.Request, ...]:
+        """What a held session was asked for and has not begun. It must be asked again, and for nothing else.
+
+        Another request may have begun, or be on its way: told twice, it would pass for one of a run that died.
+        """
+        return tuple(request for operation, (request, _) in self._requests.items() if operation in self._refused)
 
     @property
     def held(self) -> tuple[asyncio.Task[object] | None, ...]:
@@ -38,6 +42,12 @@ class Admission:
             yield
         finally:
             self._requests.pop(message.operation, None)
+            self._refused.discard(message.operation)
+
+    def refuse(self, operation: str) -> None:
+        """Note that the session was asked for that while it is held, and has not begun it."""
+        if operation in self._requests:
+            self._refused.add(operation)
 
     async def opened(self) -> None:
         """Return once the gate is open, or everybody has to leave."""
@@ -51,6 +61,7 @@ class Admission:
     def open(self) -> None:
         """Let everybody in."""
         self.is_shut = False
+        self._refused.clear()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -7,11 +7,15 @@ is being cancelled, because the session is to end or the run has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol, TypeAlias
 
 from actors import Clock
+from actors.signals import Signal
+from orchestrator.agents.usage import counts_in
 from orchestrator.answers import approval_of
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
@@ -32,6 +36,9 @@ from orchestrator.user_code import belongs_to_runtime
 
 _NAME_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:#-")
 
+_NONE: Final[frozenset[str]] = frozenset()
+_enclosing: ContextVar[frozenset[str]] = ContextVar("orchestrator_enclosing_calls", default=_NONE)
+"""The calls that this code is made within: an agent that is the tool of another makes calls inside a call."""
 
 _Recordable: TypeAlias = m.CallStarting | m.CallEnded | m.ApprovalAsked | m.CallbackRequested
 
@@ -72,17 +79,20 @@ class CallStores:
 
 
 class RecordedCalls:
-    """The `Calls` of one agent run. `seconds_left` is what the attempt has, `None` for no limit."""
+    """The `Calls` of one agent run. `seconds_left` returns what the attempt has by then, `None` for no limit."""
 
     def __init__(
         self,
         agent_run: str,
         host: AgentHost,
         stores: CallStores,
-        seconds_left: float | None,
+        seconds_left: Callable[[], float | None],
         price: Price | None = None,
     ) -> None:
         self._price = price
+        self._made_now: set[str] = set()
+        self._waiting: list[frozenset[str]] = []
+        self._call_ended = Signal()
         self._agent_run = agent_run
         self._host = host
         self._stores = stores
@@ -94,10 +104,11 @@ class RecordedCalls:
         known = self._known(operation)
         if known is None or not known.is_settled:
             await self._may_spend()
-            if at_most_once:
-                known = await self._recorded(m.CallStarting(operation, self._agent_run))
-            if known is None or not known.is_settled:
-                return await self._made(operation, fn, at_most_once=at_most_once)
+            with self._making(operation):
+                if at_most_once:
+                    known = await self._recorded(m.CallStarting(operation, self._agent_run))
+                if known is None or not known.is_settled:
+                    return await self._made(operation, fn, at_most_once=at_most_once)
         if known.phase is Phase.FAILED:
             assert known.error is not None, f"{operation} failed without an error"
             if known.error.code == StepInterrupted.code:
@@ -158,13 +169,12 @@ class RecordedCalls:
 
     async def _may_spend(self) -> None:
         """Return if the session may spend more. Else it is stopped, or the run is parked while people are asked."""
-        if not self._is_at_cap():
-            return
-        await self._host.record(m.CallAtCap(self._agent_run))
-        if self._is_at_cap():
-            if self._host.state().spent.asking is not None:
-                self._host.park()
-            await _never()
+        while self._is_at_cap():
+            await self._host.record(m.CallAtCap(self._agent_run))
+            if self._is_at_cap():
+                if self._host.state().spent.asking is None:
+                    await _never()
+                await self._until(lambda: self._host.state().spent.asking is None)
 
     def _is_at_cap(self) -> bool:
         state = self._host.state()
@@ -180,7 +190,9 @@ class RecordedCalls:
                 await self._recorded(m.CallEnded(operation, self._agent_run, error=describe(error)))
             raise
         sealed = await self._sealed(operation, result, "result")
-        await self._recorded(m.CallEnded(operation, self._agent_run, sealed, priced(made.usage, self._price)))
+        await self._recorded(
+            m.CallEnded(operation, self._agent_run, sealed, priced(counts_in(made.usage), self._price))
+        )
         return copied(result)
 
     async def _sealed(self, operation: str, value: Json, what: str) -> Json:
@@ -196,18 +208,51 @@ class RecordedCalls:
         return await _never() if known is None else known
 
     async def _answered(self, operation: str) -> Json:
+        await self._until(lambda: self._is_settled(operation))
         known = self._known(operation)
-        if known is None or not known.is_settled:
-            self._host.park()
-            return await _never()
+        assert known is not None, f"{operation} is settled and unknown"
         if known.phase is Phase.FAILED:
             assert known.error is not None, f"{operation} failed without an error"
             raise revive(operation, known.kind, known.error)
         return copied(await self._stores.payloads.open(known.result))
 
+    def _is_settled(self, operation: str) -> bool:
+        known = self._known(operation)
+        return known is not None and known.is_settled
+
+    async def _until(self, met: Callable[[], bool]) -> None:
+        """Return if the condition holds once no call is being made: what is paid for must not be broken off.
+
+        Else the run is parked. A call within which somebody waits here is not being made.
+        """
+        if met():
+            return
+        self._waiting.append(_enclosing.get())
+        # Those that wait outside it may be waiting for this one alone.
+        self._call_ended.fire()
+        try:
+            await self._call_ended.until(lambda: self._made_now <= _NONE.union(*self._waiting))
+            if not met():
+                self._host.park()
+                await _never()
+        finally:
+            self._waiting.remove(_enclosing.get())
+
+    @contextmanager
+    def _making(self, operation: str) -> Iterator[None]:
+        enclosing = _enclosing.get()
+        token = _enclosing.set(enclosing | {operation})
+        self._made_now.add(operation)
+        try:
+            yield
+        finally:
+            self._made_now.discard(operation)
+            _enclosing.reset(token)
+            self._call_ended.fire()
+
     def _within(self, timeout: float | None) -> float | None:
         """Return the shorter of a timeout and what the run has left: nothing else ends a run that is parked."""
-        limits = [seconds for seconds in (timeout, self._seconds_left) if seconds is not None]
+        limits = [seconds for seconds in (timeout, self._seconds_left()) if seconds is not None]
         return min(limits, default=None)
 
 

@@ -93,9 +93,12 @@ class Driver:
         """Let those who wait for a signal of that name ask again, in the order they asked."""
         self._signal_waits.arrived(name, self._tell)
 
-    def considered(self, wait: m.SignalAwaited) -> None:
-        """Note that the actor has looked for that signal: from here on its arrival is what counts."""
-        self._signal_waits.considered(wait)
+    def considered(self, request: m.Request, state: SessionState) -> None:
+        """Note that the actor has taken the request; of a signal, it is its arrival that counts from here on."""
+        if isinstance(request, m.SignalAwaited):
+            self._signal_waits.considered(request)
+        elif state.is_held and request.operation not in state.operations:
+            self._admission.refuse(request.operation)
 
     def stop(self, interruption: Interruption) -> None:
         """Let the handler hear, in its turn, that the session is to end."""
@@ -108,7 +111,7 @@ class Driver:
         self._ports.on_waiting()
         if is_held:
             return
-        for request in self._admission.requests:
+        for request in self._admission.refused:
             self._tell(request)
         self._signal_waits.ask_again(self._tell)
         self._admission.open()
@@ -328,6 +331,8 @@ class Driver:
         reached = await self._turnstile.reach(operation)
         while reached is None and self._admission.is_shut and not self._is_over:
             await self._only_waiting(self._admission.opened())
+            # A stop opens the gate too, and is to be heard of before anything begins.
+            reached = await self._turnstile.reach(operation)
         if self._is_over:
             await self._hold()
         return reached

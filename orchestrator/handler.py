@@ -125,9 +125,9 @@ class HandlerRun:
         """Let those who wait for a signal of that name ask again."""
         self._driver.signal_arrived(name)
 
-    def considered(self, wait: m.SignalAwaited) -> None:
-        """Note that the actor has looked for that signal."""
-        self._driver.considered(wait)
+    def considered(self, request: m.Request, state: SessionState) -> None:
+        """Note that the actor has taken the request, which led to that state."""
+        self._driver.considered(request, state)
 
     def stop(self, interruption: Interruption) -> None:
         """Let the handler hear, in its turn, that the session is to end."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -63,6 +63,9 @@ class InFlight:
         """By operation: what one event changes must cost the same among a thousand branches as for one."""
         self._at_work: set[EffectKey] = set()
         self._parked: set[EffectKey] = set()
+        self._latest: dict[EffectKey, object] = {}
+        """What tells the latest start of an effect from those before it, whose ends may come later."""
+        self._is_shut = False
         self._performed: SessionState | None = None
         self._changed: list[str] = []
 
@@ -88,8 +91,18 @@ class InFlight:
         if operation.agent_run is not None and operation.is_settled:
             self._unpark(operation.agent_run)
 
+    async def begin_after(self, first: Awaitable[None]) -> None:
+        """Await that, and start nothing before it is done."""
+        self._is_shut = True
+        try:
+            await first
+        finally:
+            self._is_shut = False
+
     def perform(self, state: SessionState) -> None:
         """Start what is owed and not under way, and cancel what is under way and no longer owed."""
+        if self._is_shut:
+            return
         before, self._performed = self._performed, state
         asked = None if before is None else before.spent.asking
         if asked is not None and state.spent.asking is None:
@@ -167,6 +180,7 @@ class InFlight:
 
     def _forget(self, key: EffectKey) -> None:
         self._tasks[key[0]].pop(key).cancel()
+        self._latest.pop(key, None)
         self._at_work.discard(key)
         self._parked.discard(key)
 
@@ -191,6 +205,7 @@ class InFlight:
     def _start(self, key: EffectKey, effect: Effect, state: SessionState) -> BackgroundTask:
         if isinstance(effect, RunHandler):
             return self._start_handler()
+        self._latest[key] = start = object()
         waits_for_time = isinstance(effect, Ring | CloseCallback)
         if not waits_for_time:
             self._at_work.add(key)
@@ -198,19 +213,19 @@ class InFlight:
             return self._context.background.start(
                 f"{type(effect).__name__} {key[0]}"[:NAME_LENGTH_MAX],
                 self.telling.publish(state, effect, lambda: self._rests(key), self.log),
-                lambda outcome: self._ended(key, outcome),
+                lambda outcome: self._ended(key, start, outcome),
             )
         if isinstance(effect, RunAgent):
             name = f"agent {effect.operation}"
             return self._context.background.start(
                 name[:NAME_LENGTH_MAX],
                 self._performer.run_agent(state.session_id, effect, _Host(self, key), self.log),
-                lambda outcome: self._ended(key, outcome),
+                lambda outcome: self._ended(key, start, outcome),
             )
         return self._context.background.start(
             f"{type(effect).__name__} {key[0]}"[:NAME_LENGTH_MAX],
             self._performer.run_errand(state, effect),
-            lambda outcome: self._ended(key, outcome),
+            lambda outcome: self._ended(key, start, outcome),
             counts_as_busy=not waits_for_time and not isinstance(effect, KeepTask),
         )
 
@@ -221,7 +236,10 @@ class InFlight:
         if task is not None:
             self._context.background.count(task, as_busy=False)
 
-    def _ended(self, key: EffectKey, outcome: Outcome[m.Message | None]) -> None:
+    def _ended(self, key: EffectKey, start: object, outcome: Outcome[m.Message | None]) -> None:
+        if self._latest.get(key) is not start and not isinstance(outcome, Failed):
+            # It took its time to end after it was cancelled, and may have begun anew since: that one is what counts.
+            return
         self._at_work.discard(key)
         if key in self._parked:
             # Whatever a library made of its cancellation: the run starts anew with the answer.

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, assert_never
 
 from actors import Clock
 from orchestrator.agent_calls import AgentHost, CallStores, RecordedCalls
 from orchestrator.agents import Agent, AgentReply
+from orchestrator.agents.usage import counts_in
 from orchestrator.answers import TIMED_OUT, message_of
 from orchestrator.artifacts import ArtifactTooLarge
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
@@ -169,7 +171,7 @@ class Performer:
         seconds_left = self._seconds_left(effect)
         limit = TimeLimit(self.clock, seconds_left)
         price = self.price_of(effect.order.agent)
-        calls = RecordedCalls(effect.operation, host, self._call_stores, seconds_left, price)
+        calls = RecordedCalls(effect.operation, host, self._call_stores, partial(self._seconds_left, effect), price)
         try:
             async with limit:
                 invocation = replace(
@@ -194,7 +196,7 @@ class Performer:
             result = await self.payloads.seal(key, reply.result)
         except ArtifactTooLarge as error:
             return self._failed(effect, describe(error), is_retryable=False)
-        return m.AgentSucceeded(effect.operation, effect.attempt, result, priced(reply.usage, price))
+        return m.AgentSucceeded(effect.operation, effect.attempt, result, priced(counts_in(reply.usage), price))
 
     @property
     def _call_stores(self) -> CallStores:

@@ -118,7 +118,7 @@ class SessionActor:
         self._rest.hurry(is_hurried=self._state.is_held)
         if self._head.current.inbox_version:
             # First: one that is to pause, or to end, begins nothing before it has heard of that.
-            await self._read_inbox()
+            await self._in_flight.begin_after(self._read_inbox())
         if not self._is_released:
             await self._carry_on()
 
@@ -162,8 +162,8 @@ class SessionActor:
             await self._carry_on()
         else:
             self._in_flight.repeat(message, self._state)
-        if isinstance(message, m.SignalAwaited) and self._run is not None:
-            self._run.considered(message)
+        if isinstance(message, m.REQUESTS) and self._run is not None:
+            self._run.considered(message, self._state)
 
     async def _commit(self, events: tuple[e.Event, ...], now: datetime) -> None:
         """Append the events and fold them; a conflict means that another epoch writes here now."""

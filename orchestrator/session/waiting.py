@@ -104,9 +104,10 @@ def _signal_awaited(state: SessionState, message: m.SignalAwaited, now: datetime
 
 
 def _callback_answered(state: SessionState, message: m.CallbackAnswered) -> Decision:
-    operation = state.operations.get(message.operation)
+    # What an agent run asked is open no more once that has ended.
+    operation = state.open_operations.get(message.operation)
     order = None if operation is None else operation.order
-    if not _is_waiting(operation) or not isinstance(order, e.CallbackCreated | e.ApprovalRequested):
+    if not isinstance(order, e.CallbackCreated | e.ApprovalRequested):
         return NOTHING
     if order.callback_id != message.callback_id:
         return NOTHING

@@ -1,7 +1,9 @@
 """What an agent run calls is recorded once, and found again by every later run of it, wherever that is."""
 
 import asyncio
+import math
 from collections import Counter
+from typing import Any
 
 import pytest
 from engine_trials import Plot, cancel, pass_seconds, same_end_whatever_happens, told, until_end
@@ -9,6 +11,7 @@ from engine_world import Gate, Node, World, app_of
 
 from actors import settle
 from orchestrator import AgentFailed, ApprovalTimedOut, RetryPolicy, SessionContext, current_invocation
+from orchestrator.agents import AgentReply
 from orchestrator.invocation import CallFunction, CallInDoubt, CallResult, Calls
 from orchestrator.session.events import SessionCompleted, StepCompleted
 from orchestrator.session.transitions import SessionStatus
@@ -300,3 +303,190 @@ async def test_a_call_needs_a_name(name: str) -> None:
     end = await world.run(app_of(delegate, caller=agent))
     assert "use 1 to 100 of A-Z" in str(end)
     assert [] == [each for each in await world.recorded() if isinstance(each.event, StepCompleted)]
+
+
+async def test_a_run_that_is_slow_to_leave_does_not_stand_for_the_one_after_it() -> None:
+    """Its question was answered while it still cleaned up: the new run keeps the session in memory until its end."""
+    cleaning, working, runs = Gate(), Gate(), Counter[str]()
+
+    async def agent(prompt: object) -> object:
+        runs["begun"] += 1
+        try:
+            answer = await calls().ask("pay#1", None)
+        finally:
+            if runs["begun"] == 1:
+                await cleaning.passing()
+        await working.passing()
+        return answer.approved
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await cleaning.reached()
+        await approved(yes=True)(world, node)
+        await working.reached()
+        cleaning.open()
+        await pass_seconds(world, node, 100)
+        assert SessionStatus.RUNNING == (await world.head()).status
+        working.open()
+        assert SessionCompleted(True) == await world.end()
+
+
+async def test_what_a_parked_run_makes_of_its_cancellation_counts_for_nothing() -> None:
+    """Not even when the answer came before it ended: the run that heard the answer is the one that counts."""
+    cleaning, working = Gate(), Gate()
+
+    async def agent(prompt: object) -> object:
+        try:
+            answer = await calls().ask("pay#1", None)
+        except asyncio.CancelledError:
+            await cleaning.passing()
+            raise ValueError("nobody answered") from None
+        await working.passing()
+        return answer.approved
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await cleaning.reached()
+        await approved(yes=True)(world, node)
+        await working.reached()
+        cleaning.open()
+        await settle()
+        working.open()
+        assert SessionCompleted(True) == await until_end(world, node)
+
+
+async def test_a_question_does_not_break_off_the_calls_beside_it() -> None:
+    """They come to their end and are recorded before their run is parked, and no crash is made up of it."""
+    gate, made = Gate(), Counter[str]()
+
+    def call(name: str) -> CallFunction:
+        async def run() -> CallResult:
+            made[name] += 1
+            return CallResult(await gate.passing())
+
+        return run
+
+    async def agent(prompt: object) -> object:
+        model, order, answer = await asyncio.gather(
+            calls().run("model#1", call("model")),
+            calls().run("order#1", call("order"), at_most_once=True),
+            calls().ask("pay#1", None),
+        )
+        return [model, order, answer.approved]
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await gate.reached()
+        await settle()
+        gate.open()
+        await pass_seconds(world, node, 40)
+        assert SessionStatus.SUSPENDED == (await world.head()).status
+        await approved(yes=True)(world, node)
+        assert SessionCompleted(["passed", "passed", True]) == await until_end(world, node)
+    assert {"model": 1, "order": 1} == made
+
+
+async def test_a_question_that_is_answered_meanwhile_parks_nobody() -> None:
+    """The run waits for the call beside the question, and goes on with the answer."""
+    gate = Gate()
+
+    async def slow() -> CallResult:
+        return CallResult(await gate.passing())
+
+    async def agent(prompt: object) -> object:
+        said, answer = await asyncio.gather(calls().run("model#1", slow), calls().ask("pay#1", None))
+        return [said, answer.approved]
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await gate.reached()
+        await settle()
+        await approved(yes=True)(world, node)
+        gate.open()
+        assert SessionCompleted(["passed", True]) == await until_end(world, node)
+
+
+async def test_a_call_within_a_call_may_ask() -> None:
+    """The outer one waits for nothing else; what is made beside the inner one ends first."""
+    gate, made = Gate(), Counter[str]()
+
+    async def slow() -> CallResult:
+        made["slow"] += 1
+        return CallResult(await gate.passing())
+
+    async def outer() -> CallResult:
+        said, answer = await asyncio.gather(calls().run("model#2", slow), calls().ask("pay#1", None))
+        return CallResult([said, answer.approved])
+
+    async def agent(prompt: object) -> object:
+        return await calls().run("agent#1", outer)
+
+    world = World()
+    async with world.node(app_of(ask_agent, agent=agent)) as node:
+        await node.start()
+        await gate.reached()
+        await settle()
+        gate.open()
+        await pass_seconds(world, node, 40)
+        assert SessionStatus.SUSPENDED == (await world.head()).status
+        await approved(yes=True)(world, node)
+        assert SessionCompleted(["passed", True]) == await until_end(world, node)
+    assert {"slow": 1} == made
+
+
+async def test_a_question_that_comes_late_lasts_no_longer_than_its_run_may() -> None:
+    """What the run worked before it asked is taken off."""
+    world = World()
+
+    async def agent(prompt: object) -> object:
+        await world.clock.sleep(4)
+        return (await calls().ask("pay#1", None)).approved
+
+    async def handler(ctx: SessionContext) -> object:
+        return await ctx.invoke_agent("agent", "go", timeout=5)
+
+    async with world.node(app_of(handler, agent=agent)) as node:
+        await node.start()
+        await pass_seconds(world, node, 6)
+        assert "CALLBACK_TIMED_OUT agent/pay#1" in await world.story()
+
+
+async def test_what_an_ended_run_asked_is_answered_by_nobody() -> None:
+    """Neither by somebody who is late nor by the clock."""
+
+    async def agent(prompt: object) -> object:
+        return (await calls().callback("done", timeout=10)).token
+
+    async def handler(ctx: SessionContext) -> object:
+        await ctx.invoke_agent("agent", "go")
+        await ctx.sleep(20)
+        return "slept"
+
+    world = World()
+    world.passivate_after = 1_000
+    async with world.node(app_of(handler, agent=agent)) as node:
+        await node.start()
+        assert SessionCompleted("slept") == await until_end(world, node)
+    assert ["AGENT_COMPLETED agent", "TIMER_STARTED sleep", "TIMER_FIRED sleep"] == (await world.story())[3:-1]
+
+
+@pytest.mark.parametrize(
+    "usage", [{"total_tokens": math.nan}, {"cost": math.inf}, {"a": object()}, {"x" * 9_000: 1}, "12"]
+)
+@pytest.mark.parametrize("where", ["call", "reply"])
+async def test_usage_that_no_journal_can_hold_is_left_out(where: str, usage: Any) -> None:
+    """What the agent answered is worth more than what it says of its costs, and a journal must stay readable."""
+
+    async def thought() -> CallResult:
+        return CallResult("tea", usage)
+
+    async def agent(prompt: object) -> object:
+        return AgentReply("tea", usage) if where == "reply" else await calls().run("model#1", thought)
+
+    world = World()
+    assert SessionCompleted("tea") == await world.run(app_of(ask_agent, agent=agent))
+    assert None is (await world.state()).usage

@@ -319,3 +319,63 @@ async def test_another_request_under_a_known_id_is_a_conflict() -> None:
         await pause(world, node)
         with pytest.raises(MessageConflict):
             await node.deliveries.kill("s", "look at this", "pause-1")
+
+
+async def test_what_was_asked_for_before_a_short_pause_is_not_asked_for_twice() -> None:
+    """A start that is on its way while the session is paused and resumed is no second one, of a run that died."""
+    gate, diary, world = Gate(), Diary(), World()
+
+    async def handler(ctx: SessionContext) -> object:
+        await ctx.step("first", gate.passing)
+        return await ctx.step("once", diary.note, "ran", semantics="at_most_once")
+
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        await gate.reached()
+        gate.open()
+        # The step's outcome and both requests wait in one mailbox; what the handler asks for next comes behind them.
+        await asyncio.gather(pause(world, node), resume(world, node))
+        assert SessionCompleted("ran") == await until_end(world, node)
+
+
+async def test_a_cancelled_session_begins_nothing_that_its_pause_held_back() -> None:
+    """Its handler waits for the pause to end, and hears of the stop first."""
+    diary, world = Diary(), World()
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.sleep(1)
+        await diary.step(ctx, "late")
+
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        await settle()
+        await pause(world, node)
+        await world.pass_time(1)
+        await node.deliveries.cancel("s", "enough", None)
+        assert SessionCancelled("enough") == await until_end(world, node)
+    assert [] == diary.entries
+
+
+@pytest.mark.parametrize("others", [1, 5])
+async def test_a_session_begins_nothing_before_it_has_read_its_mail(others: int) -> None:
+    """A pause that waits behind other messages holds all that begins with them."""
+    diary, world = Diary(), World(tenant_limit=1)
+
+    async def handler(ctx: SessionContext) -> None:
+        if ctx.session_id == "t":
+            await ctx.wait_for_signal("go")
+        await diary.step(ctx, ctx.session_id)
+
+    async with world.node(app_of(handler)) as node:
+        # Another one has the slot.
+        await node.start(session_id="t")
+        await node.start()
+        for number in range(others):
+            await node.deliveries.signal("s", "go", number, None)
+        await pause(world, node)
+        assert SessionStatus.QUEUED == (await world.head()).status
+        await node.deliveries.signal("t", "go", None, None)
+        await world.end("t")
+        await pass_seconds(world, node, 5)
+        assert "PAUSE_REQUESTED" in await world.story()
+    assert ["t"] == diary.entries
