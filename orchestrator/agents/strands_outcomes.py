@@ -33,8 +33,6 @@ _DOUBT: Final = re.compile(r"#\d+(\.\d+)?\.again")
 _NOT_REPEATED: Final = (
     "Error: the tool was interrupted. It may or may not have run, and a person decided that it is not run again."
 )
-
-
 _COUNTS: Final = {
     **NAMES,
     "cacheReadInputTokens": "cache_read_input_tokens",
