@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.agents.a2a import A2AAgent
     from orchestrator.agents.agentcore import AgentCoreAgent
     from orchestrator.agents.lambda_ import LambdaAgent
+    from orchestrator.agents.strands import StrandsAgent
     from orchestrator.app import Orchestrator
     from orchestrator.budgets import Budget, Price
     from orchestrator.calls import Approval, Callback, RetryPolicy
@@ -69,11 +70,12 @@ __all__ = [
     "SessionContext",
     "StepFailed",
     "StepInterrupted",
+    "StrandsAgent",
     "current_invocation",
 ]
 
 if not TYPE_CHECKING:
-    _AGENT_HOMES = ("agents.a2a", "agents.agentcore", "agents.lambda_")
+    _AGENT_HOMES = ("agents.a2a", "agents.agentcore", "agents.lambda_", "agents.strands")
 
     def __getattr__(name: str) -> object:
         """Import all of them, once, so that they stand here as if they had been all along (PEP 562)."""

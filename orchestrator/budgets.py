@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final, Literal
 
 from orchestrator.calls import Duration, optional_seconds_of
@@ -43,7 +42,7 @@ class Budget:
     wall_time: Duration | None = None
     on_reached: Literal["fail", "ask"] = "fail"
     approvers: Sequence[str] | None = None
-    approval_timeout: timedelta | float | None = None
+    approval_timeout: Duration | None = None
 
     def __post_init__(self) -> None:
         # Made for its errors.

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 
 from orchestrator.errors import NonRetryable, OrchestratorError
 
+ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
+"""What a node reads of one answer: parsing holds up everything else on the node, and memory is a container's."""
 QUOTED_LENGTH_MAX: Final = 500
 """Characters that an error quotes of what the other side said."""
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0

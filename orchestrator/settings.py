@@ -1,6 +1,7 @@
 """Every setting, read once from the environment at start. A bad one stops the start with one line that names it.
 
-The names are the contract's. A new setting needs a default that suits the smallest container.
+The names are the contract's. A new setting needs a default that suits the smallest container, and a line in
+`docs/settings.md`.
 """
 
 from __future__ import annotations

@@ -7,14 +7,16 @@ from typing import Any, Final
 from orchestrator import Event
 
 DESK: Final = "acme.desk"
-"""The source of requests. Sessions are told of by `session-orchestrator`."""
+"""The source of requests."""
+TOLD_BY: Final = "session-orchestrator"
+"""The source of what is told of sessions."""
 REQUESTED: Final = "Rebalance Requested"
 
 
 def after(session_type: str) -> dict[str, Any]:
     """Return the arguments of `on_event` for a session that goes on with the result of another one."""
     return {
-        "source": "session-orchestrator",
+        "source": TOLD_BY,
         "detail_type": "Session Completed",
         "match": {"detail": {"session_type": [session_type]}},
         "transform": result_of,

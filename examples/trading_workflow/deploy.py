@@ -15,14 +15,13 @@ from typing import Final
 
 from aiobotocore.session import get_session
 
-from examples.trading_workflow.chain import DESK, REQUESTED
+from examples.trading_workflow.chain import DESK, REQUESTED, TOLD_BY
 from examples.trading_workflow.trader import BROKER
 from orchestrator.aws.clients import connect
 from orchestrator.aws.provision import provision
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.settings import Settings
 
-TOLD_BY: Final = "session-orchestrator"
 ENDS: Final[dict[str, tuple[str, ...]]] = {
     "Session Completed": ("execute-trades",),
     "Session Failed": ("find-signals", "plan-rebalance", "execute-trades"),

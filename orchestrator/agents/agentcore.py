@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +15,9 @@ import structlog
 
 from orchestrator.agents import Agent, AgentReply, Connections
 from orchestrator.agents.by_callback import answered_later
+from orchestrator.agents.farewell import outcome_of
 from orchestrator.agents.payload import VALUES_MAX, json_of, name_of_run, payload_of, reply_of
-from orchestrator.errors import OrchestratorError, RegistrationError
+from orchestrator.errors import RegistrationError
 from orchestrator.invocation import current_invocation
 from orchestrator.remote import AgentAnswerTooLarge, AgentReportedFailure, AgentService, AgentUnreadable, quoted
 from orchestrator.session.values import Json
@@ -28,12 +28,8 @@ if TYPE_CHECKING:
     from orchestrator.aws.agents import AgentRuntimes
 
 SERVICE: Final = "bedrock-agentcore"
-STOP_SECONDS_MAX: Final = 4.0
-"""Less than an actor that leaves waits for what it cancelled."""
 EVENT_STREAM: Final = "text/event-stream"
-_ARN: Final = re.compile(
-    r"arn:aws[a-z-]*:bedrock-agentcore:(?P<region>[a-z0-9-]+):\d{12}:runtime/[A-Za-z0-9_-]+(:[0-9]+)?"
-)
+_ARN: Final = re.compile(r"arn:aws[a-z-]*:bedrock-agentcore:[a-z0-9-]+:\d{12}:runtime/[A-Za-z0-9_-]+(:[0-9]+)?")
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
@@ -96,16 +92,9 @@ class RuntimeRun:
             raise
 
     async def _stop(self, session: str) -> None:
-        """Have the runtime end the session, which costs for as long as it lives. Nothing here depends on it."""
-        code: str | None = "TIMED_OUT"
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS_MAX):
-                try:
-                    await self.runtimes.stop(self.agent.arn, self.agent.qualifier, session)
-                    code = None
-                except OrchestratorError as error:
-                    code = error.code
-        log.info("remote_session_stopped", runtime_session=session, code=code)
+        """Have the runtime end the session, which costs for as long as it lives."""
+        code = await outcome_of(self.runtimes.stop(self.agent.arn, self.agent.qualifier, session))
+        log.info("remote_session_stopped", runtime_session_id=session, code=code)
 
 
 def _events_of(body: bytes) -> Iterator[Json]:

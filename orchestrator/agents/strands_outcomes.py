@@ -20,6 +20,7 @@ from strands.types.events import ModelStopReason, ToolResultEvent, TypedEvent
 from strands.types.session import decode_bytes_values, encode_bytes_values
 from strands.types.tools import ToolResult
 
+from orchestrator.agents.usage import NAMES
 from orchestrator.artifacts import ARTIFACT_BYTES_MAX
 from orchestrator.errors import NotSerializable, describe, storable
 from orchestrator.invocation import CallResult
@@ -33,9 +34,7 @@ _NOT_REPEATED: Final = (
     "Error: the tool was interrupted. It may or may not have run, and a person decided that it is not run again."
 )
 _COUNTS: Final = {
-    "inputTokens": "input_tokens",
-    "outputTokens": "output_tokens",
-    "totalTokens": "total_tokens",
+    **NAMES,
     "cacheReadInputTokens": "cache_read_input_tokens",
     "cacheWriteInputTokens": "cache_write_input_tokens",
 }

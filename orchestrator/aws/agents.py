@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from orchestrator.aws.faults import CONNECTION_FAULTS, Verdict, error_code, verdict_of
 from orchestrator.remote import (
+    ANSWER_BYTES_MAX,
     AgentAnswerTooLarge,
     AgentCutOff,
     AgentRefused,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     )
     from types_aiobotocore_lambda import LambdaClient
 
-ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
-"""What a node reads of one answer: parsing holds up everything else on the node, and memory is a container's."""
 PIECE_BYTES: Final = 256 * 1024
 FUNCTION_PROMPT_BYTES_MAX: Final = 6 * 1024 * 1024
 """Lambda, "Quotas": invocation payload, synchronous, 6 MB."""
@@ -135,7 +134,7 @@ async def _pieces(body: Body) -> AsyncIterator[bytes]:
         while piece := await body.read(PIECE_BYTES):
             left -= len(piece)
             if left < 0:
-                raise AgentAnswerTooLarge(f"its answer has more than {ANSWER_BYTES_MAX} bytes: have it store the rest")
+                raise AgentAnswerTooLarge(f"its answer has more than {ANSWER_BYTES_MAX} bytes: have it answer by links")
             yield piece
     except CONNECTION_FAULTS as error:
         raise AgentCutOff(f"its answer ended in the middle: {type(error).__name__}") from error

@@ -23,7 +23,7 @@ class Place(NamedTuple):
 PLACES: Final = {
     "serve": Place("running", "Run one node until SIGTERM, then drain it."),
     "dev": Place("running", "Run a node with a local AWS emulator, in .orchestrator/."),
-    "provision": Place("provisioning", "Create the table, queues and bucket where they are missing."),
+    "provision": Place("provisioning", "Create the table, queues, bucket and event bus if missing."),
     "health": Place("health", "Ask a node whether it is well; a container's probe."),
     "submit": Place("sessions", "Start a session through the queue."),
     "status": Place("sessions", "Show one session."),

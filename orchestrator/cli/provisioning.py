@@ -14,7 +14,7 @@ from orchestrator.cli.process import settings_of_process
 @click.command("provision")
 @as_json
 def provision_command(json_output: bool) -> None:
-    """Create the table, queues and bucket where they are missing."""
+    """Create the table, queues, bucket and event bus if missing."""
     settings = settings_of_process()
 
     async def run() -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """What people and systems outside are told of sessions: the notices, and `Notifications`, the protocol that tells them.
 
 A notice has one id however often it is told, on whichever channel and by whichever node, so that its receivers can tell
-a repetition (I6). To add a channel: a file of its own here, and a name in `ChannelName`; what a name means stays, for
-it stands in outboxes.
+a repetition (I6). To add a channel: a file of its own here, a name below, and an arm in `channels`; what a name means
+stays, for it stands in outboxes.
 """
 
 from __future__ import annotations
@@ -163,6 +163,11 @@ def end_notice(state: SessionState) -> EndNotice:
         trace=started.trace,
         task_token=started.task_token,
     )
+
+
+def owes_task(ended: SessionState) -> bool:
+    """Return whether a task waits for that end; a session that continues hands its task to the next generation."""
+    return ended.started.task_token is not None and ended.status is not SessionStatus.CONTINUED
 
 
 def approval_notice(state: SessionState, order: e.ApprovalRequested, *, url: str, token: str) -> ApprovalNotice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.notifications import LOG, TASK_TOKEN, ApprovalNotice, EndNotice, NotDelivered, WorldNotice
+from orchestrator.notifications import LOG, TASK_TOKEN, ApprovalNotice, EndNotice, NotDelivered, WorldNotice, owes_task
 from orchestrator.session.state import SessionState
 
 
@@ -27,7 +27,7 @@ class MemoryNotifications:
     def of_end(self, ended: SessionState) -> tuple[str, ...]:
         """See `Notifications.of_end`."""
         channels = self.channels_of_end
-        return channels if ended.started.task_token else tuple(each for each in channels if each != TASK_TOKEN)
+        return channels if owes_task(ended) else tuple(each for each in channels if each != TASK_TOKEN)
 
     def of_approval(self) -> tuple[str, ...]:
         """See `Notifications.of_approval`."""

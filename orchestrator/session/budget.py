@@ -175,7 +175,7 @@ def asks(state: SessionState) -> bool:
     return (state.started.budget or {}).get("on_reached") == "ask"
 
 
-def is_held_back(operation: Operation, state: SessionState) -> bool:
+def waits_for_grant(operation: Operation, state: SessionState) -> bool:
     """Return whether an agent run waits for people to say whether the session may go on.
 
     One that was under way when they were asked goes on, for as long as its node has the session.
@@ -295,7 +295,6 @@ _FIELDS: Final[dict[str, tuple[float, bool]]] = {
     "approval_timeout": (DELAY_SECONDS_MAX, False),
 }
 """Field → its greatest value, and whether it is a whole number."""
-
 
 TENANT_CAPS: Final[dict[str, tuple[float, bool]]] = {
     "tokens": (10**15, True),

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias, assert_never
 
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
-from orchestrator.session.budget import is_held_back, wall_time_over_at
+from orchestrator.session.budget import waits_for_grant, wall_time_over_at
 from orchestrator.session.ending import grace_over_at, time_limit_at
 from orchestrator.session.frozen import quick
 from orchestrator.session.state import Operation, SessionState
@@ -167,7 +167,7 @@ def _effects(operation: Operation, state: SessionState) -> Iterator[tuple[Effect
         return
     match order:
         case e.AgentStarted():
-            if not is_held_back(operation, state):
+            if not waits_for_grant(operation, state):
                 yield (name, operation.attempt), _agent_run(operation, order)
         case e.TimerStarted():
             yield (name, CLOSING), Ring(order.fire_at, m.TimerDue(name))

@@ -26,8 +26,6 @@ COUNT_MAX: Final = 10**15
 MONTH_PATTERN: Final = r"[0-9]{4}-(?:0[1-9]|1[0-2])"
 SPENT: Final = "spent"
 """Under this name `SessionStarted.carried` holds what the generations before have spent."""
-
-
 WALL_TIME: Final = "wall_time"
 """The cap on how long a session may take, in seconds."""
 TENANTS: Final = "tenant_"

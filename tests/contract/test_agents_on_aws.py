@@ -29,13 +29,13 @@ from orchestrator import (
 )
 from orchestrator.agents import AgentReply, Connections
 from orchestrator.agents.local import LocalAgents
-from orchestrator.aws.agents import ANSWER_BYTES_MAX, AgentRuntimes, LambdaFunctions
+from orchestrator.aws.agents import AgentRuntimes, LambdaFunctions
 from orchestrator.aws.clients import connect
 from orchestrator.deliveries import CallbackAnswered
 from orchestrator.errors import OrchestratorError
 from orchestrator.intake import Start
 from orchestrator.invocation import InvocationScope, invocation_for
-from orchestrator.remote import AgentService, RemoteFault
+from orchestrator.remote import ANSWER_BYTES_MAX, AgentService, RemoteFault
 from orchestrator.session.events import AgentRetrying, Event, SessionCompleted, StepCompleted
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json

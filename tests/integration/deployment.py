@@ -8,6 +8,7 @@ import atexit
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import aiohttp
 
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.provision import provision
+from orchestrator.local import free_port
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.settings import Settings
 from tests.emulators import REGION, Emulator, access_key, fresh_account
@@ -252,3 +254,23 @@ async def deployed(emulator: Emulator, set_environment: Callable[[str, str], Non
         deployment = Deployment(environment, settings, clients, http, queue["QueueUrl"], dead["QueueUrl"], readers)
         stack.callback(deployment.kill_all)
         yield deployment
+
+
+@asynccontextmanager
+async def agents_serving(module: str) -> AsyncIterator[tuple[str, asyncio.StreamReader]]:
+    """Run that module's agents while the block runs; yield their address, which answers, and the lines they print."""
+    url = f"http://127.0.0.1:{free_port()}"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module),
+        env={"AGENTS_URL": url},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            assert url in (await process.stdout.readline()).decode()
+        yield url, process.stdout
+    finally:
+        process.kill()
+        await process.wait()

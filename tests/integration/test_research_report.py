@@ -1,7 +1,6 @@
 """The research report, for real: agents that answer by callback, a person, and a worker killed at every event."""
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +15,7 @@ from examples.research_report.texts import analyse, draft_of, questions_on, rese
 from orchestrator.local import free_port
 from orchestrator.session.values import Json, JsonObject
 from tests.emulators import Emulator
-from tests.integration.deployment import WAIT_SECONDS_MAX, Deployment, deployed
+from tests.integration.deployment import WAIT_SECONDS_MAX, Deployment, agents_serving, deployed
 from tests.integration.journal_reaper import reaping
 
 APP: Final = "examples.research_report:app"
@@ -71,21 +70,8 @@ class Agents:
 @asynccontextmanager
 async def agents_running(http: aiohttp.ClientSession) -> AsyncIterator[Agents]:
     """Run the agents' service while the block runs; it answers from the first line on."""
-    url = f"http://127.0.0.1:{free_port()}"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.research_report.agents"),
-        env={"AGENTS_URL": url},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            assert url in (await process.stdout.readline()).decode()
-        yield Agents(url, http, process.stdout)
-    finally:
-        process.kill()
-        await process.wait()
+    async with agents_serving("examples.research_report.agents") as (url, lines):
+        yield Agents(url, http, lines)
 
 
 @pytest.mark.timeout(240)

@@ -1,20 +1,16 @@
 """The research report by remote agents over A2A: answers by push, long texts, an approval by mail, events."""
 
-import asyncio
 import re
-import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import aiohttp
 from yarl import URL
 
 from examples.research_report.texts import analyse, draft_of, questions_on, quoting, write
 from orchestrator.local import free_port
 from orchestrator.session.values import JsonObject
 from tests.integration.bus import Tap, arn_of, client, tapped
-from tests.integration.deployment import WAIT_SECONDS_MAX, Deployment
+from tests.integration.deployment import Deployment, agents_serving
 
 APP: Final = "examples.research_report.remote:app"
 SESSION: Final = "report-1"
@@ -29,7 +25,7 @@ async def test_remote_agents_are_asked_once_each_and_the_world_hears_of_the_repo
     async with (
         AsyncExitStack() as stack,
         tapped(deployment.settings.event_bus) as told,
-        remote_agents(deployment.http) as agents_url,
+        agents_serving("examples.research_report.remote_agents") as (agents_url, _),
     ):
         topic, mails = await approvers(stack)
         environment: dict[str, Any] = {
@@ -70,26 +66,6 @@ async def test_remote_agents_are_asked_once_each_and_the_world_hears_of_the_repo
         results = [event["data"]["result"] for event in events["events"] if event["status"] == "AGENT_COMPLETED"]
         assert 3 == len(results)
         assert all(result["artifact"].startswith("s3://") and result["bytes"] > INLINE_BYTES for result in results)
-
-
-@asynccontextmanager
-async def remote_agents(http: aiohttp.ClientSession) -> AsyncIterator[str]:
-    """Run the agents' servers while the block runs; yield their address, which answers."""
-    url = f"http://127.0.0.1:{free_port()}"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.research_report.remote_agents"),
-        env={"AGENTS_URL": url},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            assert url in (await process.stdout.readline()).decode()
-        yield url
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def approvers(stack: AsyncExitStack) -> tuple[str, Tap]:

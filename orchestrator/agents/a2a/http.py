@@ -12,6 +12,7 @@ import httpx
 
 from orchestrator.agents.payload import check_values
 from orchestrator.remote import (
+    ANSWER_BYTES_MAX,
     AgentAnswerTooLarge,
     AgentCutOff,
     AgentRefused,
@@ -22,8 +23,6 @@ from orchestrator.remote import (
     seconds_until,
 )
 
-ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
-"""What a node reads of one answer: parsing holds up everything else on the node, and memory is a container's."""
 REDIRECTS_MAX: Final = 3
 CONNECT_SECONDS_MAX: Final = 10.0
 ANSWER_SECONDS_MAX: Final = 30.0

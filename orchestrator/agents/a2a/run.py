@@ -23,8 +23,9 @@ from orchestrator.agents.a2a.legacy import DIALECT as LEGACY
 from orchestrator.agents.a2a.legacy import LegacyPeer
 from orchestrator.agents.a2a.sdk import MethodUnknown, peer_with_card
 from orchestrator.agents.a2a.tasks import Outgoing, PushAddress, RemoteTask, State, failure_of, outgoing
+from orchestrator.agents.farewell import outcome_of
 from orchestrator.agents.payload import name_of_run
-from orchestrator.errors import ApprovalTimedOut, OperationTimedOut, OrchestratorError
+from orchestrator.errors import ApprovalTimedOut, OperationTimedOut
 from orchestrator.invocation import CallResult, Calls, Invocation, current_invocation
 from orchestrator.remote import AgentTaskLost, AgentUnreadable, RemoteFault
 from orchestrator.session.values import Json
@@ -45,8 +46,6 @@ SILENCE_SECONDS_MAX: Final = 300.0
 """For how long a remote agent may be out of reach while we follow its task: it may just be restarted."""
 PUSH_PATH: Final = "/a2a"
 """Where pushes are taken, under a callback's address."""
-CANCEL_SECONDS_MAX: Final = 4.0
-"""Less than an actor that leaves waits for what it cancelled."""
 
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
@@ -301,15 +300,12 @@ class Errand:
         await self.connections.clock.sleep(max(least, seconds * (1 + self.connections.draw()) / 2))
 
     async def _cancel(self, known: Known) -> None:
-        """Ask the agent to end the task: it is welcome to, and nothing here depends on it."""
-        code: str | None = "TIMED_OUT"
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CANCEL_SECONDS_MAX):
-                try:
-                    await (await self._peer_for(known.dialect)).cancel(known.task_id)
-                    code = None
-                except OrchestratorError as error:
-                    code = error.code
+        """Ask the agent to end the task."""
+
+        async def cancelled() -> None:
+            await (await self._peer_for(known.dialect)).cancel(known.task_id)
+
+        code = await outcome_of(cancelled())
         log.info("remote_task_cancelled", operation=self.invocation.operation, code=code)
 
 
