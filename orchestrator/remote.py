@@ -105,7 +105,7 @@ class AgentRejected(NonRetryable):
 class AgentCanceled(NonRetryable):
     """Somebody else cancelled the task on the agent's side."""
 
-    code = "AGENT_CANCELED"
+    code = "AGENT_CANCELLED"
 
 
 class AgentNeedsInput(NonRetryable):

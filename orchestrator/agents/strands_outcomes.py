@@ -33,12 +33,6 @@ _DOUBT: Final = re.compile(r"#\d+(\.\d+)?\.again")
 _NOT_REPEATED: Final = (
     "Error: the tool was interrupted. It may or may not have run, and a person decided that it is not run again."
 )
-_COUNTS: Final = {
-    **NAMES,
-    "cacheReadInputTokens": "cache_read_input_tokens",
-    "cacheWriteInputTokens": "cache_write_input_tokens",
-}
-"""The library's names of counts, and ours."""
 
 
 class ToolFailed(Exception):
@@ -82,7 +76,7 @@ def answer_events(given: JsonObject) -> tuple[*tuple[ModelStreamChunkEvent, ...]
 
 def usage_of(usage: Mapping[str, Any]) -> JsonObject:
     """Return the counts under our names."""
-    return {ours: usage[theirs] for theirs, ours in _COUNTS.items() if theirs in usage}
+    return {ours: usage[theirs] for theirs, ours in NAMES.items() if theirs in usage}
 
 
 def summed(usage: Mapping[str, Json], more: Mapping[str, Json], *, sign: int = 1) -> JsonObject:

@@ -17,6 +17,8 @@ NAMES: Final = {
     "inputTokens": INPUT_TOKENS,
     "outputTokens": OUTPUT_TOKENS,
     "totalTokens": TOKENS,
+    "cacheReadInputTokens": "cache_read_input_tokens",
+    "cacheWriteInputTokens": "cache_write_input_tokens",
     "prompt_tokens": INPUT_TOKENS,
     "completion_tokens": OUTPUT_TOKENS,
 }

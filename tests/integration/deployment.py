@@ -155,6 +155,14 @@ class Deployment:
             assert isinstance(found, dict)
             return answer.status, found
 
+    async def idle(self, worker: Worker) -> str:
+        """Return the worker's health once it works on nothing; to tell of an end is work, too, after it was logged."""
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            while True:
+                status, health = await self.ask(worker, "GET", "/health")
+                if (status, health["status"]) != (200, "HEALTHY_BUSY"):
+                    return str(health["status"])
+
     async def dead_letters(self, count: int) -> list[tuple[str, dict[str, str]]]:
         """Return that many dead letters: body and message attributes."""
         letters: list[tuple[str, dict[str, str]]] = []

@@ -81,6 +81,7 @@ async def test_health_is_busy_exactly_while_work_runs(deployment: Deployment, tm
     assert "HealthyBusy" == (await _get(deployment, worker, "/ping", 200))["status"]
     gate.touch()
     await worker.logged("session_ended", session_id="h-1")
+    assert "HEALTHY" == await deployment.idle(worker)
     code, out, _ = await deployment.cli("health", "--url", worker.base_url, "--json")
     assert (0, "HEALTHY") == (code, json.loads(out)["status"])
 

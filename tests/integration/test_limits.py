@@ -13,8 +13,7 @@ SESSIONS = 40
 async def test_what_a_node_has_no_room_for_waits_in_the_queue(deployment: Deployment, tmp_path: Path) -> None:
     """It holds as many sessions as it may, is well meanwhile, and runs each of the others once when its turn comes."""
     gate = tmp_path / "gate"
-    # Without a bus: to tell of an end is work, too, and goes on after the end is logged.
-    worker = await deployment.start(ORCHESTRATOR_MAX_SESSIONS=str(PLACES), ORCHESTRATOR_EVENT_BUS="")
+    worker = await deployment.start(ORCHESTRATOR_MAX_SESSIONS=str(PLACES))
     for number in range(SESSIONS):
         order: JsonObject = {"item": "tea", "amount": 1, "gate": str(gate)}
         await deployment.send(start_message("order", order, session_id=f"f-{number}"))
@@ -26,7 +25,7 @@ async def test_what_a_node_has_no_room_for_waits_in_the_queue(deployment: Deploy
     gate.touch()
     ended = await worker.logged("session_ended", times=SESSIONS, status="COMPLETED")
     assert {f"f-{number}": 1 for number in range(SESSIONS)} == Counter(str(line["session_id"]) for line in ended)
-    assert "HEALTHY" == await status_of(deployment, worker)
+    assert "HEALTHY" == await deployment.idle(worker)
 
 
 async def test_a_tenants_flood_leaves_room_for_the_others(deployment: Deployment, tmp_path: Path) -> None:
@@ -72,12 +71,12 @@ async def test_messages_of_one_group_run_side_by_side(deployment: Deployment, tm
 
 async def test_a_handler_that_blocks_the_loop_delays_the_others_and_no_more(deployment: Deployment) -> None:
     """For a few seconds nothing moves; then everything does, and the node was well."""
-    worker = await deployment.start(ORCHESTRATOR_EVENT_BUS="")
+    worker = await deployment.start()
     await deployment.send(start_message("blocks-the-loop", 3.0, session_id="b-0"))
     for number in range(1, 10):
         await deployment.send(start_message("echo", number, session_id=f"b-{number}"))
     await worker.logged("session_ended", times=10, status="COMPLETED")
-    assert "HEALTHY" == await status_of(deployment, worker)
+    assert "HEALTHY" == await deployment.idle(worker)
 
 
 async def status_of(deployment: Deployment, worker: Worker) -> str:

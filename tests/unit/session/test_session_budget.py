@@ -335,7 +335,7 @@ def test_a_budget_as_json_names_what_it_does_not_know() -> None:
 def test_usage_is_known_under_whatever_names_its_library_has() -> None:
     """Those that are counted go before; what is no report is none."""
     bedrock: JsonObject = {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7, "cacheReadInputTokens": 1}
-    counted = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cacheReadInputTokens": 1}
+    counted = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cache_read_input_tokens": 1}
     assert counted == usage_of({"usage": bedrock})
     assert {"input_tokens": 5, "output_tokens": 6} == usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 6}})
     assert {"input_tokens": 9} == usage_of({"usage": {"inputTokens": 3, "input_tokens": 9}})
