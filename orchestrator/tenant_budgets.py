@@ -6,6 +6,7 @@ at their end. Which tenants are capped is asked again now and then, so a tenant 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -15,11 +16,13 @@ from orchestrator.session.budget import TENANT_CAPS
 from orchestrator.session.ending import first_generation
 from orchestrator.session.spending import month_of
 from orchestrator.session.state import SessionState
+from orchestrator.session.transitions import OperationKind
 from orchestrator.session.values import JsonObject, truncate_to_millis
 from orchestrator.usage import Caps, Usage, spent_under, total_of, usage_view
 
 CAPS_KEPT_SECONDS: Final = 2.0
 """So late a node may hear of a cap that was set."""
+CALLS: Final = "agent_calls"
 TENANTS_KEPT_MAX: Final = 10_000
 
 
@@ -44,15 +47,15 @@ class TenantBudgets:
             return None
         now = truncate_to_millis(self._clock.now())
         month = month_of(now)
-        await self._count(state, at=now)
         if state.spent.excused_month == month:
+            await self._count(state, at=now)
             return None
-        spent = dict(spent_under(await self._usage.month(tenant, month)))
-        # The run that asks has been counted as it was ordered.
-        spent["agent_calls"] -= 1
-        for cap, used in spent.items():
+        calls_before = await self._take(state, operation, caps, now)
+        if calls_before is not None:
+            return m.TenantCapReached(operation, attempt, CALLS, caps.agent_calls or 0, calls_before, month)
+        for cap, used in spent_under(await self._usage.month(tenant, month)).items():
             limit = getattr(caps, cap)
-            if limit and used >= limit:
+            if cap != CALLS and limit and used >= limit:
                 return m.TenantCapReached(operation, attempt, cap, limit, used, month)
         return None
 
@@ -73,6 +76,28 @@ class TenantBudgets:
         """Return what the tenant may spend in a month, by cap; `None` is no cap."""
         caps = (await self._usage.caps(tenant)).over(self._defaults)
         return {cap: getattr(caps, cap) or None for cap in TENANT_CAPS}
+
+    async def _take(self, state: SessionState, operation: str, caps: Caps, now: datetime) -> int | None:
+        """Count what the session spent up to this run's order; return the calls before it where it does not fit.
+
+        What was ordered behind it stays out, so that of runs that are ordered at once as many begin as fit.
+        """
+        total = total_of(state)
+        if not caps.agent_calls:
+            await self._count(state, at=now)
+            return None
+        ordered_at = state.operations[operation].changed_seq
+        behind = sum(
+            other.kind is OperationKind.AGENT and other.changed_seq > ordered_at
+            for other in state.open_operations.values()
+        )
+        return await self._usage.take(
+            state.started.tenant,
+            first_generation(state.session_id),
+            replace(total, agent_calls=total.agent_calls - behind),
+            calls_max=caps.agent_calls,
+            at=now,
+        )
 
     async def _count(self, state: SessionState, *, at: datetime) -> None:
         tenant = state.started.tenant

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias, assert_never
 
 from rpds import HashTrieMap, HashTrieSet
@@ -402,7 +402,23 @@ def _error(before: Operation | None, event: _OperationEvent) -> ErrorRecord | No
 
 def _spent(state: SessionState, before: Operation | None, recorded: e.Recorded, event: _OperationEvent) -> Spent:
     attempt_since = None if before is None or before.is_settled else before.next_attempt_at or before.changed_at
+    if attempt_since is not None and event.operation in state.asking_runs:
+        attempt_since += _time_people_took(state, event.operation, attempt_since, recorded.at)
     return spent_after(state.spent, event, recorded.at, attempt_since=attempt_since, budget=state.started.budget)
+
+
+def _time_people_took(state: SessionState, agent_run: str, since: datetime, until: datetime) -> timedelta:
+    """Return how long an agent run waited for people within that time; while several were asked, once."""
+    asked = sorted(
+        (max(since, op.started_at), min(until, op.changed_at if op.is_settled else until))
+        for op in state.operations.values()
+        if op.agent_run == agent_run and op.kind is OperationKind.APPROVAL
+    )
+    took, counted_until = timedelta(), since
+    for began, ended in asked:
+        took += max(timedelta(), ended - max(began, counted_until))
+        counted_until = max(counted_until, ended)
+    return took
 
 
 def _usage(state: SessionState, event: _OperationEvent) -> JsonObject | None:

@@ -87,6 +87,13 @@ class Usage(Protocol):
         """
         ...
 
+    async def take(self, tenant: str, session_id: str, total: Total, *, calls_max: int, at: datetime) -> int | None:
+        """Count as `count` does, if the tenant's month holds no more than `calls_max` agent calls then: all or nothing.
+
+        Return `None` once it is counted, before or now; where it does not fit, how many calls go before its last one.
+        """
+        ...
+
     async def month(self, tenant: str, month: str) -> Total:
         """Return what the tenant spent in that month ("2026-01"), as of now (a consistent read)."""
         ...

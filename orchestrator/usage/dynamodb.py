@@ -37,6 +37,14 @@ class DynamoDBUsage:
 
     async def count(self, tenant: str, session_id: str, total: Total, *, at: datetime) -> None:
         """See `Usage.count`."""
+        await self._add(tenant, session_id, total, None, at)
+
+    async def take(self, tenant: str, session_id: str, total: Total, *, calls_max: int, at: datetime) -> int | None:
+        """See `Usage.take`."""
+        return await self._add(tenant, session_id, total, calls_max, at)
+
+    async def _add(self, tenant: str, session_id: str, total: Total, calls_max: int | None, at: datetime) -> int | None:
+        """Add what is new, if that leaves no more calls than may be; see `Usage.take`."""
         key, month = _used_key(tenant, session_id), month_of(at)
         while True:
             # A write whose answer was lost is found here by whoever repeats it, and adds nothing.
@@ -44,19 +52,21 @@ class DynamoDBUsage:
             counted = _total(noted)
             new = total.beyond(counted)
             if new == NOTHING:
-                return
+                return None
             counts: Item = dict(zip(COUNTS, (counted + new).counts, strict=True))
             note = self._note(key, noted, counts, at)
-            adds = {name: n for name, n in zip(COUNTS, new.counts, strict=True) if n}
-            tally = Tally(_month_key(tenant, month), adds, f"attribute_exists({SORT_KEY})")
+            tally = _tally(_month_key(tenant, month), new, calls_max)
             try:
                 await self._table.write_all([note, tally])
             except ConditionUnmet as unmet:
-                # Somebody else counted since; or the month has just begun.
+                # Somebody else counted since; or the month has just begun; or it does not fit.
                 if unmet.key == tally.key:
+                    calls = (await self.month(tenant, month)).agent_calls + new.agent_calls
+                    if calls_max is not None and calls > calls_max:
+                        return calls - 1
                     await self._begin(tenant, month, at)
             else:
-                return
+                return None
 
     async def month(self, tenant: str, month: str) -> Total:
         """See `Usage.month`."""
@@ -130,6 +140,18 @@ def _used_key(tenant: str, session_id: str) -> Key:
 
 def _month_key(tenant: str, month: str) -> Key:
     return _key(tenant, f"{_MONTH_PREFIX}{month}")
+
+
+def _tally(month: Key, new: Total, calls_max: int | None) -> Tally:
+    """Return what adds to a month that has begun: with a cap on new calls, if they fit under it."""
+    adds = {name: n for name, n in zip(COUNTS, new.counts, strict=True) if n}
+    has_begun = f"attribute_exists({SORT_KEY})"
+    if calls_max is None or not new.agent_calls:
+        return Tally(month, adds, has_begun)
+    left = calls_max - new.agent_calls
+    # One without a number has spent nothing: only a cap below what is asked for refuses that.
+    fits = "(attribute_not_exists(#agent_calls) OR #agent_calls <= :left)" if left >= 0 else "#agent_calls <= :left"
+    return Tally(month, adds, f"{has_begun} AND {fits}", values={"left": left})
 
 
 def _total(item: Item | None) -> Total:

@@ -22,13 +22,19 @@ class MemoryUsage:
     async def count(self, tenant: str, session_id: str, total: Total, *, at: datetime) -> None:
         """See `Usage.count`."""
         await asyncio.sleep(0)
+        self._add(tenant, session_id, total, at)
+
+    async def take(self, tenant: str, session_id: str, total: Total, *, calls_max: int, at: datetime) -> int | None:
+        """See `Usage.take`."""
         counted = self._counted.get((tenant, session_id), NOTHING)
-        new = total.beyond(counted)
-        if new == NOTHING:
-            return
-        self._counted[tenant, session_id] = counted + new
-        months = self._months[month_of(at)]
-        months[tenant] = months.get(tenant, NOTHING) + new
+        new = total.beyond(counted).agent_calls
+        calls = self._months.get(month_of(at), {}).get(tenant, NOTHING).agent_calls + new
+        if new and calls > calls_max:
+            await asyncio.sleep(0)
+            return calls - 1
+        self._add(tenant, session_id, total, at)
+        await asyncio.sleep(0)
+        return None
 
     async def month(self, tenant: str, month: str) -> Total:
         """See `Usage.month`."""
@@ -55,3 +61,12 @@ class MemoryUsage:
         for tenant, caps in sorted(self._caps.items()):
             if caps != NO_CAPS:
                 yield tenant
+
+    def _add(self, tenant: str, session_id: str, total: Total, at: datetime) -> None:
+        counted = self._counted.get((tenant, session_id), NOTHING)
+        new = total.beyond(counted)
+        if new == NOTHING:
+            return
+        self._counted[tenant, session_id] = counted + new
+        months = self._months[month_of(at)]
+        months[tenant] = months.get(tenant, NOTHING) + new

@@ -55,6 +55,28 @@ async def test_sessions_that_are_counted_at_once_lose_nothing(usage: Usage) -> N
     assert FIRST + FIRST + FIRST + FIRST == await usage.month("acme", "2026-06")
 
 
+async def test_what_does_not_fit_under_a_cap_on_calls_is_not_taken_at_all(usage: Usage) -> None:
+    """What was taken before fits for ever; who is refused hears how many calls go before its last one."""
+    assert await usage.take("acme", "s", SECOND, calls_max=1, at=JUNE) == 1
+    assert NOTHING == await usage.month("acme", "2026-06")
+    assert await usage.take("acme", "s", FIRST, calls_max=1, at=JUNE) is None
+    assert await usage.take("acme", "t", FIRST, calls_max=1, at=JUNE) == 1
+    assert await usage.take("acme", "s", FIRST, calls_max=1, at=JUNE) is None
+    assert await usage.take("acme", "t", SECOND, calls_max=2, at=JUNE) == 2
+    assert await usage.take("acme", "t", FIRST, calls_max=2, at=JUNE) is None
+    assert FIRST + FIRST == await usage.month("acme", "2026-06")
+    assert await usage.take("acme", "t", FIRST, calls_max=2, at=JULY) is None
+    assert NOTHING == await usage.month("acme", "2026-07")
+
+
+@pytest.mark.usefixtures("isolated")
+async def test_takers_at_once_take_as_many_calls_as_fit(usage: Usage) -> None:
+    """Neither more, nor fewer."""
+    takes = [usage.take("acme", f"s{n}", FIRST, calls_max=3, at=JUNE) for n in range(5)]
+    assert 3 == (await asyncio.gather(*takes)).count(None)
+    assert 3 == (await usage.month("acme", "2026-06")).agent_calls
+
+
 async def test_caps_are_set_changed_and_unset(usage: Usage) -> None:
     """What is not named is as the settings say; 0 stands for no cap."""
     await usage.set_caps("acme", Caps(tokens=1_000, cost=2.5), at=JUNE)

@@ -151,7 +151,7 @@ HEAD_WRITES = frozenset(
 )
 INBOX_WRITES = frozenset({"put", "delete"})
 QUOTA_WRITES = frozenset({"admit", "enqueue", "promote", "dismiss", "free"})
-USAGE_WRITES = frozenset({"count"})
+USAGE_WRITES = frozenset({"count", "take"})
 
 
 class _Lined:

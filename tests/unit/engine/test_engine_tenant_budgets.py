@@ -8,10 +8,11 @@ from engine_life import crash_at_every_call, live
 from engine_world import NOON, Gate, Node, World, failed
 
 from actors import settle
-from orchestrator import Budget, Orchestrator, SessionContext
+from orchestrator import Budget, Orchestrator, SessionContext, current_invocation
 from orchestrator.session.events import SessionCompleted, SessionFailed
 from orchestrator.session.values import Json
 from orchestrator.usage import NO_CAPS, Caps, Total
+from orchestrator.usage.memory import MemoryUsage
 
 USAGE: dict[str, Json] = {"input_tokens": 30, "output_tokens": 10, "cost": 0.5}
 ONE_CALL = Total(input_tokens=30, output_tokens=10, tokens=40, cost_micros=500_000, agent_calls=1)
@@ -129,6 +130,34 @@ async def test_the_time_of_agent_runs_is_spent_too() -> None:
         assert exceeded("61.5", "60", "seconds of agent runs") == await world.end()
 
 
+async def test_time_in_which_people_were_asked_is_not_spent() -> None:
+    """Two are asked, one after the other has not answered yet: what both took counts for nothing, the rest in full."""
+    gate, world = Gate(), await capped(Caps(agent_seconds=1_000))
+
+    async def asks_two(_: object) -> Json:
+        await gate.passing()
+        calls = current_invocation().calls
+        answers = await asyncio.gather(calls.ask("pay#1", 1), calls.ask("pay#2", 2))
+        return [answer.by for answer in answers]
+
+    async def once(ctx: SessionContext) -> object:
+        return await ctx.invoke_agent("researcher", "tea")
+
+    async with world.node(app_with(once, agent=asks_two)) as node:
+        await node.start()
+        await gate.reached()
+        await world.pass_time(7)
+        gate.open()
+        await settle()
+        await world.pass_time(100)
+        await node.deliveries.approve("s", "researcher/pay#1", True, "ann", None)
+        await world.pass_time(100)
+        await node.deliveries.approve("s", "researcher/pay#2", True, "bob", None)
+        assert SessionCompleted(["ann", "bob"]) == await world.end()
+        state = await world.state()
+    assert 7 <= state.spent.agent_seconds < 10
+
+
 async def test_two_sessions_at_once_pass_a_cap_by_no_more_than_what_is_under_way() -> None:
     """Of calls, not by one: each is counted before it begins, and those that come after the last one do not begin."""
     gate, begun = Gate(), list[int]()
@@ -147,7 +176,54 @@ async def test_two_sessions_at_once_pass_a_cap_by_no_more_than_what_is_under_way
         await second.start(session_id="b")
         ends = [await world.end("a"), await world.end("b")]
     assert [SessionFailed, SessionFailed] == [type(end) for end in ends]
-    assert len(begun) <= 3
+    assert 3 == len(begun)
+
+
+async def test_of_runs_that_are_ordered_at_once_as_many_begin_as_fit() -> None:
+    """Also where all of them begin at once: on the node that takes over from one that died before it had the caps."""
+    begun, gate, world = list[int](), Gate(), World()
+
+    class Late(MemoryUsage):
+        async def caps(self, tenant: str) -> Caps:
+            await gate.passing()
+            return await super().caps(tenant)
+
+    async def agent(number: int) -> Json:
+        begun.append(number)
+        return {"usage": USAGE}
+
+    async def handler(ctx: SessionContext) -> None:
+        await asyncio.gather(*(ctx.invoke_agent("researcher", n, name=f"r{n}") for n in range(4)))
+
+    world.usage = Late()
+    await world.usage.set_caps("default", Caps(agent_calls=3), at=NOON)
+    app = app_with(handler, agent)
+    async with world.node(app) as node, world.node(app, "node-2") as successor:
+        await node.start()
+        await gate.reached()
+        await settle()
+        node.crash()
+        gate.open()
+        await live(world, successor, dead=("node-1",))
+        assert exceeded("3", "3", "agent calls") == await world.end()
+    assert [0, 1, 2] == sorted(begun)
+
+
+async def test_a_run_that_begins_again_on_another_node_is_taken_once() -> None:
+    """A crash between the taking and the run's end: the cap has room for it still."""
+    gate, world = Gate(), await capped(Caps(agent_calls=2))
+
+    async def agent(_: object) -> Json:
+        await gate.passing()
+        return {"usage": USAGE}
+
+    async with world.node(app_with(agent=agent)) as node, world.node(app_with(agent=agent), "node-2") as successor:
+        await node.start()
+        await gate.reached()
+        node.crash()
+        gate.open()
+        await live(world, successor, dead=("node-1",))
+        assert SessionCompleted("done") == await world.end()
 
 
 async def test_a_cap_that_is_lifted_lets_new_sessions_spend() -> None:
