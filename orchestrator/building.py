@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -143,10 +145,14 @@ def connections(clients: Clients, machine: Machine) -> Connections:
     )
 
 
-def deliveries_of_no_node(settings: Settings, table: Table, bucket: Bucket, machine: Machine) -> SessionDeliveries:
-    """Build the deliveries of a process that is no node: it claims nothing, and leaves its messages where nodes look.
+@asynccontextmanager
+async def deliveries_of_no_node(
+    settings: Settings, table: Table, bucket: Bucket, machine: Machine
+) -> AsyncIterator[SessionDeliveries]:
+    """Yield the deliveries of a process that is no node: it claims nothing, and leaves its messages where nodes look.
 
     So a command reaches a session though no message gets through the queue, past nodes that are full or far behind.
+    Leaving the block waits until the nodes that have such sessions were poked, as far as they can be reached from here.
     """
     address = PublicAddress(settings)
     ports = session_ports(
@@ -161,11 +167,18 @@ def deliveries_of_no_node(settings: Settings, table: Table, bucket: Bucket, mach
     )
     system, capacity = ActorSystem(clock=machine.clock), NodeCapacity(1)
     capacity.watch(system)
-    wake_ups = DynamoDBWakeUps(table, clock=machine.clock)
+    pokes = HttpPokes(Directory(DynamoDBNodes(table), own_id=ports.node_id), log)
+    wake_ups = PokingWakeUps(DynamoDBWakeUps(table, clock=machine.clock), pokes)
     router = Router(system, ports, wake_ups, capacity, SessionSupervisor(machine.clock))
     # As a node that drains: what it wakes is left to others.
     router.drain()
-    return SessionDeliveries(router, machine.new_hex)
+    carrying = asyncio.ensure_future(pokes.run())
+    try:
+        yield SessionDeliveries(router, machine.new_hex)
+        await pokes.settled()
+    finally:
+        carrying.cancel()
+        await asyncio.wait({carrying})
 
 
 def _nobody_outside() -> NodeOutside:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors import Clock, Signal
 from orchestrator.capacity import NodeCapacity
-from orchestrator.cluster import DUE_EVERY_SECONDS, Heads, NodeFenced, NodeRecord, Nodes
+from orchestrator.cluster import DUE_EVERY_SECONDS, ENDS_NOW, Heads, NodeFenced, NodeRecord, Nodes
 from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.shares import Turns, first_taker
 from orchestrator.inbox import WakeUps
@@ -212,9 +212,11 @@ class Rescuer:
             with self._keeping_on("limits"):
                 await self._ports.router.slots.refresh()
             with self._keeping_on("due"):
-                now = self._now()
-                due = _only(self._ports.heads.due(now), self._turns.look(self._ports.directory.takers))
-                await self._activate_all(due, tasks, only_unowned=True, due_before=now)
+                # One that is only to be ended needs no room.
+                is_full = self._ports.capacity.free() <= 0
+                until = ENDS_NOW if is_full else self._now()
+                due = _only(self._ports.heads.due(until), self._turns.look(self._ports.directory.takers))
+                await self._activate_all(due, tasks, only_unowned=True, due_before=until, needs_room=not is_full)
             await self._ports.clock.sleep(DUE_EVERY_SECONDS)
 
     async def _wake(self, session_id: str) -> None:
@@ -243,11 +245,12 @@ class Rescuer:
         dead_owner: str | None = None,
         only_unowned: bool = False,
         due_before: datetime | None = None,
+        needs_room: bool = True,
     ) -> None:
         """Claim them, many at once, as far as this node has room; what it has no room for is left to the next round."""
         async for session_id in session_ids:
             await self._claims.acquire()
-            if self._is_draining or self._ports.capacity.free() <= 0:
+            if self._is_draining or (needs_room and self._ports.capacity.free() <= 0):
                 self._claims.release()
                 return
             claim = partial(

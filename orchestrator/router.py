@@ -16,14 +16,14 @@ from actors import ActorContext, ActorStopped, ActorSystem, DuplicateActor, Repl
 from orchestrator.artifacts import enclosed
 from orchestrator.artifacts.payloads import payload_key
 from orchestrator.capacity import Guards, NodeCapacity
-from orchestrator.cluster import Head, NotOwner
+from orchestrator.cluster import ENDS_NOW, Head, NotOwner
 from orchestrator.cluster.generations import latest_of
 from orchestrator.errors import OrchestratorError, Stale
 from orchestrator.inbox import InboxItem, MessageConflict, SessionEnded, UnknownSession, WakeUps
 from orchestrator.inbox.codec import decode_message, encode_message
 from orchestrator.intake import Start
 from orchestrator.journal import JournalConflict, UnreadableEvent
-from orchestrator.journal.folding import read_state
+from orchestrator.journal.folding import first_event, read_state
 from orchestrator.owned_head import OwnedHead, Rest
 from orchestrator.session import decide
 from orchestrator.session import messages as m
@@ -195,7 +195,8 @@ class Router:
         with self._capacity.place() as has_place:
             # One that its owner handed over before it died was not taken from the dead (rule 12).
             from_dead_owner = dead_owner is not None and head.owner == dead_owner
-            return has_place and await self._take_over(head, from_dead_owner=from_dead_owner)
+            may_take = has_place or head.wake_at == ENDS_NOW
+            return may_take and await self._take_over(head, from_dead_owner=from_dead_owner)
 
     async def _take_over(self, head: Head, *, from_dead_owner: bool) -> bool:
         """Claim HEAD and bring the session to life here; return whether HEAD was still as it was read."""
@@ -236,7 +237,7 @@ class Router:
 
     async def _accepted_before(self, session_id: str, event: SessionStarted, marks: Sequence[str]) -> Accepted:
         """Answer a start whose event 1 stands already; completes a creation that died half-way (rule 14)."""
-        first = await self._first_event(session_id)
+        first = await first_event(self.ports.journal, session_id)
         assert isinstance(first.event, SessionStarted), f"event 1 of {session_id} is {type(first.event).__name__}"
         is_new = False
         if await self.ports.heads.get(session_id) is None:
@@ -244,11 +245,6 @@ class Router:
         if not decide.same_start(first.event, event):
             raise IdempotencyConflict(session_id)
         return Accepted(session_id, is_new=is_new)
-
-    async def _first_event(self, session_id: str) -> Recorded:
-        async for first in self.ports.journal.read(session_id):
-            return first
-        raise AssertionError(f"event 1 of {session_id} vanished: events are never deleted early")
 
     async def _complete_creation(self, session_id: str, first: Recorded, marks: Sequence[str]) -> bool:
         """Insert HEAD over a durable event 1; return whether this node's insert made the session's HEAD."""
@@ -398,7 +394,7 @@ class Router:
             await self.ports.inbox.delete(session_id, [message_id])
             raise MessageConflict(session_id, message_id)
         elif bumped.owner is None:
-            await self._wake_unowned(bumped)
+            await self._wake_unowned(bumped, ends_now=isinstance(message, m.KillAsked))
         elif bumped.owner == self.ports.node_id:
             await self.wake(session_id)
         else:
@@ -419,16 +415,19 @@ class Router:
             return False
         return state is not None and state.mail.contradicts(message)
 
-    async def _wake_unowned(self, head: Head) -> None:
+    async def _wake_unowned(self, head: Head, *, ends_now: bool) -> None:
         """Claim it here, whatever actor of it this node still holds (rule 7); or leave it to a node that has room."""
         if head.status is SessionStatus.QUEUED:
             # It takes what waits in its inbox when its turn comes.
             return
-        if not self.is_draining and await self.claim(head.session_id, only_unowned=True):
-            return
         # Somebody may have claimed it since, and reads the inbox.
         with suppress(NotOwner):
-            await self.ports.heads.make_due(head, at=truncate_to_millis(self.ports.clock.now()))
+            if ends_now:
+                head = await self.ports.heads.make_due(head, at=ENDS_NOW)
+            if not self.is_draining and await self.claim(head.session_id, only_unowned=True):
+                return
+            if not ends_now:
+                await self.ports.heads.make_due(head, at=truncate_to_millis(self.ports.clock.now()))
 
     async def _bring_up(self, head: Head, state: SessionState | None) -> None:
         def factory(context: ActorContext[ActorMessage]) -> SessionActor:

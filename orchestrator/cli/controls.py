@@ -1,10 +1,12 @@
 """Commands by which an operator stops a session, or holds it: straight to the table, past whatever waits in the queue.
 
-The node that has the session looks for such messages every second; one that nobody has is due at once.
+The node that has the session is poked, where it can be reached from here, and looks for such messages every second
+anyway; a session that nobody has is due at once, and one that is to end now takes no place on a full node.
 """
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import Final
 
@@ -15,10 +17,11 @@ from orchestrator.calls import REASON_LENGTH_MAX
 from orchestrator.cli.arguments import text_argument
 from orchestrator.cli.client import Client, checked
 from orchestrator.cli.output import as_json, print_json, tell
-from orchestrator.cli.process import with_client
+from orchestrator.cli.process import log_format, with_client
 from orchestrator.deliveries import Control, Deliveries
 from orchestrator.machine import this_machine
 from orchestrator.session.values import JsonObject
+from orchestrator.telemetry import configure_logging
 
 reason_option: Final = click.option("--reason", default=None, help="Why; it stands in the journal.")
 
@@ -74,9 +77,11 @@ def _control(word: str, session_id: str, reason: str | None, *, json_output: boo
     message_id = uuid.uuid4().hex
 
     async def deliver(client: Client) -> None:
+        # A node that is out of reach from here is none of an operator's faults: it looks by itself.
+        configure_logging(log_format(client.settings), level=logging.ERROR)
         with this_machine() as machine:
-            deliveries = deliveries_of_no_node(client.settings, client.table, client.bucket, machine)
-            await _delivery(word, deliveries)(checked(session_id), reason, message_id)
+            async with deliveries_of_no_node(client.settings, client.table, client.bucket, machine) as deliveries:
+                await _delivery(word, deliveries)(checked(session_id), reason, message_id)
 
     with_client(deliver)
     message: JsonObject = {"kind": word, "session_id": session_id, "reason": reason, "message_id": message_id}

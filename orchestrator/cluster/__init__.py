@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from orchestrator.errors import OrchestratorError
@@ -21,6 +21,8 @@ STATE_SHARDS: Final = 4
 DynamoDB Developer Guide, "Designing partition keys")."""
 DUE_EVERY_SECONDS: Final = 1.0
 """How often every node looks for what is due, what it was left a note of, and which tenants are limited."""
+ENDS_NOW: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""`wake_at` of an unowned session that is to be ended whatever else is due: a node without a free place takes it too."""
 BLOCKED_ERROR: Final = "blocked_error"
 """Attribute of a BLOCKED session's HEAD: what it waits for."""
 

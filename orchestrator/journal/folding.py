@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from orchestrator.journal import Journal, UnreadableEvent
-from orchestrator.session.events import SessionStarted
+from orchestrator.session.events import Recorded, SessionStarted
 from orchestrator.session.state import SessionState, begin, evolve
+
+
+async def first_event(journal: Journal, session_id: str) -> Recorded:
+    """Return event 1 of a session that was accepted."""
+    async for first in journal.read(session_id):
+        return first
+    raise AssertionError(f"event 1 of {session_id} vanished: events are never deleted early")
 
 
 async def read_state(journal: Journal, session_id: str) -> SessionState | None:

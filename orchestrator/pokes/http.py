@@ -60,6 +60,10 @@ class HttpPokes:
                 self._under_way.add(node_id)
                 tasks.create_task(self._carry(http, node_id), name=f"poke {node_id}")
 
+    async def settled(self) -> None:
+        """Return once no poke that was asked for is still to be sent, or answered; `run` carries them meanwhile."""
+        await self._changed.until(lambda: not self._wanted and not self._under_way)
+
     def _next(self) -> str | None:
         if len(self._under_way) >= POKES_AT_ONCE_MAX:
             return None

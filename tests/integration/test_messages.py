@@ -377,6 +377,8 @@ async def test_an_operator_pauses_resumes_and_kills_past_the_queue(deployment: D
     await worker.logged("session_ended", session_id="held", status="COMPLETED")
     code, out, err = await deployment.cli("kill", "endless", "--json")
     assert (0, "kill") == (code, json.loads(out)["kind"]), err
+    # Its owner looks each second by itself, but hardly just before each command.
+    await worker.logged("wake_ups_taken", poked=True)
     assert 202 == (await deployment.ask(worker, "POST", "/sessions/stubborn/kill", {"reason": "runs away"}))[0]
     for session_id in ("endless", "stubborn"):
         await worker.logged("session_ended", session_id=session_id, status="CANCELLED")

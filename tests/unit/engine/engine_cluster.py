@@ -106,6 +106,7 @@ class Member:
     def __init__(self, node_id: str, built: BuiltNode, rescuer: Rescuer, line: Line) -> None:
         self.node_id = node_id
         self.router = built.router
+        self.capacity = built.capacity
         self.deliveries = built.deliveries
         self.line = line
         self.gone = asyncio.Event()

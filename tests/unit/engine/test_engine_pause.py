@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from engine_life import until_suspended
 from engine_trials import pass_seconds, same_end_whatever_happens, told, until_end
 from engine_world import Diary, Gate, Node, World, app_of
 
@@ -294,6 +295,25 @@ async def test_a_kill_reaches_a_session_that_rests_or_waits_for_its_slot() -> No
         await node.deliveries.kill("t", "not needed", "kill-t")
         with pytest.raises(SessionEnded):
             await node.deliveries.kill("t", "not needed", "kill-u")
+
+
+async def test_a_kill_needs_no_free_place() -> None:
+    """Of a session that nobody has, on a node that is full; another message waits there until a place is free."""
+    gate, world = Gate(), World()
+    world.passivate_after = 0.5
+
+    async def rests_or_works(ctx: SessionContext, works: bool) -> None:
+        await (gate.passing() if works else ctx.sleep(3_600))
+
+    async with world.node(app_of(rests_or_works), sessions_max=1) as node:
+        await node.start(False)
+        await until_suspended(world, node)
+        await node.start(True, session_id="works")
+        await gate.reached()
+        await node.deliveries.pause("s", "look at it first", None)
+        assert (await world.head()).owner is None
+        await kill(world, node)
+        assert SessionCancelled("runs away") == await world.end()
 
 
 async def test_a_pause_reaches_a_session_that_waits_for_its_slot_before_it_begins() -> None:

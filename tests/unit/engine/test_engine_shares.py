@@ -9,15 +9,18 @@ from random import Random
 
 import pytest
 from engine_cluster import HEARTBEAT_SECONDS, NODE_TIMEOUT_SECONDS, Cluster, Member
-from engine_world import World
+from engine_world import NOON, World
 from structlog.testing import capture_logs
 
 from orchestrator import Orchestrator, SessionContext
-from orchestrator.cluster import Head, NotOwner
+from orchestrator.cluster import ENDS_NOW, Head, NotOwner
 from orchestrator.cluster.memory import MemoryHeads
 from orchestrator.cluster.shares import PASSED_OVER_MAX, Turns, first_taker
+from orchestrator.inbox import InboxItem
+from orchestrator.inbox.codec import encode_message
 from orchestrator.intake import Start
 from orchestrator.rescuer import AUDIT_EVERY_BEATS
+from orchestrator.session.messages import CancelAsked, KillAsked
 from orchestrator.session.transitions import SessionStatus
 
 SESSIONS = 400
@@ -189,6 +192,25 @@ async def test_what_falls_due_to_a_full_node_is_claimed_by_another_one_a_look_la
         for _ in range(int(NAP_SECONDS) + 2):
             await running.cluster.pass_time(1)
         assert {SessionStatus.COMPLETED} == {head.status for head in running.heads.all()}
+
+
+async def test_what_is_to_be_ended_now_is_claimed_by_a_full_node() -> None:
+    """By a message that a process that is no node left: all nodes are full, and take nothing else that is due."""
+    async with town(passivate_after=0.05) as running:
+        first, _ = await running.join(1, 0)
+        await running.start(first, sessions=2)
+        for _ in range(3):
+            await running.cluster.pass_time(1)
+        first.capacity.sessions_max = 0
+        for message, session_id in ((CancelAsked("c", "stop"), "s0"), (KillAsked("k", "stop now"), "s1")):
+            head = await running.world.head(session_id)
+            await running.world.inbox.put(session_id, InboxItem(message.message_id, 1, encode_message(message)))
+            await running.heads.bump_inbox(session_id)
+            await running.heads.make_due(head, at=ENDS_NOW if session_id == "s1" else NOON)
+        for _ in range(3):
+            await running.cluster.pass_time(1)
+        assert SessionStatus.CANCELLED == (await running.world.head("s1")).status
+        assert SessionStatus.SUSPENDED == (await running.world.head("s0")).status
 
 
 # --- the hash -------------------------------------------------------------------------------------------------------

@@ -137,6 +137,7 @@ async def test_time_in_which_people_were_asked_is_not_spent() -> None:
     async def asks_two(_: object) -> Json:
         await gate.passing()
         calls = current_invocation().calls
+        assert calls is not None
         answers = await asyncio.gather(calls.ask("pay#1", 1), calls.ask("pay#2", 2))
         return [answer.by for answer in answers]
 

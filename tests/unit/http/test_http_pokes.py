@@ -217,6 +217,22 @@ async def test_whom_no_poke_reaches_is_named_once_and_keeps_nobody_from_the_othe
         assert "key" not in {*logs[0].values()}
 
 
+async def test_whoever_leaves_can_wait_until_its_pokes_have_gone_out() -> None:
+    """Also those that reach nobody; nothing to send is nothing to wait for."""
+    rung = list[str]()
+    async with stage(doorbell_of=(NODE, POKE_KEY, lambda: rung.append(NODE))) as node:
+        records = [
+            registration(NODE, node.url.removeprefix("http://"), POKE_KEY),
+            registration("closed", "127.0.0.1:9", "key"),
+        ]
+        async with asyncio.timeout(PATIENCE_SECONDS), poking(*records) as pokes:
+            await pokes.settled()
+            for name in ("closed", NODE):
+                await pokes.poke(name)
+            await pokes.settled()
+            assert [NODE] == rung
+
+
 class WatchedDirectory(Directory):
     """A directory that tells when it was made to forget somebody."""
 
