@@ -22,7 +22,7 @@ DynamoDB Developer Guide, "Designing partition keys")."""
 DUE_EVERY_SECONDS: Final = 1.0
 """How often every node looks for what is due, what it was left a note of, and which tenants are limited."""
 ENDS_NOW: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""`wake_at` of an unowned session that is to be ended whatever else is due: a node without a free place takes it too."""
+"""`wake_at` of an unowned session that is to be ended before all that is due: a full node takes it, too."""
 BLOCKED_ERROR: Final = "blocked_error"
 """Attribute of a BLOCKED session's HEAD: what it waits for."""
 
