@@ -135,6 +135,10 @@ class ActorSystem:
         """Return every actor that lives now. The caller knows what messages they take."""
         return tuple(ActorRef(cell) for cell in self._cells.values())
 
+    def fullest_mailbox(self) -> int:
+        """Return how many messages wait in the mailbox that holds most."""
+        return max((len(cell.mailbox) for cell in self._cells.values()), default=0)
+
     async def stop(self, actor_id: str) -> None:
         """Return when the actor has ended after its current message; at once if there is none.
 

@@ -36,12 +36,16 @@ class Rest:
 
 
 class OwnedHead:
-    """The HEAD of a session that this node owns, as last read or written."""
+    """The HEAD of a session that this node owns, as last read or written.
 
-    def __init__(self, heads: Heads, head: Head, node_id: str) -> None:
+    `was_owned` tells that it was claimed from an owner that had not given it up.
+    """
+
+    def __init__(self, heads: Heads, head: Head, node_id: str, *, was_owned: bool = False) -> None:
         self._heads = heads
         self._node_id = node_id
         self.current = head
+        self.was_owned = was_owned
 
     @property
     def has_slot(self) -> bool:

@@ -29,8 +29,10 @@ from orchestrator.building import (
     PublicAddress,
     channels,
     connections,
+    loop_watch_for,
     memory_pressure,
     neighbours,
+    new_node_id,
     patience_for,
     session_ports,
     sqs_intake,
@@ -38,6 +40,7 @@ from orchestrator.building import (
 )
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
+from orchestrator.cluster.shares import first_taker
 from orchestrator.deliveries import SessionDeliveries
 from orchestrator.errors import Unavailable
 from orchestrator.health import Health, LoopWatch
@@ -60,7 +63,9 @@ from orchestrator.schedules.dynamodb import DynamoDBSchedules
 from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
+from orchestrator.telemetry.port import Telemetry
 from orchestrator.user_code import contain_exits
+from orchestrator.vitals import Vitals
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -157,6 +162,8 @@ class Node:
     memory: MemoryPressure
     pokes: Pokes
     channels: Channels
+    telemetry: Telemetry
+    vitals: Vitals
     abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
@@ -168,6 +175,7 @@ class Node:
             memory = tasks.create_task(self.memory.run(), name="memory")
             poking = tasks.create_task(self.pokes.run(), name="pokes")
             channels = tasks.create_task(self.channels.run(), name="channels")
+            vitals = tasks.create_task(self.vitals.run(), name="vitals")
             async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
                 await self.rescuer.enter(address=reachable_address(address))
@@ -186,6 +194,7 @@ class Node:
                 scheduling.cancel()
                 await asyncio.wait({rescuing, scheduling})
                 await self.rescuer.leave()
+                await self.telemetry.flush()
                 log.info("node_stopped", node=self.http.node_id, stuck=list(stuck))
                 if stuck:
                     # A handler that ignores its cancellation would hold the process for ever.
@@ -195,6 +204,7 @@ class Node:
             memory.cancel()
             poking.cancel()
             channels.cancel()
+            vitals.cancel()
 
     async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
@@ -227,15 +237,18 @@ async def build(
     Raises:
         Unavailable: the table or a queue is not to be had.
     """
-    clock = machine.clock
-    table_patience = patience_for("table", machine)
+    clock, node_id = machine.clock, new_node_id(machine)
+    telemetry = await machine.telemetry_of(node_id)
+    table_patience = patience_for("table", machine, telemetry)
     table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
     await table.check()
     capacity = NodeCapacity(settings.max_sessions)
     outside, address, told = list[NodeOutside](), PublicAddress(settings), channels(settings, clients, machine)
-    bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine))
+    bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine, telemetry))
     lent = connections(clients, machine)
-    ports = session_ports(app, settings, table, S3Artifacts(bucket), machine, address, lambda: outside[0], told, lent)
+    ports = session_ports(
+        app, settings, table, S3Artifacts(bucket), machine, node_id, address, lambda: outside[0], told, lent, telemetry
+    )
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
     supervisor = SessionSupervisor(clock)
@@ -243,10 +256,9 @@ async def build(
     router = Router(system, ports, near.wake_ups, capacity, supervisor)
     outside.append(NodeOutside(router, ports.new_token))
     deliveries = SessionDeliveries(router, machine.new_hex)
-    intake = await sqs_intake(settings, clients, capacity, machine)
+    intake = await sqs_intake(settings, clients, capacity, machine, telemetry)
     rescuer = _rescuer(settings, near, router, capacity, supervisor, machine)
-    stall_seconds_max = settings.node_timeout_seconds
-    loop_watch = LoopWatch(clock, stall_seconds_max=stall_seconds_max, on_stalled=machine.fence, guard=machine.guard)
+    loop_watch = loop_watch_for(settings, machine, telemetry)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
     health = Health(busy=system.busy, system=system, loop=loop_watch, reachability=reachability)
     reader = Reader(app, machine.new_hex)
@@ -268,6 +280,16 @@ async def build(
         memory=memory_pressure(machine, capacity),
         pokes=near.pokes,
         channels=told,
+        telemetry=telemetry,
+        vitals=Vitals(
+            telemetry=telemetry,
+            system=system,
+            health=health,
+            heads=ports.heads,
+            is_mine=lambda chore: first_taker(chore, near.directory.takers) == node_id,
+            clock=clock,
+            log=log,
+        ),
         abandon=machine.abandon,
     )
 

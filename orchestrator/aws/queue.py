@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from botocore.exceptions import ClientError
@@ -34,6 +35,7 @@ class QueueMessage:
     body: str
     receive_count: int
     trace_header: str | None = None
+    sent_at: datetime | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -60,7 +62,7 @@ class Queue:
                 "MaxNumberOfMessages": min(messages_max, BATCH_MAX),
                 "WaitTimeSeconds": wait_seconds,
                 "VisibilityTimeout": visibility_seconds,
-                "MessageSystemAttributeNames": ["ApproximateReceiveCount", "AWSTraceHeader"],
+                "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp", "AWSTraceHeader"],
                 "MessageAttributeNames": ["All"],
             },
         )
@@ -154,7 +156,12 @@ def _message(wire: _Message) -> QueueMessage:
         body=wire.body,
         receive_count=int(wire.system.get("ApproximateReceiveCount", "1")),
         trace_header=wire.system.get("AWSTraceHeader"),
+        sent_at=_instant(wire.system.get("SentTimestamp")),
         attributes={
             name: value.string_value for name, value in wire.attributes.items() if value.string_value is not None
         },
     )
+
+
+def _instant(millis: str | None) -> datetime | None:
+    return datetime.fromtimestamp(int(millis) / 1_000, UTC) if millis and millis.isdecimal() else None

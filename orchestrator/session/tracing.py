@@ -89,8 +89,9 @@ def is_sampled(trace: str | None) -> bool:
 def spans_after(
     before: SessionState | None, state: SessionState, recorded: e.Recorded, *, began_at: datetime | None = None
 ) -> tuple[Span, ...]:
-    """Return the spans that an event has ended; `began_at` is when an operation began that the journal knows only of
-    its end, as most steps.
+    """Return the spans that an event has ended.
+
+    `began_at` is when an operation began of which the journal holds its end alone, as of most steps.
     """
     event = recorded.event
     if state.has_ended and isinstance(event, _ENDS):
@@ -242,7 +243,7 @@ def _parent_of(state: SessionState, operation: Operation) -> str:
 
 
 def _usage_attributes(usage: JsonObject | None) -> dict[str, Attribute]:
-    """Return the tokens as the GenAI semantic conventions name them ("Semantic conventions for generative AI spans")."""
+    """Return the tokens by their names in OpenTelemetry's semantic conventions ("Generative AI", spans)."""
     counts = {
         "gen_ai.usage.input_tokens": (usage or {}).get(INPUT_TOKENS),
         "gen_ai.usage.output_tokens": (usage or {}).get(OUTPUT_TOKENS),
