@@ -76,7 +76,7 @@ PokesFor: TypeAlias = Callable[[Directory], Pokes]
 
 def patience_for(name: str, machine: Machine) -> Patience:
     """Return how the calls to one service are repeated, and whether it can be reached."""
-    return Patience(machine.clock, Reachability(name, machine.clock), machine.draw)
+    return Patience(machine.clock, Reachability(name, machine.clock, log=log), machine.draw)
 
 
 def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are built on

@@ -182,7 +182,7 @@ def load() -> Settings:
     except ValidationError as invalid:
         first = invalid.errors(include_url=False, include_input=False)[0]
         name = f"{ENV_PREFIX}{'_'.join(str(part) for part in first['loc'][:1])}".upper()
-        raise SettingsError(f"{name}: {first['msg']}") from None
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
     if settings.node_timeout_seconds < 2 * settings.heartbeat_seconds:
         raise SettingsError(
             f"{ENV_PREFIX}NODE_TIMEOUT_SECONDS: must be at least twice {ENV_PREFIX}HEARTBEAT_SECONDS "

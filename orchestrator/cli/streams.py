@@ -13,7 +13,6 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -43,10 +42,9 @@ def _lossy(stream: TextIO | None) -> io.TextIOWrapper:
 class LossyFile(io.RawIOBase):
     """A file to be written to, which drops what it does not take; it never raises and seldom waits. Any thread's."""
 
-    def __init__(self, descriptor: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, descriptor: int) -> None:
         """Write to a descriptor that somebody else closes."""
         self._descriptor = descriptor
-        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._waits_again_at = float("-inf")
         self._lost = 0
@@ -57,6 +55,11 @@ class LossyFile(io.RawIOBase):
     def name(self) -> str:
         """Return what it is called in messages about it."""
         return f"<descriptor {self._descriptor}>"
+
+    @property
+    def lost(self) -> tuple[int, str]:
+        """Return how many writes are lost that nobody was told of, and why the last one is."""
+        return self._lost, self._reason
 
     def writable(self) -> bool:
         """Return that it is."""
@@ -109,7 +112,7 @@ class LossyFile(io.RawIOBase):
     def _has_room(self) -> bool:
         if self._is_writable(0):
             return True
-        now = self._monotonic()
+        now = time.monotonic()
         if now < self._waits_again_at:
             return False
         self._waits_again_at = now + WAIT_AGAIN_AFTER_SECONDS
