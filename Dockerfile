@@ -37,7 +37,7 @@ LABEL org.opencontainers.image.title="Session Orchestrator" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
 
-RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin orchestrator
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin orchestrator
 COPY --from=build /install /usr/local
 WORKDIR /app
 

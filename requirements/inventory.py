@@ -61,14 +61,16 @@ class Package:
     @property
     def is_allowed(self) -> bool:
         """Whether nothing in its expression is a licence that is not allowed."""
-        return set(re.findall(r"[\w.+-]+", self.licence)) - _OPERATORS <= ALLOWED
+        named = set(re.findall(r"[\w.+-]+", self.licence)) - _OPERATORS
+        return bool(named) and named <= ALLOWED
 
 
 def package_of(found: Distribution) -> Package:
     """Return what an installed package says of itself."""
     told = found.metadata
     name = re.sub(r"[-_.]+", "-", told["Name"]).lower()
-    declared = told.get("License-Expression") or told.get("License") or ""
+    words = [told[field] for field in ("License-Expression", "License") if field in told]
+    declared = next((each for each in words if each), "")
     classifiers = [each for each in told.get_all("Classifier") or () if each.startswith("License ::")]
     # Some put the licence's whole text where its name belongs.
     if len(classifiers) == 1 and (not declared or "\n" in declared):
