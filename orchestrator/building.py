@@ -32,7 +32,7 @@ from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
 from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
 from orchestrator.capacity import NodeCapacity
-from orchestrator.cluster import Nodes
+from orchestrator.cluster import Head, Nodes
 from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
 from orchestrator.deliveries import SessionDeliveries
@@ -60,10 +60,13 @@ from orchestrator.session.values import compact_json
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
+from orchestrator.stuck import StuckWatch
 from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
 from orchestrator.usage import Caps
 from orchestrator.usage.dynamodb import DynamoDBUsage
+from orchestrator.why import Owner, UnderWay
+from orchestrator.why.facts import Gathering
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -262,6 +265,23 @@ def memory_pressure(machine: Machine, capacity: NodeCapacity) -> MemoryPressure:
     """Build what holds new sessions back while memory is short."""
     on_change = capacity.short_of_memory
     return MemoryPressure(machine.used_memory, on_change=on_change, relieve=hand_back, clock=machine.clock, log=log)
+
+
+def stuck_watch(settings: Settings, system: ActorSystem, machine: Machine) -> StuckWatch:
+    """Build what finds sessions that hang."""
+    return StuckWatch(
+        system, machine.clock, log, factor=settings.stuck_after_factor, seconds_min=settings.stuck_after_seconds
+    )
+
+
+def gathering(ports: SessionPorts, nodes: Nodes, stuck: StuckWatch) -> Gathering:
+    """Build what this node explains sessions from: the tables, and its own memory."""
+
+    async def look(head: Head, owner: Owner) -> tuple[UnderWay | None, bool | None]:
+        is_here = owner.node_id == ports.node_id
+        return (stuck.under_way(head.session_id), True) if is_here else (None, None)
+
+    return Gathering(ports.heads, ports.journal, nodes, ports.quotas, ports.clock, look)
 
 
 def _body_store(bucket: Bucket) -> StoreBody:

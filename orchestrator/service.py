@@ -29,11 +29,13 @@ from orchestrator.building import (
     PublicAddress,
     channels,
     connections,
+    gathering,
     memory_pressure,
     neighbours,
     patience_for,
     session_ports,
     sqs_intake,
+    stuck_watch,
     task_protection,
 )
 from orchestrator.capacity import NodeCapacity
@@ -60,7 +62,9 @@ from orchestrator.schedules.dynamodb import DynamoDBSchedules
 from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
+from orchestrator.stuck import StuckWatch
 from orchestrator.user_code import contain_exits
+from orchestrator.why.facts import Gathering
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -157,6 +161,7 @@ class Node:
     memory: MemoryPressure
     pokes: Pokes
     channels: Channels
+    stuck: StuckWatch
     abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
@@ -174,6 +179,7 @@ class Node:
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
                 receiving = tasks.create_task(self.intake.run(self.reception.handle), name="intake")
                 scheduling = tasks.create_task(self.scheduler.run(), name="schedules")
+                watching = tasks.create_task(self.stuck.run(), name="stuck sessions")
                 if self.protection is not None:
                     tasks.create_task(self.protection.run(), name="protection")
                 self.health.is_ready = True
@@ -184,7 +190,8 @@ class Node:
                 stuck = await self._drain(receiving)
                 rescuing.cancel()
                 scheduling.cancel()
-                await asyncio.wait({rescuing, scheduling})
+                watching.cancel()
+                await asyncio.wait({rescuing, scheduling, watching})
                 await self.rescuer.leave()
                 log.info("node_stopped", node=self.http.node_id, stuck=list(stuck))
                 if stuck:
@@ -248,7 +255,10 @@ async def build(
     stall_seconds_max = settings.node_timeout_seconds
     loop_watch = LoopWatch(clock, stall_seconds_max=stall_seconds_max, on_stalled=machine.fence, guard=machine.guard)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
-    health = Health(busy=system.busy, system=system, loop=loop_watch, reachability=reachability)
+    stuck = stuck_watch(settings, system, machine)
+    health = Health(
+        busy=system.busy, system=system, loop=loop_watch, reachability=reachability, stuck=lambda: stuck.count
+    )
     reader = Reader(app, machine.new_hex)
     return Node(
         settings=settings,
@@ -262,23 +272,25 @@ async def build(
         address=address,
         health=health,
         loop_watch=loop_watch,
-        http=_http_ports(settings, router, rescuer, health, reader, deliveries),
+        http=_http_ports(settings, router, rescuer, health, reader, deliveries, gathering(ports, near.nodes, stuck)),
         listen=listen or partial(serving, host=settings.host, port=settings.port),
         protection=task_protection(machine, system.busy),
         memory=memory_pressure(machine, capacity),
         pokes=near.pokes,
         channels=told,
+        stuck=stuck,
         abandon=machine.abandon,
     )
 
 
-def _http_ports(
+def _http_ports(  # noqa: PLR0913, PLR0917 - what the endpoints reach
     settings: Settings,
     router: Router,
     rescuer: Rescuer,
     health: Health,
     reader: Reader,
     deliveries: SessionDeliveries,
+    facts: Gathering,
 ) -> HttpPorts:
     return HttpPorts(
         node_id=router.ports.node_id,
@@ -292,6 +304,7 @@ def _http_ports(
         log=log,
         deliveries=deliveries,
         doorbell=rescuer.doorbell,
+        gathering=facts,
     )
 
 

@@ -40,6 +40,7 @@ from orchestrator.session_ports import (
     SessionPorts,
     Settle,
 )
+from orchestrator.sight import Sight, sight_of
 from orchestrator.telemetry import trace_ids
 
 
@@ -60,8 +61,7 @@ class SessionActor:
         self._inbox_read = 0
         self._is_released = False
         self._rest = RestAlarm(ports.clock, ports.passivate_after, partial(_ring, context))
-        self._log = ports.log.bind(session_id=head.session_id, epoch=head.epoch)
-        self._in_flight.log = self._log
+        self._log = self._in_flight.log = ports.log.bind(session_id=head.session_id, epoch=head.epoch)
 
     @property
     def _state(self) -> SessionState:
@@ -94,6 +94,10 @@ class SessionActor:
                 self._log.info("session_handed_over", last_seq=self._state.last_seq)
             except Stale:
                 self._leave()
+
+    def sight(self) -> Sight | None:
+        """Return what is under way for the session; `None` while nothing of its own is, or nothing any more."""
+        return None if self._is_released else sight_of(self._known_state, self._run, self._in_flight)
 
     def _leave(self) -> None:
         """Leave, silently and without touching HEAD: another epoch showed (I7)."""
@@ -210,9 +214,8 @@ class SessionActor:
 
     def _hold_changed(self, *, is_held: bool) -> None:
         """Let the handler know; a session that begins nothing new need not stay in memory."""
-        self._log.info(
-            "session_let_go" if not is_held else "session_paused" if self._state.is_paused else "session_held"
-        )
+        held = "session_paused" if self._state.is_paused else "session_held"
+        self._log.info(held if is_held else "session_let_go")
         self._rest.hurry(is_hurried=is_held)
         self._rest.disarm()
         self._arm()
@@ -434,17 +437,14 @@ class SessionActor:
         self._rest.disarm()
 
     def _bind_trace(self) -> None:
-        self._log = self._log.bind(
-            session_type=self._state.started.session_type, **trace_ids(self._state.started.trace)
-        )
-        self._in_flight.log = self._log
+        started = self._state.started
+        self._log = self._in_flight.log = self._log.bind(session_type=started.session_type, **trace_ids(started.trace))
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())
 
 
 def _ring(context: ActorContext[ActorMessage]) -> None:
-    # Not a method: what refers back to its actor would keep its memory until the cyclic collector comes by.
-    # An actor that failed leaves its alarm behind.
+    # Not a method: that would refer back to its actor. An actor that failed leaves its alarm behind.
     with suppress(ActorStopped):
         context.tell_self(Settle())
