@@ -40,7 +40,7 @@ from orchestrator.session_ports import (
     SessionPorts,
     Settle,
 )
-from orchestrator.sight import Sight, sight_of
+from orchestrator.sight import Sight, showing_signals, sight_of
 from orchestrator.telemetry import trace_ids
 
 
@@ -334,14 +334,15 @@ class SessionActor:
             self._context.tell_self(Settle(self._run.said))
             return
         rest = self._in_flight.telling.suspended(self._state)
+        rest = showing_signals(rest, self.sight(), self._head.current.attributes)
         if rest.wake_at is not None and rest.wake_at <= self._now():
             # Its time has come: it would only be fetched back.
             self._arm()
             return
         if await self._head.released(rest, last_seq=self._state.last_seq, at=self._now()):
             self._is_released = True
-            wake_at = None if rest.wake_at is None else format_instant(rest.wake_at)
-            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=wake_at)
+            due = None if rest.wake_at is None else format_instant(rest.wake_at)
+            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=due)
             self._context.stop()
             return
         await self._look_into_inbox()

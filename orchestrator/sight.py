@@ -6,12 +6,20 @@ is kept up for this: it is put together, when somebody looks, from what the run 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
+from orchestrator.cluster import SIGNALS_AWAITED
 from orchestrator.handler import HandlerRun
 from orchestrator.in_flight import InFlight
+from orchestrator.owned_head import Rest
 from orchestrator.session.state import SessionState
+from orchestrator.session.values import Json
+
+SIGNALS_MAX: Final = 20
+"""Waits that HEAD names: it is one item (I12), and people read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,16 @@ class Sight:
         operation = self.state.operations.get(operation_id)
         due = None if operation is None or operation.is_settled else operation.next_attempt_at
         return due is not None and due > now
+
+
+def showing_signals(rest: Rest, sight: Sight | None, attributes: Mapping[str, Json]) -> Rest:
+    """Return how a session that only waits is left: with the signals in HEAD that no event tells of."""
+    before = attributes if rest.attributes is None else rest.attributes
+    awaited: list[Json] = [] if sight is None else [*sight.signals_awaited()[:SIGNALS_MAX]]
+    if before.get(SIGNALS_AWAITED, []) == awaited:
+        return rest
+    others = {name: value for name, value in before.items() if name != SIGNALS_AWAITED}
+    return replace(rest, attributes=others | ({SIGNALS_AWAITED: awaited} if awaited else {}))
 
 
 def sight_of(state: SessionState | None, run: HandlerRun | None, in_flight: InFlight) -> Sight | None:

@@ -39,6 +39,7 @@ PLACES: Final = {
     "approve": Place("approvals", "Say yes to what a session asks for."),
     "reject": Place("approvals", "Say no to what a session asks for."),
     "replay": Place("replaying", "Play a session's journal against today's handler."),
+    "doctor": Place("doctor", "Check a deployment, and say what to mend."),
     "redrive": Place("redriving", "Put dead letters back on the queue."),
     "usage": Place("usage", "Show what tenants have spent in a month."),
     "tenants": Place("tenants", "Limit what a tenant runs, and spends in a month."),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+from orchestrator.cluster import SIGNALS_AWAITED
 from orchestrator.session import events as e
 from orchestrator.session.spending import ASKING, is_of_session
 from orchestrator.session.state import Operation, SessionState
@@ -20,7 +21,6 @@ from orchestrator.why import Facts, UnderWay, Wait, for_how_long, lasting
 LATE: Final = timedelta(minutes=1)
 """So much later than its time, somebody should have seen to what is due."""
 SUBJECT_LENGTH_MAX: Final = 200
-_SIGNAL_LIMITLESS: Final = "It waits for a signal, without a time limit"
 
 
 def waits_of(facts: Facts) -> Iterator[Wait]:
@@ -37,10 +37,13 @@ def waits_of(facts: Facts) -> Iterator[Wait]:
             told += 1
             yield _of(operation, facts)
     known = {operation.operation_id for operation in state.operations.values() if not operation.is_settled}
+    signals = _signals(facts, state)
     if under_way is not None:
         yield from _unrecorded(under_way, known, facts, state)
-    elif not told:
+    elif not told and not signals:
         yield _unseen(facts, state)
+    for name in signals:
+        yield _signal(name, facts, state)
 
 
 def _asks(run: Operation, state: SessionState) -> bool:
@@ -104,7 +107,7 @@ def _retry(operation: Operation, facts: Facts) -> Wait:
     name = f"{operation.kind} `{operation.operation_id}`"
     if due <= facts.now:
         return _runs(operation.operation_id, f"{name}, attempt {operation.attempt}{why}", due, facts)
-    says = f"It waits to try {name} again{why}: attempt {operation.attempt} is due{_until(due, facts.now)}."
+    says = f"It waits to try {name} again{why}: attempt {operation.attempt} is due at {format_instant(due)} (in {lasting(due - facts.now)})."
     return Wait("retry", says, operation.changed_at, due, operation.operation_id, node=facts.head.owner)
 
 
@@ -127,14 +130,25 @@ def _unrecorded(under_way: UnderWay, known: set[str], facts: Facts, state: Sessi
         yield Wait("handler", says, since, node=node)
     for name in under_way.operations or ():
         if name not in known:
-            says = f"It runs `{name}` on node {node}; nothing was recorded {quiet}."
+            says = f"It runs step `{name}` on node {node}; nothing was recorded {quiet}."
             yield Wait("running", says, since, operation=name, node=node)
-    for name in under_way.signals:
-        if name in known:
-            continue
-        signal = name.rpartition("/")[2].partition("#")[0]
-        command = f"orchestrator signal {facts.head.session_id} {signal} --data 'null'"
-        yield Wait("signal", f"{_SIGNAL_LIMITLESS} (`{signal}`), {quiet}.", since, operation=name, commands=(command,))
+
+
+def _signals(facts: Facts, state: SessionState) -> tuple[str, ...]:
+    """Return the waits for signals that no event tells of: those that its node sees, or left in HEAD."""
+    if facts.under_way is not None:
+        return facts.under_way.signals
+    left = facts.head.attributes.get(SIGNALS_AWAITED)
+    if facts.head.owner is not None or not isinstance(left, list):
+        return ()
+    return tuple(name for name in left if isinstance(name, str) and name not in state.operations)
+
+
+def _signal(operation: str, facts: Facts, state: SessionState) -> Wait:
+    name, since = operation.rpartition("/")[2].partition("#")[0], state.updated_at
+    says = f"It waits for signal `{name}`, without a time limit, {for_how_long(since, facts.now)}."
+    command = f"orchestrator signal {facts.head.session_id} {name} --data 'null'"
+    return Wait("signal", says, since, operation=operation, commands=(command,))
 
 
 def _unseen(facts: Facts, state: SessionState) -> Wait:
@@ -143,12 +157,14 @@ def _unseen(facts: Facts, state: SessionState) -> Wait:
     quiet = for_how_long(since, facts.now)
     last = max(state.operations.values(), key=lambda each: each.changed_seq, default=None)
     after = "from its first line on" if last is None else f"after {last.kind} `{last.operation_id}`"
-    if facts.head.status.value == "SUSPENDED":
-        command = f"orchestrator signal {facts.head.session_id} NAME --data 'null'"
-        says = f"{_SIGNAL_LIMITLESS} and so without an event that names it, {after}, {quiet}."
-        return Wait("signal", says, since, commands=(command,))
-    says = f"Its handler runs {after}: a step, which is recorded when it ends, or code of its own; {quiet}."
-    return Wait("handler" if node is not None else "takeover", says, since, node=node)
+    if node is None:
+        says = f"Its handler is to go on {after}, on the next node that has it; {quiet}."
+        return Wait("takeover", says, since, facts.head.wake_at)
+    says = (
+        f"Its handler runs {after}: a step, which is recorded when it ends, or code of its own; {quiet}. Node {node} "
+        "tells which, where it can be reached from (and has a key of ORCHESTRATOR_API_KEYS)."
+    )
+    return Wait("handler", says, since, node=node)
 
 
 def _until(until: datetime | None, now: datetime) -> str:
