@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,6 +27,7 @@ from orchestrator.aws.agents import AgentRuntimes, LambdaFunctions
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.inspection import SKEW_SECONDS_MAX
 from orchestrator.aws.outlets import Bus, Tasks, Topic
 from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
@@ -265,6 +266,13 @@ def memory_pressure(machine: Machine, capacity: NodeCapacity) -> MemoryPressure:
     """Build what holds new sessions back while memory is short."""
     on_change = capacity.short_of_memory
     return MemoryPressure(machine.used_memory, on_change=on_change, relieve=hand_back, clock=machine.clock, log=log)
+
+
+def note_clock(at_aws: datetime | None, machine: Machine) -> None:
+    """Warn of a clock that is wrong: timers fire by it, and AWS refuses what is signed far from its own time."""
+    seconds = 0.0 if at_aws is None else (machine.clock.now() - at_aws).total_seconds()
+    if abs(seconds) > SKEW_SECONDS_MAX:
+        log.warning("clock_wrong", seconds_ahead=round(seconds, 1), advice="set the clock; orchestrator doctor")
 
 
 def stuck_watch(settings: Settings, system: ActorSystem, machine: Machine) -> StuckWatch:

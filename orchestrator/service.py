@@ -32,6 +32,7 @@ from orchestrator.building import (
     gathering,
     memory_pressure,
     neighbours,
+    note_clock,
     patience_for,
     session_ports,
     sqs_intake,
@@ -237,7 +238,7 @@ async def build(
     clock = machine.clock
     table_patience = patience_for("table", machine)
     table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
-    await table.check()
+    note_clock(await table.check(), machine)
     capacity = NodeCapacity(settings.max_sessions)
     outside, address, told = list[NodeOutside](), PublicAddress(settings), channels(settings, clients, machine)
     bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine))

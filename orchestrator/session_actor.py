@@ -333,8 +333,7 @@ class SessionActor:
             # What the handler says last of all may still wait in the mailbox, and would be lost: look again behind it.
             self._context.tell_self(Settle(self._run.said))
             return
-        rest = self._in_flight.telling.suspended(self._state)
-        rest = showing_signals(rest, self.sight(), self._head.current.attributes)
+        rest = showing_signals(self._in_flight.telling.suspended(self._state), self.sight(), self._head)
         if rest.wake_at is not None and rest.wake_at <= self._now():
             # Its time has come: it would only be fetched back.
             self._arm()

@@ -6,7 +6,6 @@ is kept up for this: it is put together, when somebody looks, from what the run 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -14,7 +13,7 @@ from typing import Final
 from orchestrator.cluster import SIGNALS_AWAITED
 from orchestrator.handler import HandlerRun
 from orchestrator.in_flight import InFlight
-from orchestrator.owned_head import Rest
+from orchestrator.owned_head import OwnedHead, Rest
 from orchestrator.session.state import SessionState
 from orchestrator.session.values import Json
 
@@ -66,9 +65,9 @@ class Sight:
         return due is not None and due > now
 
 
-def showing_signals(rest: Rest, sight: Sight | None, attributes: Mapping[str, Json]) -> Rest:
+def showing_signals(rest: Rest, sight: Sight | None, head: OwnedHead) -> Rest:
     """Return how a session that only waits is left: with the signals in HEAD that no event tells of."""
-    before = attributes if rest.attributes is None else rest.attributes
+    before = head.current.attributes if rest.attributes is None else rest.attributes
     awaited: list[Json] = [] if sight is None else [*sight.signals_awaited()[:SIGNALS_MAX]]
     if before.get(SIGNALS_AWAITED, []) == awaited:
         return rest

@@ -25,6 +25,8 @@ from orchestrator.aws.items import PARTITION_KEY, SORT_KEY
 from orchestrator.settings import Settings
 
 ANSWER_SECONDS_MAX: Final = 10.0
+SKEW_SECONDS_MAX: Final = 60.0
+"""A clock that is further off is wrong: timers fire by it, and from five minutes on AWS refuses what it signs."""
 PROBE_PREFIX: Final = "probes/"
 NO_ANSWER: Final = "NO_ANSWER"
 DENIED: Final = frozenset(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from orchestrator.aws.inspection import NO_ANSWER, Answered, Inspection, Permission, redrive_of
-from orchestrator.aws.items import PARTITION_KEY, SORT_KEY
-from orchestrator.aws.provision import RETENTION_SECONDS, VISIBILITY_SECONDS, table_definition
+from orchestrator.aws.provision import RETENTION_SECONDS, VISIBILITY_SECONDS, deviations, table_definition
 from orchestrator.doctor import Finding, error, warning, well
 from orchestrator.intake import UNKNOWN_RECEIVES_MAX
 
@@ -43,14 +42,16 @@ async def of_table(found: Inspection) -> AsyncIterator[Finding]:
     else:
         yield well("table", f"{name} is there")
     wanted = table_definition(name)
-    if _key(table) != _key(wanted):
-        keys = f"{PARTITION_KEY} (HASH) and {SORT_KEY} (RANGE)"
-        yield error(
-            "table key", f"the key of {name} is not {keys}", "create another table, and name it: ORCHESTRATOR_TABLE"
-        )
-        return
-    for each in _of_indexes(table, wanted):
-        yield each
+    wrong = [*deviations(table, wanted)]
+    for each in wrong:
+        named = next((index for index in _WITHOUT if f"index {index}" in each), None)
+        if named is None:
+            yield error("table key", each, "create another table, and name it: ORCHESTRATOR_TABLE")
+            return
+        yield error(f"index {named}", f"{each}: {_WITHOUT[named]}", _INDEXES)
+    for index in _WITHOUT:
+        if not any(f"index {index}" in each for each in wrong):
+            yield well(f"index {index}", "is there")
     yield await _of_time_to_live(found)
     yield await _of_backups(found)
     partitions = {each["IndexName"]: each["KeySchema"][0]["AttributeName"] for each in wanted["GlobalSecondaryIndexes"]}
@@ -107,24 +108,9 @@ async def of_bucket(found: Inspection) -> AsyncIterator[Finding]:
         yield well("bucket lifecycle", f"{name} has {len(rules.fields['Rules'])} rules")
 
 
-def _of_indexes(table: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[Finding]:
-    there = {each["IndexName"]: each for each in table.get("GlobalSecondaryIndexes", ())}
-    for index in wanted["GlobalSecondaryIndexes"]:
-        name = index["IndexName"]
-        check, standing = f"index {name}", there.get(name)
-        mend = "template: Resources.Table.Properties.GlobalSecondaryIndexes (or: aws dynamodb update-table)"
-        if standing is None:
-            yield error(check, f"the table has no index {name}: {_WITHOUT[name]}", mend)
-        elif _key(standing) != _key(index):
-            yield error(check, f"the key of index {name} is not {_key(index)}", mend)
-        elif standing.get("IndexStatus", "ACTIVE") != "ACTIVE":
-            yield error(check, f"index {name} is {standing['IndexStatus']}", "wait until it is ACTIVE")
-        elif not _projects(standing, index):
-            yield error(check, f"index {name} does not project {_attributes(index)}", mend)
-        else:
-            yield well(check, "is there")
-
-
+_INDEXES: Final = (
+    "template: Resources.Table.Properties.GlobalSecondaryIndexes (or: aws dynamodb update-table); nodes do not start"
+)
 _WITHOUT: Final = {
     "by-owner": "the sessions of a node that dies are never taken over",
     "by-due": "sessions that wait for an instant never wake, and none is handed over",
@@ -238,15 +224,3 @@ def _untold(check: str, name: str, answered: Answered, action: str) -> Finding:
     if answered.is_denied:
         return warning(check, f"cannot be told: {action} is not allowed on {name}", f"allow {action}, to check this")
     return warning(check, f"cannot be told of {name}: {answered.code}: {answered.text}"[:300], "look at it by hand")
-
-
-def _key(described: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(each["AttributeName"], each["KeyType"]) for each in described["KeySchema"]]
-
-
-def _attributes(index: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(index["Projection"].get("NonKeyAttributes", ()))
-
-
-def _projects(standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return standing["Projection"]["ProjectionType"] == "ALL" or _attributes(wanted) <= _attributes(standing)

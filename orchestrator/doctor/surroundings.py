@@ -9,13 +9,11 @@ from typing import Final
 import aiohttp
 
 from actors import Clock
-from orchestrator.aws.inspection import NO_ANSWER, Inspection
+from orchestrator.aws.inspection import NO_ANSWER, SKEW_SECONDS_MAX, Inspection
 from orchestrator.cluster import NodeRecord, Nodes
 from orchestrator.doctor import Finding, error, warning, well
 from orchestrator.session.values import format_instant
 
-SKEW_SECONDS_MAX: Final = 60.0
-"""A clock that is further off is wrong: timers fire by it, and from five minutes on AWS refuses what it signs."""
 SKEW_SECONDS_TOLD: Final = 5.0
 EXPORT_SECONDS_MAX: Final = 5.0
 OTLP_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"

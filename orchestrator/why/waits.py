@@ -104,10 +104,11 @@ def _approval(operation: Operation, order: e.ApprovalRequested, facts: Facts, du
 def _retry(operation: Operation, facts: Facts) -> Wait:
     error, due = operation.error, operation.next_attempt_at or operation.changed_at
     why = "" if error is None else f" after {error.type}: {error.message}"
-    name = f"{operation.kind} `{operation.operation_id}`"
+    name, left = f"{operation.kind} `{operation.operation_id}`", due - facts.now
     if due <= facts.now:
         return _runs(operation.operation_id, f"{name}, attempt {operation.attempt}{why}", due, facts)
-    says = f"It waits to try {name} again{why}: attempt {operation.attempt} is due at {format_instant(due)} (in {lasting(due - facts.now)})."
+    at = f"is due at {format_instant(due)} (in {lasting(left)})"
+    says = f"It waits to try {name} again{why}: attempt {operation.attempt} {at}."
     return Wait("retry", says, operation.changed_at, due, operation.operation_id, node=facts.head.owner)
 
 
