@@ -14,6 +14,7 @@ from orchestrator.cluster import SIGNALS_AWAITED
 from orchestrator.handler import HandlerRun
 from orchestrator.in_flight import InFlight
 from orchestrator.owned_head import OwnedHead, Rest
+from orchestrator.passages import RESULT_SUFFIX
 from orchestrator.session.state import SessionState
 from orchestrator.session.values import Json
 
@@ -46,7 +47,7 @@ class Sight:
         if self.only_waits:
             return None
         # Neither begun nor ended, as far as the journal knows: what became of it is being recorded.
-        return tuple(each for each in self.awaited if each not in self.state.open_operations)
+        return self._unrecorded()
 
     def quiet_since(self, now: datetime) -> datetime:
         """Return since when nothing was recorded; a pause before another attempt, which was announced, left out."""
@@ -56,8 +57,12 @@ class Sight:
 
     def signals_awaited(self) -> tuple[str, ...]:
         """Return the waits for signals that have no time limit: no event tells of them before the signal comes."""
+        return tuple(each for each in self._unrecorded() if each not in self.steps)
+
+    def _unrecorded(self) -> tuple[str, ...]:
+        """Return what the handler awaits and no event tells of; the answer to a callback is told of by its order."""
         known = self.state.operations
-        return tuple(each for each in self.awaited if each not in known and each not in self.steps)
+        return tuple(each for each in self.awaited if each.removesuffix(RESULT_SUFFIX) not in known)
 
     def _is_due_later(self, operation_id: str, now: datetime) -> bool:
         operation = self.state.operations.get(operation_id)

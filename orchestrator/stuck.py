@@ -126,7 +126,7 @@ class StuckWatch:
         quiet = {each.session_id: each for each in self._quiet_since(now)}
         for before in self._quiet.values():
             if not before.is_as(quiet.get(before.session_id)):
-                self._went_on(before, now)
+                self._went_on(before)
         self._quiet, self._looked_at = quiet, now
         for each in quiet.values():
             if each.session_id not in self.stuck and self._hangs(each, now):
@@ -171,24 +171,29 @@ class StuckWatch:
             advice=f"orchestrator why {quiet.session_id}",
         )
 
-    def _went_on(self, before: Quiet, now: datetime) -> None:
-        """Learn for how long it was quiet, and tell if that was too long."""
+    def _went_on(self, before: Quiet) -> None:
+        """Learn from what came to its end, and tell if the session had hung."""
         until, ended = self._end_of(before)
         seconds = max(0.0, (until - before.since).total_seconds())
-        for kind in replace(before, operations=ended or before.operations).kinds:
+        for kind in () if ended is None else replace(before, operations=ended).kinds:
             self._usual.learn(kind, seconds)
         if self.stuck.pop(before.session_id, None) is not None:
             self._log.info("session_unstuck", **_told(before), quiet_seconds=round(seconds, 1))
 
-    def _end_of(self, before: Quiet) -> tuple[datetime, tuple[str, ...]]:
-        """Return until when it was quiet, as far as one can tell, and the operations that ended that."""
+    def _end_of(self, before: Quiet) -> tuple[datetime, tuple[str, ...] | None]:
+        """Return until when it was quiet, as far as one can tell, and the operations that came to their end by then.
+
+        `()` is handler code; `None`: all go on, and something else happened.
+        """
         sight = self.sight(before.session_id)
         if sight is None:
             # It has ended or left since the last look.
-            return self._looked_at, ()
-        changes = {each: sight.state.operations.get(each) for each in before.operations}
-        ended = {each: op.changed_at for each, op in changes.items() if op is not None and op.changed_at > before.since}
-        return min(ended.values(), default=sight.state.updated_at), tuple(ended)
+            return self._looked_at, before.operations
+        under_way, known = {*sight.steps, *sight.efforts}, sight.state.operations
+        ended = tuple(each for each in before.operations if each not in under_way)
+        changes = [known[each].changed_at for each in ended if each in known]
+        until = min((at for at in changes if at > before.since), default=sight.state.updated_at)
+        return until, ended if ended or not before.operations else None
 
 
 def _told(quiet: Quiet) -> dict[str, object]:
