@@ -16,6 +16,7 @@ from orchestrator.cluster import BLOCKED_ERROR
 from orchestrator.inbox import UnknownSession
 from orchestrator.notifications.tries import UNDELIVERED
 from orchestrator.session.transitions import SessionStatus
+from orchestrator.session.values import JsonObject
 from orchestrator.why import lasting
 from orchestrator.why.explaining import unknown
 
@@ -491,8 +492,8 @@ async def test_what_an_end_still_owes_the_world_is_told_with_its_last_error() ->
 
     world = World()
     await world.run(app_of(handler))
-    tried = {"attempts": 3, "since": "2026-01-01T12:00:00.000Z", "last_error": "AccessDenied"}
-    undelivered = {
+    tried: JsonObject = {"attempts": 3, "since": "2026-01-01T12:00:00.000Z", "last_error": "AccessDenied"}
+    undelivered: JsonObject = {
         "bus": {**tried, "next_try_at": "2026-01-01T12:30:00.000Z"},
         "webhook": {**tried, "next_try_at": None},
     }
