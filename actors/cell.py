@@ -81,6 +81,11 @@ class Cell(Generic[M]):
         return self._home.clock
 
     @property
+    def actor(self) -> Actor[M] | None:
+        """The actor itself, once it is activated; `None` before, and while it is made anew."""
+        return self._actor
+
+    @property
     def is_winding_down(self) -> bool:
         """Whether it starts nothing more: its last message is behind it."""
         return self._winding_down

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,16 +27,17 @@ from orchestrator.aws.agents import AgentRuntimes, LambdaFunctions
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.inspection import SKEW_SECONDS_MAX
 from orchestrator.aws.outlets import Bus, Tasks, Topic
 from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
 from orchestrator.callbacks.dynamodb import DynamoDBCallbacks
 from orchestrator.capacity import NodeCapacity
-from orchestrator.cluster import Nodes
+from orchestrator.cluster import Head, Nodes
 from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
 from orchestrator.deliveries import SessionDeliveries
-from orchestrator.health import LoopWatch
+from orchestrator.health import Health, LoopWatch
 from orchestrator.inbox import WakeUps
 from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
 from orchestrator.intake.sqs import SQSIntake, StoreBody
@@ -61,11 +62,14 @@ from orchestrator.session.values import compact_json
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
+from orchestrator.stuck import StuckWatch
 from orchestrator.telemetry.port import SILENT, Telemetry
 from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
 from orchestrator.usage import Caps
 from orchestrator.usage.dynamodb import DynamoDBUsage
+from orchestrator.why import Owner, UnderWay
+from orchestrator.why.facts import Gathering
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -286,6 +290,37 @@ def memory_pressure(machine: Machine, capacity: NodeCapacity) -> MemoryPressure:
     """Build what holds new sessions back while memory is short."""
     on_change = capacity.short_of_memory
     return MemoryPressure(machine.used_memory, on_change=on_change, relieve=hand_back, clock=machine.clock, log=log)
+
+
+def note_clock(at_aws: datetime | None, machine: Machine) -> None:
+    """Warn of a clock that is wrong: timers fire by it, and AWS refuses what is signed far from its own time."""
+    seconds = 0.0 if at_aws is None else (machine.clock.now() - at_aws).total_seconds()
+    if abs(seconds) > SKEW_SECONDS_MAX:
+        log.warning("clock_wrong", seconds_ahead=round(seconds, 1), advice="set the clock; orchestrator doctor")
+
+
+def health_of(
+    system: ActorSystem, loop: LoopWatch, reachability: Mapping[str, Callable[[], float]], stuck: StuckWatch
+) -> Health:
+    """Build what says whether this node is well; `reachability` is for how long each dependency has not answered."""
+    return Health(busy=system.busy, system=system, loop=loop, reachability=reachability, stuck=lambda: stuck.count)
+
+
+def stuck_watch(settings: Settings, system: ActorSystem, machine: Machine) -> StuckWatch:
+    """Build what finds sessions that hang."""
+    return StuckWatch(
+        system, machine.clock, log, factor=settings.stuck_after_factor, seconds_min=settings.stuck_after_seconds
+    )
+
+
+def gathering(ports: SessionPorts, nodes: Nodes, stuck: StuckWatch) -> Gathering:
+    """Build what this node explains sessions from: the tables, and its own memory."""
+
+    async def look(head: Head, owner: Owner) -> tuple[UnderWay | None, bool | None]:
+        is_here = owner.node_id == ports.node_id
+        return (stuck.under_way(head.session_id), True) if is_here else (None, None)
+
+    return Gathering(ports.heads, ports.journal, nodes, ports.quotas, ports.clock, look)
 
 
 def _body_store(bucket: Bucket) -> StoreBody:

@@ -56,6 +56,7 @@ class Driver:
         self._session_type = session_type
         self._ports = ports
         self._turnstile = Turnstile(state, ports.clock, self._stalled, self._force)
+        self.under_way = self._turnstile.under_way
         self._task: asyncio.Task[object] | None = None
         self._branches: Branches = set()
         self.tokens = CallbackTokens(state.session_id, ports)

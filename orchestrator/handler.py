@@ -107,6 +107,10 @@ class HandlerRun:
         """Whether nothing but what comes from outside can make the handler go on: it may leave memory."""
         return self._driver.is_parked
 
+    def under_way(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the operations that run inside the handler's own tasks, and those that it awaits."""
+        return self._driver.under_way()
+
     @property
     def said(self) -> int:
         """How many messages the handler has sent to its actor."""

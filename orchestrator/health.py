@@ -33,7 +33,10 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A node's health now. `checks` names what is wrong, and is empty while nothing is. `since`: the last flip."""
+    """A node's health now. `checks` names what is wrong, and is empty while nothing is. `since`: the last flip.
+
+    `stuck` sessions make no node unhealthy: another one would hang as they do.
+    """
 
     status: HealthStatus
     active_tasks: int
@@ -41,6 +44,7 @@ class Report:
     is_draining: bool
     since: datetime
     checks: Mapping[str, str]
+    stuck: int = 0
 
 
 class LoopWatch:
@@ -112,9 +116,19 @@ class Health:
     """Gathers the checks of one node."""
 
     def __init__(
-        self, *, busy: BusySignal, system: ActorSystem, loop: LoopWatch, reachability: Mapping[str, Callable[[], float]]
+        self,
+        *,
+        busy: BusySignal,
+        system: ActorSystem,
+        loop: LoopWatch,
+        reachability: Mapping[str, Callable[[], float]],
+        stuck: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`reachability` maps a dependency's name to the seconds for which it has not answered."""
+        """`reachability` maps a dependency's name to the seconds for which it has not answered.
+
+        `stuck` tells how many sessions hang.
+        """
+        self._stuck = stuck
         self._busy = busy
         self._system = system
         self._loop = loop
@@ -133,6 +147,7 @@ class Health:
             is_draining=self.is_draining,
             since=self._busy.changed_at,
             checks=checks,
+            stuck=self._stuck(),
         )
 
     def _failing(self) -> dict[str, str]:

@@ -84,6 +84,10 @@ class InFlight:
         """Whether anything is under way besides the handler and waiting."""
         return bool(self._at_work)
 
+    def efforts(self) -> tuple[str, ...]:
+        """Return the operations that something works for beside the handler; not what only waits."""
+        return tuple({operation_id: None for operation_id, _ in self._at_work if operation_id})
+
     def changed(self, operation: Operation) -> None:
         """Note that an event changed the operation; `perform` looks at no others as long as the session goes on."""
         if operation.order is not None:

@@ -17,7 +17,16 @@ from orchestrator.deliveries import (
 )
 from orchestrator.errors import Poison
 from orchestrator.inbox import MessageConflict, SessionEnded, UnknownSession
-from orchestrator.intake import CallbackAnswer, Cancel, Envelope, Signal, Start, Triggered, TryAgainSoon
+from orchestrator.intake import (
+    UNKNOWN_RECEIVES_MAX,
+    CallbackAnswer,
+    Cancel,
+    Envelope,
+    Signal,
+    Start,
+    Triggered,
+    TryAgainSoon,
+)
 from orchestrator.intake.formats import Reader
 from orchestrator.intake.triggering import together
 from orchestrator.objects import LatestWrites, is_older
@@ -27,9 +36,6 @@ from orchestrator.telemetry.context import trace_ids
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-UNKNOWN_RECEIVES_MAX: Final = 6
-"""Deliveries of a message to a session that nobody knows, before it goes to the dead-letter queue. The pauses between
-them (31 s) are longer than a start stays hidden whose node died with it."""
 REFUSALS: Final = (
     *(SessionEnded, MessageConflict),
     *(UnknownCallback, WrongToken, NotAnApprover, CallbackAnswered, CallbackExpired),

@@ -183,6 +183,10 @@ class Turnstile:
         """Whether the handler has heard of a stop by now, or ended before it did."""
         return self._has_struck or self._is_over
 
+    def under_way(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the operations that run inside the handler's own tasks, and those that it awaits."""
+        return tuple(self._breakable), tuple(self._awaiting)
+
     @property
     def has_breakable(self) -> bool:
         """Whether anything runs inside the handler's own tasks."""

@@ -28,17 +28,22 @@ from orchestrator.building import (
     PublicAddress,
     channels,
     connections,
+    gathering,
+    health_of,
     loop_watch_for,
     memory_pressure,
     neighbours,
     new_node_id,
+    note_clock,
     patience_for,
     session_ports,
     sqs_intake,
+    stuck_watch,
     task_protection,
 )
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
+from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.shares import first_taker
 from orchestrator.deliveries import SessionDeliveries
 from orchestrator.errors import Unavailable
@@ -63,9 +68,11 @@ from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
 from orchestrator.stopping import Stop
+from orchestrator.stuck import StuckWatch
 from orchestrator.telemetry.port import Telemetry
 from orchestrator.user_code import contain_exits
 from orchestrator.vitals import Vitals
+from orchestrator.why.facts import Gathering
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -149,18 +156,21 @@ class Node:
     channels: Channels
     telemetry: Telemetry
     vitals: Vitals
+    stuck: StuckWatch
     abandon: Callable[[], None]
 
     async def run(self, stop: Stop, on_ready: Callable[[Ready], None] | None) -> None:
         """Run until told to stop, then stop taking, stop working, and leave; told twice, do not wait for work."""
         contain_exits(asyncio.get_running_loop())
         async with asyncio.TaskGroup() as tasks:
-            carrier = tasks.create_task(self.table.run(), name="table")
-            watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
-            memory = tasks.create_task(self.memory.run(), name="memory")
-            poking = tasks.create_task(self.pokes.run(), name="pokes")
-            channels = tasks.create_task(self.channels.run(), name="channels")
-            vitals = tasks.create_task(self.vitals.run(), name="vitals")
+            carriers = [
+                tasks.create_task(self.table.run(), name="table"),
+                tasks.create_task(self.loop_watch.run(), name="loop watch"),
+                tasks.create_task(self.memory.run(), name="memory"),
+                tasks.create_task(self.pokes.run(), name="pokes"),
+                tasks.create_task(self.channels.run(), name="channels"),
+                tasks.create_task(self.vitals.run(), name="vitals"),
+            ]
             async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
                 await self.rescuer.enter(address=reachable_address(address))
@@ -168,6 +178,7 @@ class Node:
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
                 receiving = tasks.create_task(self.intake.run(self.reception.handle), name="intake")
                 scheduling = tasks.create_task(self.scheduler.run(), name="schedules")
+                watching = tasks.create_task(self.stuck.run(), name="stuck sessions")
                 if self.protection is not None:
                     tasks.create_task(self.protection.run(), name="protection")
                 self.health.is_ready = True
@@ -178,7 +189,8 @@ class Node:
                 stuck = await self._drain(receiving, stop)
                 rescuing.cancel()
                 scheduling.cancel()
-                await asyncio.wait({rescuing, scheduling})
+                watching.cancel()
+                await asyncio.wait({rescuing, scheduling, watching})
                 async with stop.unless_insisted():
                     await self.rescuer.leave()
                     await self.telemetry.flush()
@@ -186,12 +198,8 @@ class Node:
                 if stuck:
                     # A handler that ignores its cancellation would hold the process for ever.
                     self.abandon()
-            carrier.cancel()
-            watch.cancel()
-            memory.cancel()
-            poking.cancel()
-            channels.cancel()
-            vitals.cancel()
+            for carrier in carriers:
+                carrier.cancel()
 
     async def _drain(self, receiving: asyncio.Task[None], stop: Stop) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
@@ -233,13 +241,13 @@ async def build(
     telemetry = await machine.telemetry_of(node_id)
     table_patience = patience_for("table", machine, telemetry)
     table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
-    await table.check()
+    note_clock(await table.check(), machine)
     capacity = NodeCapacity(settings.max_sessions)
     outside, address, told = list[NodeOutside](), PublicAddress(settings), channels(settings, clients, machine)
     bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine, telemetry))
-    lent = connections(clients, machine)
+    lent, artifacts = connections(clients, machine), S3Artifacts(bucket)
     ports = session_ports(
-        app, settings, table, S3Artifacts(bucket), machine, node_id, address, lambda: outside[0], told, lent, telemetry
+        app, settings, table, artifacts, machine, node_id, address, lambda: outside[0], told, lent, telemetry
     )
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
@@ -247,13 +255,13 @@ async def build(
     near = neighbours(table, machine, ports.node_id, pokes_for)
     router = Router(system, ports, near.wake_ups, capacity, supervisor)
     outside.append(NodeOutside(router, ports.new_token))
-    deliveries = SessionDeliveries(router, machine.new_hex)
+    deliveries, reader = SessionDeliveries(router, machine.new_hex), Reader(app, machine.new_hex)
     intake = await sqs_intake(settings, clients, capacity, machine, telemetry)
     rescuer = _rescuer(settings, near, router, capacity, supervisor, machine)
     loop_watch = loop_watch_for(settings, machine, telemetry)
+    stuck = stuck_watch(settings, system, machine)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
-    health = Health(busy=system.busy, system=system, loop=loop_watch, reachability=reachability)
-    reader = Reader(app, machine.new_hex)
+    health = health_of(system, loop_watch, reachability, stuck)
     return Node(
         settings=settings,
         table=table,
@@ -266,33 +274,40 @@ async def build(
         address=address,
         health=health,
         loop_watch=loop_watch,
-        http=_http_ports(settings, router, rescuer, health, reader, deliveries),
+        http=_http_ports(settings, router, rescuer, health, reader, deliveries, gathering(ports, near.nodes, stuck)),
         listen=listen or partial(serving, host=settings.host, port=settings.port),
         protection=task_protection(machine, system.busy),
         memory=memory_pressure(machine, capacity),
         pokes=near.pokes,
         channels=told,
         telemetry=telemetry,
-        vitals=Vitals(
-            telemetry=telemetry,
-            system=system,
-            health=health,
-            heads=ports.heads,
-            is_mine=lambda chore: first_taker(chore, near.directory.takers) == node_id,
-            clock=clock,
-            log=log,
-        ),
+        vitals=_vitals(telemetry, system, health, router, near.directory),
+        stuck=stuck,
         abandon=machine.abandon,
     )
 
 
-def _http_ports(
+def _vitals(telemetry: Telemetry, system: ActorSystem, health: Health, router: Router, directory: Directory) -> Vitals:
+    ports = router.ports
+    return Vitals(
+        telemetry=telemetry,
+        system=system,
+        health=health,
+        heads=ports.heads,
+        is_mine=lambda chore: first_taker(chore, directory.takers) == ports.node_id,
+        clock=ports.clock,
+        log=log,
+    )
+
+
+def _http_ports(  # noqa: PLR0913, PLR0917 - what the endpoints reach
     settings: Settings,
     router: Router,
     rescuer: Rescuer,
     health: Health,
     reader: Reader,
     deliveries: SessionDeliveries,
+    facts: Gathering,
 ) -> HttpPorts:
     return HttpPorts(
         node_id=router.ports.node_id,
@@ -306,6 +321,7 @@ def _http_ports(
         log=log,
         deliveries=deliveries,
         doorbell=rescuer.doorbell,
+        gathering=facts,
     )
 
 

@@ -39,6 +39,7 @@ from orchestrator.session_ports import (
     SessionPorts,
     Settle,
 )
+from orchestrator.sight import Sight, showing_signals, sight_of
 from orchestrator.telemetry.context import trace_ids
 
 
@@ -56,11 +57,9 @@ class SessionActor:
         self._known_state = state
         self._run: HandlerRun | None = None
         self._in_flight = InFlight(context, ports.performer, self._start_handler, self._head)
-        self._inbox_read = 0
-        self._is_released = False
+        self._inbox_read, self._is_released = 0, False
         self._rest = RestAlarm(ports.clock, ports.passivate_after, partial(_ring, context))
-        self._log = ports.log.bind(session_id=self._session_id, epoch=head.current.epoch)
-        self._in_flight.log = self._log
+        self._log = self._in_flight.log = ports.log.bind(session_id=self._session_id, epoch=head.current.epoch)
 
     @property
     def _state(self) -> SessionState:
@@ -93,6 +92,10 @@ class SessionActor:
                 self._log.info("session_handed_over", last_seq=self._state.last_seq)
             except Stale:
                 self._leave()
+
+    def sight(self) -> Sight | None:
+        """Return what is under way for the session; `None` while nothing of its own is, or nothing any more."""
+        return None if self._is_released else sight_of(self._known_state, self._run, self._in_flight)
 
     def _leave(self) -> None:
         """Leave, silently and without touching HEAD: another epoch showed (I7)."""
@@ -207,9 +210,8 @@ class SessionActor:
 
     def _hold_changed(self, *, is_held: bool) -> None:
         """Let the handler know; a session that begins nothing new need not stay in memory."""
-        self._log.info(
-            "session_let_go" if not is_held else "session_paused" if self._state.is_paused else "session_held"
-        )
+        held = "session_paused" if self._state.is_paused else "session_held"
+        self._log.info(held if is_held else "session_let_go")
         self._rest.hurry(is_hurried=is_held)
         self._rest.disarm()
         self._arm()
@@ -327,15 +329,15 @@ class SessionActor:
             # What the handler says last of all may still wait in the mailbox, and would be lost: look again behind it.
             self._context.tell_self(Settle(self._run.said))
             return
-        rest = self._in_flight.telling.suspended(self._state)
+        rest = showing_signals(self._in_flight.telling.suspended(self._state), self.sight(), self._head)
         if rest.wake_at is not None and rest.wake_at <= self._now():
             # Its time has come: it would only be fetched back.
             self._arm()
             return
         if await self._head.released(rest, last_seq=self._state.last_seq, at=self._now()):
             self._is_released = True
-            wake_at = None if rest.wake_at is None else format_instant(rest.wake_at)
-            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=wake_at)
+            due = None if rest.wake_at is None else format_instant(rest.wake_at)
+            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=due)
             self._ports.telemetry.left(self._state, "suspended", self._now())
             self._context.stop()
             return
@@ -435,8 +437,7 @@ class SessionActor:
 
     def _bind_trace(self) -> None:
         started = self._state.started
-        self._log = self._log.bind(session_type=started.session_type, **trace_ids(started.trace))
-        self._in_flight.log = self._log
+        self._log = self._in_flight.log = self._log.bind(session_type=started.session_type, **trace_ids(started.trace))
         self._ports.telemetry.entered(self._state)
 
     def _now(self) -> datetime:
@@ -444,7 +445,6 @@ class SessionActor:
 
 
 def _ring(context: ActorContext[ActorMessage]) -> None:
-    # Not a method: what refers back to its actor would keep its memory until the cyclic collector comes by.
-    # An actor that failed leaves its alarm behind.
+    # Not a method: that would refer back to its actor. An actor that failed leaves its alarm behind.
     with suppress(ActorStopped):
         context.tell_self(Settle())

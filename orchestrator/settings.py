@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     tenant_budget: Annotated[dict[str, Any] | None, NoDecode] = None
     session_budget: Annotated[dict[str, Any] | None, NoDecode] = None
     max_fruitless_resumes: int = Field(default=5, ge=1)
+    stuck_after_factor: float = Field(default=10.0, ge=1, le=1_000_000)
+    stuck_after_seconds: float = Field(default=300.0, ge=1, le=31_536_000)
     log_format: Literal["json", "console"] | None = None
 
     @field_validator("api_keys", mode="before")

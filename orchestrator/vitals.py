@@ -14,7 +14,7 @@ from orchestrator.cluster import Heads
 from orchestrator.errors import OrchestratorError
 from orchestrator.health import Health, HealthStatus
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.telemetry.port import BLOCKED, MAILBOX, UNHEALTHY, Telemetry
+from orchestrator.telemetry.port import BLOCKED, MAILBOX, STUCK, UNHEALTHY, Telemetry
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -44,7 +44,9 @@ class Vitals:
         rounds = 0
         while self.telemetry.is_exporting:
             self.telemetry.measured(MAILBOX, self.system.fullest_mailbox())
-            self.telemetry.measured(UNHEALTHY, self.health.report().status is HealthStatus.UNHEALTHY)
+            report = self.health.report()
+            self.telemetry.measured(UNHEALTHY, report.status is HealthStatus.UNHEALTHY)
+            self.telemetry.measured(STUCK, report.stuck)
             if rounds % BLOCKED_EVERY == 0:
                 await self._count_blocked()
             rounds += 1

@@ -6,8 +6,8 @@ Safe to repeat. What exists is left as it is: in an account, the template of `de
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
@@ -156,3 +156,31 @@ def _index(name: str, partition: str, sort: str, *included: str) -> GlobalSecond
         if included
         else {"ProjectionType": "KEYS_ONLY"},
     }
+
+
+def deviations(described: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what of a table's description is not as nodes need it, in words; nothing for one that is."""
+    if _key(described) != _key(wanted):
+        yield f"its key is not {PARTITION_KEY} (HASH) and {SORT_KEY} (RANGE)"
+    standing = {index["IndexName"]: index for index in described.get("GlobalSecondaryIndexes", ())}
+    for index in wanted["GlobalSecondaryIndexes"]:
+        name = index["IndexName"]
+        found = standing.get(name)
+        if found is None:
+            yield f"it has no index {name}"
+        elif _key(found) != _key(index):
+            yield f"the key of its index {name} is not {' and '.join(attribute for attribute, _ in _key(index))}"
+        elif found.get("IndexStatus", "ACTIVE") in {"CREATING", "DELETING"}:
+            yield f"its index {name} is {found['IndexStatus']}"
+        elif not _projects(found, index):
+            yield f"its index {name} does not project {', '.join(index['Projection']['NonKeyAttributes'])}"
+
+
+def _key(described: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(each["AttributeName"], each["KeyType"]) for each in described["KeySchema"]]
+
+
+def _projects(standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    projection = standing["Projection"]
+    needed = set(wanted["Projection"].get("NonKeyAttributes", ()))
+    return projection["ProjectionType"] == "ALL" or needed <= set(projection.get("NonKeyAttributes", ()))

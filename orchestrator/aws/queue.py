@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field
@@ -20,23 +20,30 @@ from orchestrator.session.frozen import quick
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
+    from types_aiobotocore_sqs.type_defs import MessageSystemAttributeValueTypeDef
 
 BATCH_MAX: Final = 10
 MESSAGE_BYTES_MAX: Final = 1_048_576
+ATTRIBUTES_MAX: Final = 10
+_SYSTEM: Final = ("ApproximateReceiveCount", "AWSTraceHeader", "MessageGroupId", "SentTimestamp")
 
 
 @quick
 @dataclass(frozen=True, slots=True)
 class QueueMessage:
-    """One delivery. `attributes` are the sender's (text ones), `receive_count` starts at 1."""
+    """One delivery. `attributes` are the sender's (text ones), `receive_count` starts at 1.
+
+    `group` is the message group, a tenant's; `sent_at` when it was put on the queue.
+    """
 
     message_id: str
     receipt: str
     body: str
     receive_count: int
     trace_header: str | None = None
-    sent_at: datetime | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    sent_at: datetime | None = None
 
 
 class Queue:
@@ -62,7 +69,7 @@ class Queue:
                 "MaxNumberOfMessages": min(messages_max, BATCH_MAX),
                 "WaitTimeSeconds": wait_seconds,
                 "VisibilityTimeout": visibility_seconds,
-                "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp", "AWSTraceHeader"],
+                "MessageSystemAttributeNames": [*_SYSTEM],
                 "MessageAttributeNames": ["All"],
             },
         )
@@ -87,14 +94,35 @@ class Queue:
             lambda: self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=entries)  # type: ignore[arg-type]
         )
 
-    async def send(self, body: str, *, attributes: Mapping[str, str] | None = None, tenant: str | None = None) -> str:
+    async def depth(self) -> int:
+        """Return about how many messages it holds that nobody has in hand. Raises `Refused`."""
+        try:
+            answer = await self._patience.insist(
+                lambda: self._client.get_queue_attributes(
+                    QueueUrl=self.url, AttributeNames=["ApproximateNumberOfMessages"]
+                )
+            )
+        except ClientError as error:
+            raise Refused(f"{self.url}: {error}") from error
+        return int(answer["Attributes"]["ApproximateNumberOfMessages"])
+
+    async def send(
+        self,
+        body: str,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        tenant: str | None = None,
+        trace_header: str | None = None,
+    ) -> str:
         """Put a message on the queue and return its message id. One tenant's messages do not hold up another's.
 
         Raises:
             Refused: the body or an attribute is not acceptable to SQS.
         """
         # On a standard queue a group keeps no order: it makes the queue a fair one (SQS, "Fair queues").
-        group: _Group = {} if tenant is None else {"MessageGroupId": tenant}
+        options: _Options = {} if tenant is None else {"MessageGroupId": tenant}
+        if trace_header is not None:
+            options["MessageSystemAttributes"] = {"AWSTraceHeader": {"DataType": "String", "StringValue": trace_header}}
         try:
             answer = await self._patience.insist(
                 lambda: self._client.send_message(
@@ -103,7 +131,7 @@ class Queue:
                     MessageAttributes={
                         name: {"DataType": "String", "StringValue": text} for name, text in (attributes or {}).items()
                     },
-                    **group,
+                    **options,
                 )
             )
         except ClientError as error:
@@ -127,8 +155,9 @@ async def find_queue(clients: Clients, name_or_url: str, patience: Patience) -> 
     return Queue(clients.sqs, clients.signed_sqs, answer["QueueUrl"], patience)
 
 
-class _Group(TypedDict, total=False):
+class _Options(TypedDict, total=False):
     MessageGroupId: str
+    MessageSystemAttributes: dict[Literal["AWSTraceHeader"], MessageSystemAttributeValueTypeDef]
 
 
 class _Attribute(BaseModel):
@@ -150,18 +179,16 @@ class _Received(BaseModel):
 
 
 def _message(wire: _Message) -> QueueMessage:
+    sent = wire.system.get("SentTimestamp")
     return QueueMessage(
         message_id=wire.message_id,
         receipt=wire.receipt,
         body=wire.body,
         receive_count=int(wire.system.get("ApproximateReceiveCount", "1")),
         trace_header=wire.system.get("AWSTraceHeader"),
-        sent_at=_instant(wire.system.get("SentTimestamp")),
+        group=wire.system.get("MessageGroupId"),
+        sent_at=None if sent is None else datetime.fromtimestamp(int(sent) / 1_000, UTC),
         attributes={
             name: value.string_value for name, value in wire.attributes.items() if value.string_value is not None
         },
     )
-
-
-def _instant(millis: str | None) -> datetime | None:
-    return datetime.fromtimestamp(int(millis) / 1_000, UTC) if millis and millis.isdecimal() else None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -16,6 +18,7 @@ from orchestrator.aws import items
 from orchestrator.aws.faults import FAULTS, REPEATED, Patience, Refused, Verdict, error_code, verdict_of
 from orchestrator.aws.group_commit import BATCH_WRITES_MAX, Done, Fate, GroupCommit, Rejected, Undecided, Unmet
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY, Insert, Item, Key, TransactWrite, Write
+from orchestrator.aws.provision import deviations, table_definition
 from orchestrator.aws.signed import SignedClient
 from orchestrator.errors import OrchestratorError
 from orchestrator.session.values import Json
@@ -68,9 +71,21 @@ class Table:
         """Carry the writes until cancelled; the owner of the table keeps this running as a task."""
         await self._commit.run()
 
-    async def check(self) -> None:
-        """Return if the table is there. Raises `Refused` if it is not, or if we may not see it."""
-        await self._insist(lambda: self._client.describe_table(TableName=self._name))
+    async def check(self) -> datetime | None:
+        """Return what time it is at AWS, if the table is there as we need it; `None` where AWS does not tell.
+
+        Raises:
+            Refused: it is not there, or we may not see it, or its key is another or an index missing: with that alone
+                a node would run, and never wake a session.
+        """
+        described = await self._insist(lambda: self._client.describe_table(TableName=self._name))
+        wrong = next(deviations(described["Table"], table_definition(self._name)), None)
+        if wrong is not None:
+            raise Refused(f"table {self._name}: {wrong}; `orchestrator doctor` says what to mend")
+        try:
+            return parsedate_to_datetime(described["ResponseMetadata"]["HTTPHeaders"]["date"])
+        except (KeyError, ValueError):
+            return None
 
     async def write(self, write: Write) -> Item | None:
         """Make one conditional write durable; return the new item where DynamoDB told it.

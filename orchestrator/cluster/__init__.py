@@ -25,6 +25,8 @@ ENDS_NOW: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """`wake_at` of an unowned session that is to be ended before all that is due: a full node takes it, too."""
 BLOCKED_ERROR: Final = "blocked_error"
 """Attribute of a BLOCKED session's HEAD: what it waits for."""
+SIGNALS_AWAITED: Final = "signals_awaited"
+"""Attribute of a SUSPENDED session's HEAD: its waits for signals without a time limit, which no event tells of."""
 
 
 class NotOwner(OrchestratorError):

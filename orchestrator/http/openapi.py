@@ -62,6 +62,14 @@ _CAPS: Final = _object(
     tokens=_or_null(_NUMBER), cost=_or_null(_NUMBER), agent_calls=_or_null(_NUMBER), agent_seconds=_or_null(_NUMBER)
 )
 
+_EXPLAINED: Final[JsonObject] = {
+    "session_id": _ID,
+    "state": _TEXT,
+    "node": _or_null(_TEXT),
+    "sentences": {"type": "array", "items": _TEXT},
+    "waits_for": {"type": "array", "items": _ref("Wait")},
+}
+
 SCHEMAS: Final[dict[str, JsonObject]] = {
     "AnyObject": {"type": "object"},
     "Ping": _object(status={"enum": ["Healthy", "HealthyBusy"]}, time_of_last_update=_NUMBER),
@@ -69,6 +77,7 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
         status={"enum": ["HEALTHY", "HEALTHY_BUSY"]},
         active_tasks=_NUMBER,
         sessions=_NUMBER,
+        stuck=_NUMBER,
         node=_TEXT,
         draining={"type": "boolean"},
         since=_INSTANT,
@@ -129,6 +138,30 @@ SCHEMAS: Final[dict[str, JsonObject]] = {
         next_attempt_at=_or_null(_INSTANT),
         waits_for=_or_null({"type": "object"}),
         until=_or_null(_INSTANT),
+    ),
+    "Explanation": {
+        "type": "object",
+        "properties": {
+            **_EXPLAINED,
+            "under_way": _or_null(
+                _object(
+                    operations=_or_null({"type": "array", "items": _TEXT}),
+                    signals={"type": "array", "items": _TEXT},
+                    is_stuck={"type": "boolean"},
+                )
+            ),
+        },
+        "required": [*_EXPLAINED],
+    },
+    "Wait": _object(
+        what=_TEXT,
+        says=_TEXT,
+        operation=_or_null(_TEXT),
+        since=_INSTANT,
+        until=_or_null(_INSTANT),
+        node=_or_null(_TEXT),
+        commands={"type": "array", "items": _TEXT},
+        child=_or_null(_ref("Explanation")),
     ),
     "Error": _ERROR,
     "Event": _object(

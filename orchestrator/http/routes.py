@@ -185,6 +185,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         codes=_UNKNOWN_SESSION,
     ),
     Route(
+        "explainSession",
+        "GET",
+        "/sessions/{id}/why",
+        "Tell in words what a session waits for, since when and on which node",
+        answers=(Answer(HTTPStatus.OK, "Why it does not go on, and what this node sees of it.", "Explanation"),),
+        parameters=(p.SESSION_ID,),
+        codes=_UNKNOWN_SESSION,
+    ),
+    Route(
         "listEvents",
         "GET",
         "/sessions/{id}/events",

@@ -48,6 +48,8 @@ from orchestrator.router import Router
 from orchestrator.session.values import Json, JsonObject, compact_json, format_instant, is_valid_id
 from orchestrator.user_code import TimeLimit
 from orchestrator.views import error_view, event_view, head_view, session_view
+from orchestrator.why.explaining import explain
+from orchestrator.why.facts import Gathering
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -84,6 +86,7 @@ class HttpPorts:
     log: FilteringBoundLogger
     deliveries: Deliveries
     doorbell: Doorbell
+    gathering: Gathering
     news: EventSignal | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
 
@@ -134,6 +137,7 @@ class Endpoints:
             "listSessions": self.sessions,
             "listUsage": self.usage,
             "getSession": self.session,
+            "explainSession": self.why,
             "listEvents": self.events,
             "signalSession": self.signal,
             "cancelSession": self._control(self._ports.deliveries.cancel),
@@ -223,6 +227,11 @@ class Endpoints:
         """Answer one session."""
         return _json(await session_view(self._ports.heads, self._ports.journal, _asked_for(request)))
 
+    async def why(self, request: web.Request) -> web.Response:
+        """Answer in words what a session waits for; and what this node sees of it, where it has it."""
+        facts = await self._ports.gathering.facts(_asked_for(request))
+        return _json({**explain(facts).view, "under_way": None if facts.under_way is None else facts.under_way.view})
+
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Answer a page of a session's events, from behind `after`, or a stream of them to who accepts one."""
         session_id = _asked_for(request)
@@ -311,6 +320,7 @@ class Endpoints:
             "status": report.status.value,
             "active_tasks": report.active_tasks,
             "sessions": report.sessions,
+            "stuck": report.stuck,
             "node": self._ports.node_id,
             "draining": report.is_draining,
             "since": format_instant(report.since),

@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.objects import ObjectWrite
 from orchestrator.session.frozen import quick
 from orchestrator.session.values import Json
+
+UNKNOWN_RECEIVES_MAX: Final = 6
+"""Deliveries of a message to a session that nobody knows, before it goes to the dead-letter queue. The pauses between
+them (31 s) are longer than a start stays hidden whose node died with it."""
 
 
 @quick

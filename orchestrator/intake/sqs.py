@@ -16,6 +16,7 @@ from orchestrator.aws.faults import Patience, RequestFailed
 from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX, Queue, QueueMessage
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.intake import Capacity, Envelope, Handle, TryAgainSoon
+from orchestrator.intake.dead_letters import dead_letter_attributes
 from orchestrator.telemetry.port import SILENT, Telemetry
 
 if TYPE_CHECKING:
@@ -187,15 +188,13 @@ class SQSIntake:
             await self._dead_letter(message, poison.reason, str(poison))
 
     async def _dead_letter(self, message: QueueMessage, code: str, text: str) -> None:
-        body = message.body
-        if len(body.encode()) + ATTRIBUTES_BYTES > MESSAGE_BYTES_MAX:
+        body, attributes = message.body, dead_letter_attributes(message, code, printable(text))
+        beside = sum(len(name.encode()) + len(text.encode()) for name, text in attributes.items())
+        if len(body.encode()) + max(ATTRIBUTES_BYTES, 2 * beside) > MESSAGE_BYTES_MAX:
             body = await self._store_body(message.message_id, body)
-        attributes = {
-            "ErrorCode": code,
-            "ErrorMessage": printable(text),
-            "OriginalMessageId": message.message_id,
-        }
-        await self._dead_letters.send(body, attributes=attributes)
+        await self._dead_letters.send(
+            body, attributes=attributes, tenant=message.group, trace_header=message.trace_header
+        )
         self._telemetry.messages("dead_lettered", 1)
         self._log.warning("message_dead_lettered", message_id=message.message_id, code=code)
 

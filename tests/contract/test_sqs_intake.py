@@ -9,7 +9,7 @@ import pytest
 from actors import settle
 from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX
 from orchestrator.errors import OrchestratorError, Poison
-from orchestrator.intake import TryAgainSoon
+from orchestrator.intake import UNKNOWN_RECEIVES_MAX, TryAgainSoon
 from orchestrator.intake.sqs import (
     DELETE_LINGER_SECONDS,
     ERROR_MESSAGE_MAX,
@@ -17,7 +17,6 @@ from orchestrator.intake.sqs import (
     VISIBILITY_SECONDS,
     pause_after,
 )
-from orchestrator.reception import UNKNOWN_RECEIVES_MAX
 from tests.contract.fault_proxy import FaultProxy, Request, refusal, reset
 from tests.contract.intake_stage import Room, Scripted, SQSStage, sqs_stage
 from tests.contract.waiting import WatchedClock

@@ -98,7 +98,7 @@ class SimTable:
         """Return the answer to a request. Raises `ClientError` for an error answer."""
         match operation:
             case "DescribeTable":
-                return {"Table": {"TableStatus": "ACTIVE"}}
+                return {"Table": {"TableStatus": "ACTIVE", **table_definition(request["TableName"])}}
             case "GetItem":
                 item = self._items.get(_place(request["Key"]))
                 return {} if item is None else {"Item": dict(item)}

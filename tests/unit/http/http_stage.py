@@ -26,7 +26,7 @@ from orchestrator.artifacts.session_files import SessionFiles
 from orchestrator.callbacks.memory import MemoryCallbacks
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import Head, Heads
-from orchestrator.cluster.memory import MemoryHeads
+from orchestrator.cluster.memory import MemoryHeads, MemoryNodes
 from orchestrator.deliveries_memory import MemoryDeliveries
 from orchestrator.health import Health, LoopWatch
 from orchestrator.http.connections import listening
@@ -51,6 +51,8 @@ from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants.memory import MemoryQuotas
 from orchestrator.usage import NO_CAPS
 from orchestrator.usage.memory import MemoryUsage
+from orchestrator.why import Owner, UnderWay
+from orchestrator.why.facts import Gathering
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 10.0
@@ -318,4 +320,11 @@ def _ports(session: SessionPorts, system: ActorSystem, health: Health, deliverie
         log=session.log,
         deliveries=deliveries,
         doorbell=Doorbell(NODE, POKE_KEY, lambda: None),
+        gathering=Gathering(
+            session.heads, session.journal, MemoryNodes(), session.quotas, session.clock, _sees_nothing
+        ),
     )
+
+
+async def _sees_nothing(head: Head, owner: Owner) -> tuple[UnderWay | None, bool | None]:
+    return None, None
