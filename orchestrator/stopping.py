@@ -102,3 +102,5 @@ async def stop_signals() -> AsyncIterator[Stop]:
     finally:
         for each in SIGNALS:
             loop.remove_signal_handler(each)
+        # What is left takes a moment, and must not turn an end in order into a failure.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
