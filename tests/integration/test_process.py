@@ -69,6 +69,8 @@ async def test_a_node_that_is_told_twice_to_stop_hands_over_what_it_works_on(dep
     assert 0 == await worker.ended()
     head = await deployment.head("long")
     assert ("RUNNING", False) == (head["state"], "owner" in head)
+    # It took its leave, so that nobody waits for its beat.
+    assert '"declared_dead_at"' in await deployment.everything()
 
 
 @LINUX
