@@ -9,9 +9,11 @@ import pytest
 from aiohttp import web
 
 from orchestrator import A2AAgent, RegistrationError, RetryPolicy
+from orchestrator.intake import Start
 from orchestrator.session.events import AgentRetrying
+from orchestrator.session.tracing import attempt_span_id, traceparent_of
 from orchestrator.session.values import Json, JsonObject
-from tests.contract.a2a_stage import ONCE, TWICE, app_with, code_of, outcome, world
+from tests.contract.a2a_stage import ONCE, TWICE, app_with, code_of, outcome, returned, world
 from tests.contract.misbehaving import Behave, Service, answering, cut_in_the_middle, endless, hang_up, serving
 
 SECRET = "s3cr3t-token"
@@ -101,6 +103,16 @@ async def test_whatever_goes_wrong_has_a_code(answers: list[Behave], code: str) 
 async def test_nobody_there_is_unreachable() -> None:
     """A refused connection says nothing about the agent."""
     assert "AGENT_UNREACHABLE" == await code_of(A2AAgent("http://127.0.0.1:9"))
+
+
+async def test_an_agent_is_told_in_whose_trace_it_works() -> None:
+    """Each request to it carries the span of the attempt; what another one is asked for does not."""
+    there, trace = world(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with peer(card, SUBMITTED, COMPLETED) as (service, agent), there.node(app_with(agent, "x")) as node:
+        await node.router.start(Start("main", "s", "default", None, trace=trace, input_bytes=4))
+        await returned(there)
+        asked = [request.headers.get("traceparent") for request in service.asked]
+    assert {traceparent_of(trace, attempt_span_id("s", "analyst", 1))} == {*asked}
 
 
 async def test_a_busy_agent_is_left_alone_for_as_long_as_it_asks() -> None:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from urllib.parse import unquote
 
 import pytest
@@ -37,6 +38,7 @@ from orchestrator.intake import Start
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.remote import ANSWER_BYTES_MAX, AgentService, RemoteFault
 from orchestrator.session.events import AgentRetrying, Event, SessionCompleted, StepCompleted
+from orchestrator.session.tracing import attempt_span_id, traceparent_of
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json
 from tests.contract.misbehaving import Behave, Service, answering, cut_in_the_middle, endless, hang_up, serving
@@ -53,6 +55,7 @@ def handler(event, context):
         raise ValueError(event["raise"])
     return {"event": event, "usage": {"total_tokens": 7}}
 """
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Stage:
@@ -65,7 +68,8 @@ class Stage:
         """Run the agent as one attempt of an operation."""
         agent = self._agents.named("agent")
         assert agent is not None
-        with InvocationScope(invocation_for("order-17", "score", 2, lambda _: None)):
+        invocation = replace(invocation_for("order-17", "score", 2, lambda _: None), trace=TRACE)
+        with InvocationScope(invocation):
             return await agent.run(prompt, kwargs)
 
     async def error(self, prompt: Json) -> OrchestratorError:
@@ -161,14 +165,19 @@ async def test_a_function_is_run_with_the_prompt_as_its_event(function: str, min
 
 
 async def test_a_function_sees_whose_run_it_is(service: Service, lent: Connections) -> None:
-    """Beside its event, so that it can tell a second attempt from a second wish; an error names what was raised."""
+    """Beside its event, so that it can tell a second attempt from a second wish; an error names what was raised.
+
+    And in whose trace it is.
+    """
     raised = b'{"errorType": "ValueError", "errorMessage": "no such document", "stackTrace": []}'
     service.answers.append(answering(raised, headers={"X-Amz-Function-Error": "Unhandled"}))
 
     with stage(LambdaAgent(FUNCTION.format(account="1" * 12)), lent) as node:
         failure = await node.error("x")
 
-    context = json.loads(base64.b64decode(service.asked[0].headers["X-Amz-Client-Context"]))
+    headers = service.asked[0].headers
+    assert "Root=1-0af76519-16cd43dd8448eb211c80319c;Parent=b7ad6b7169203331;Sampled=1" == headers["X-Amzn-Trace-Id"]
+    context = json.loads(base64.b64decode(headers["X-Amz-Client-Context"]))
     expected = {"session_id": "order-17", "operation": "score", "attempt": 2, "idempotency_key": "order-17/score"}
     assert context == {"custom": expected}
     assert (failure.code, str(failure)) == ("AGENT_REPORTED_FAILURE", "ValueError: no such document")
@@ -265,7 +274,6 @@ async def test_an_answer_of_megabytes_is_one_while_it_fits(service: Service, len
 
 
 LATE = [LambdaAgent(FUNCTION.format(account="1" * 12), answers_later=True), AgentCoreAgent(RUNTIME, answers_later=True)]
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TAKEN = answering(b"", status=202)
 
 
@@ -369,7 +377,7 @@ async def test_a_run_that_nobody_waits_for_ends_its_session_in_the_runtime(servi
             await stopped.wait()
 
     invoked, ended = service.asked
-    assert TRACE == invoked.headers["traceparent"]
+    assert traceparent_of(TRACE, attempt_span_id("s", "agent", 1)) == invoked.headers["traceparent"]
     assert unquote(ended.raw_path).endswith(f"/runtimes/{RUNTIME}/stopruntimesession")
     header = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
     assert invoked.headers[header] == ended.headers[header]
