@@ -144,6 +144,10 @@ class ActorSystem:
         """Return the ids of the actors that live now."""
         return tuple(self._cells)
 
+    def fullest_mailbox(self) -> int:
+        """Return how many messages wait in the mailbox that holds most."""
+        return max((len(cell.mailbox) for cell in self._cells.values()), default=0)
+
     async def stop(self, actor_id: str) -> None:
         """Return when the actor has ended after its current message; at once if there is none.
 

@@ -18,7 +18,7 @@ from bench.in_memory import Table, node
 from bench.report import Figure, Row
 from bench.rig import child_numbers, size
 from orchestrator import Orchestrator, SessionContext
-from orchestrator.telemetry import configure_logging
+from orchestrator.telemetry.logs import configure_logging
 
 KINDS = ("steps", "sleeps", "agents", "scopes")
 GROWTH = 10

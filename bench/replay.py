@@ -20,7 +20,7 @@ from bench.report import Figure, Row
 from bench.rig import child_numbers, size
 from orchestrator import Orchestrator, SessionContext
 from orchestrator.journal.folding import read_state
-from orchestrator.telemetry import configure_logging
+from orchestrator.telemetry.logs import configure_logging
 
 RESULT_BYTES = 200
 BRANCHES = 1_000

@@ -27,7 +27,7 @@ from bench.rig import ACCEPTED, ENDED, Rig, Worker, child_numbers, rig, size, wo
 from bench.waits import TOKENS
 from bench.wake import PASSIVATE_SECONDS, SUSPENDED
 from orchestrator import Orchestrator, SessionContext
-from orchestrator.telemetry import configure_logging
+from orchestrator.telemetry.logs import configure_logging
 
 WARM_UP = 300
 SESSIONS_MAX = 1_000_000

@@ -37,6 +37,7 @@ from orchestrator.cluster import Head, Nodes
 from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
 from orchestrator.deliveries import SessionDeliveries
+from orchestrator.health import LoopWatch
 from orchestrator.inbox import WakeUps
 from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
 from orchestrator.intake.sqs import SQSIntake, StoreBody
@@ -62,6 +63,7 @@ from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
 from orchestrator.stuck import StuckWatch
+from orchestrator.telemetry.port import SILENT, Telemetry
 from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
 from orchestrator.usage import Caps
@@ -78,9 +80,14 @@ log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 PokesFor: TypeAlias = Callable[[Directory], Pokes]
 
 
-def patience_for(name: str, machine: Machine) -> Patience:
+def patience_for(name: str, machine: Machine, telemetry: Telemetry = SILENT) -> Patience:
     """Return how the calls to one service are repeated, and whether it can be reached."""
-    return Patience(machine.clock, Reachability(name, machine.clock), machine.draw)
+    return Patience(machine.clock, Reachability(name, machine.clock), machine.draw, telemetry=telemetry)
+
+
+def new_node_id(machine: Machine) -> str:
+    """Return an id that is never used again, so that whatever names a node names one life of one process."""
+    return machine.new_hex()[:12]
 
 
 def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are built on
@@ -89,14 +96,14 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
     table: Table,
     artifacts: S3Artifacts,
     machine: Machine,
+    node_id: str,
     address: PublicAddress,
     outside: Callable[[], NodeOutside],
     notifications: Notifications,
     lent: Connections | None = None,
+    telemetry: Telemetry = SILENT,
 ) -> SessionPorts:
     """Build what every session of this node is given."""
-    # Never used again, so that whatever names a node names one life of one process.
-    node_id = machine.new_hex()[:12]
     numbers, clock = count(1), machine.clock
     retention = timedelta(days=settings.retention_days)
     callbacks = DynamoDBCallbacks(table, clock=clock)
@@ -124,6 +131,7 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
             notifications=notifications,
             budgets=TenantBudgets(usage, clock, defaults=Caps(**(settings.tenant_budget or {}))),
             price_of=app.agent_price,
+            telemetry=telemetry,
         ),
         clock=clock,
         threads=machine.threads,
@@ -134,6 +142,7 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
         budget_default=settings.session_budget,
         fruitless_resumes_max=settings.max_fruitless_resumes,
         passivate_after=settings.passivate_after_seconds,
+        telemetry=telemetry,
         log=log,
     )
 
@@ -165,6 +174,7 @@ async def deliveries_of_no_node(
         table,
         S3Artifacts(bucket),
         machine,
+        new_node_id(machine),
         address,
         _nobody_outside,
         MemoryNotifications(),
@@ -238,17 +248,20 @@ def channels(settings: Settings, clients: Clients, machine: Machine) -> Channels
     )
 
 
-async def sqs_intake(settings: Settings, clients: Clients, capacity: NodeCapacity, machine: Machine) -> SQSIntake:
+async def sqs_intake(
+    settings: Settings, clients: Clients, capacity: NodeCapacity, machine: Machine, telemetry: Telemetry
+) -> SQSIntake:
     """Find the queues and build the intake on them. Raises `Unavailable` where one is not to be had."""
     # What is insisted on must not speak for whether the queue hands out messages.
-    chores = patience_for("queue chores", machine)
+    chores = patience_for("queue chores", machine, telemetry)
     intake = SQSIntake(
         queue=await find_queue(clients, settings.queue, chores),
         dead_letters=await find_queue(clients, settings.dead_letter_queue_name, chores),
         store_body=_body_store(Bucket(clients.s3, settings.bucket, chores)),
         capacity=capacity,
-        patience=patience_for("queue", machine),
+        patience=patience_for("queue", machine, telemetry),
         clock=machine.clock,
+        telemetry=telemetry,
         log=log,
     )
     capacity.subscribe(intake.room_changed)
@@ -260,6 +273,17 @@ def task_protection(machine: Machine, busy: BusySignal) -> TaskProtection | None
     if machine.ecs_agent_uri is None:
         return None
     return TaskProtection(machine.ecs_agent_uri, busy=busy, clock=machine.clock, draw=machine.draw, log=log)
+
+
+def loop_watch_for(settings: Settings, machine: Machine, telemetry: Telemetry) -> LoopWatch:
+    """Build what ends this process when its loop stands still for as long as others wait for its beat."""
+    return LoopWatch(
+        machine.clock,
+        stall_seconds_max=settings.node_timeout_seconds,
+        on_stalled=machine.fence,
+        guard=machine.guard,
+        on_late=telemetry.loop_lag,
+    )
 
 
 def memory_pressure(machine: Machine, capacity: NodeCapacity) -> MemoryPressure:

@@ -205,9 +205,7 @@ class Driver:
         result_type = result_type_of(call.fn)
         known = await self._reach(operation, OperationKind.STEP)
         # Not kept: it refers back here, which would hold the memory of both until the cyclic collector comes by.
-        runs = StepRuns(
-            self._state.session_id, self._ports, self._turnstile, self.sealed, self.tokens.described, self._show_work
-        )
+        runs = StepRuns(self._state, self._ports, self._turnstile, self.sealed, self.tokens.described, self._show_work)
         while known is None or not known.is_settled:
             attempt = 1 if known is None else known.attempt
             if known is not None and known.next_attempt_at is not None:

@@ -23,7 +23,7 @@ from orchestrator.session.events import SessionStarted
 from orchestrator.session.frozen import quick
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.values import ErrorRecord, Json
-from orchestrator.telemetry import frames_of, silent_while
+from orchestrator.telemetry.logs import frames_of, silent_while
 from orchestrator.user_code import belongs_to_runtime
 
 

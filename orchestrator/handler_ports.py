@@ -28,7 +28,8 @@ class HandlerPorts:
     """What a run needs of its surroundings. `tell` reaches its actor, `draw` returns a float from [0, 1).
 
     `new_token` returns an unguessable text, `callback_url` the address that completes a callback. `on_waiting` is
-    called whenever the handler begins or ends to wait for what comes from outside, `call` for every attempt of a step.
+    called whenever the handler begins or ends to wait for what comes from outside, `call` for every attempt of a step,
+    and `began(session_id, operation)` before it.
     """
 
     tell: Callable[[m.Message], None]
@@ -42,5 +43,6 @@ class HandlerPorts:
     new_token: Callable[[], str]
     callback_url: Callable[[str], str]
     on_waiting: Callable[[], None]
+    began: Callable[[str, str], None]
     log: FilteringBoundLogger
     call: Caller = user_code.call

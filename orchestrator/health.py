@@ -60,8 +60,13 @@ class LoopWatch:
         stall_seconds_max: float,
         on_stalled: Callable[[str], None],
         guard: Callable[[Callable[[], None]], None],
+        on_late: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Watch from `run` on; `guard` runs a function beside the loop, where `on_stalled(reason)` ends the process."""
+        """Watch from `run` on; `guard` runs a function beside the loop, where `on_stalled(reason)` ends the process.
+
+        `on_late` is told at every tick by how many seconds the loop is late.
+        """
+        self._on_late = on_late
         self._clock = clock
         self._limit = stall_seconds_max
         self._on_stalled = on_stalled
@@ -79,7 +84,9 @@ class LoopWatch:
             while True:
                 await self._clock.sleep(TICK_SECONDS)
                 now = self._clock.monotonic()
-                self._note(now - self._ticked_at - TICK_SECONDS, now)
+                late = now - self._ticked_at - TICK_SECONDS
+                self._note(late, now)
+                self._on_late(late)
                 self._ticked_at = now
         finally:
             self._ended.set()

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, Protocol, TypeAlias
+
+from opentelemetry.context import Context, attach, detach
 
 from actors import ActorStopped
 from orchestrator.calls import Approval
@@ -18,6 +20,7 @@ from orchestrator.payloads import to_json
 from orchestrator.session import messages as m
 from orchestrator.session.frozen import quick
 from orchestrator.session.values import Json, JsonObject
+from orchestrator.telemetry.context import trace_context
 
 PROGRESS_MAX: Final = 1_000
 """Progress events of one attempt of a step or agent; later ones are dropped, for each is an item in the table."""
@@ -97,9 +100,10 @@ class Calls(Protocol):
 class Invocation:
     """What a step or an agent may know about its own run. `attempt` counts from 1.
 
-    Only agents have `calls`, and these besides: `trace` is the session's trace context (a W3C `traceparent`), `None`
-    without one; `is_over()` tells a run that is being cancelled whether nobody waits for it any more, because its
-    session is to end or its time is up. Otherwise it is carried on elsewhere, or later.
+    `trace` is the W3C `traceparent` of its span, for others to become children of; `None` without a trace.
+
+    Only agents have `calls`, and `is_over()`, which tells a run that is being cancelled whether nobody waits for it any
+    more, because its session is to end or its time is up. Otherwise it is carried on elsewhere, or later.
     """
 
     session_id: str
@@ -166,19 +170,25 @@ def invocation_for(
 class InvocationScope:
     """Makes `current_invocation()` return this while a `with` block runs, in it and in the threads it starts.
 
-    A class, because a `contextmanager` would take three times as long, once a step.
+    Spans that are begun within are children of the invocation's. A class, because a `contextmanager` would take three
+    times as long, once a step.
     """
 
-    __slots__ = ("_invocation", "_token")
+    __slots__ = ("_invocation", "_token", "_trace_token")
 
     def __init__(self, invocation: Invocation) -> None:
         self._invocation = invocation
+        self._trace_token: Token[Context] | None = None
 
     def __enter__(self) -> None:
         self._token = _invocation.set(self._invocation)
+        if self._invocation.trace is not None:
+            self._trace_token = attach(trace_context(self._invocation.trace))
 
     def __exit__(self, *_: object) -> None:
         _invocation.reset(self._token)
+        if self._trace_token is not None:
+            detach(self._trace_token)
 
 
 def check_progress(message: object, percent: object) -> None:

@@ -6,23 +6,28 @@ process on virtual time (`tests/simulation`).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import secrets
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 
 from actors import Clock, SystemClock
+from orchestrator.aws.xray import signed_session
 from orchestrator.callbacks import TOKEN_BYTES
 from orchestrator.memory_pressure import used_share
 from orchestrator.process_identity import own_process
+from orchestrator.telemetry.port import SILENT, Telemetry
+from orchestrator.telemetry.wanted import is_wanted
 from orchestrator.user_code import step_threads
 
 if TYPE_CHECKING:
@@ -37,6 +42,10 @@ ECS_AGENT_URI: Final = "ECS_AGENT_URI"
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
 
+async def _silent(_: str) -> Telemetry:
+    return SILENT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A machine with one process of ours.
@@ -45,7 +54,8 @@ class Machine:
     unguessable text. `process` names the process (`None` where that cannot be told). `fence(reason)` and `abandon()`
     end the process and do not return; `guard(watch)` runs a function beside the event loop, for as long as that takes.
     `ecs_agent_uri` is where the agent of ECS listens, where there is one; `used_memory` returns how much is used of the
-    memory that there is, from 0 to 1, or `None` where that cannot be told.
+    memory that there is, from 0 to 1, or `None` where that cannot be told. `telemetry_of(node_id)` opens what takes a
+    node's metrics and traces.
     """
 
     clock: Clock
@@ -59,6 +69,7 @@ class Machine:
     guard: Callable[[Callable[[], None]], None]
     ecs_agent_uri: str | None = None
     used_memory: Callable[[], float | None] = lambda: None
+    telemetry_of: Callable[[str], Awaitable[Telemetry]] = _silent
 
 
 @contextmanager
@@ -77,7 +88,21 @@ def this_machine() -> Iterator[Machine]:
             guard=in_a_thread,
             ecs_agent_uri=os.environ.get(ECS_AGENT_URI) or None,
             used_memory=used_share,
+            telemetry_of=telemetry_of_process,
         )
+
+
+async def telemetry_of_process(node_id: str) -> Telemetry:
+    """Open the telemetry that the environment asks for (`docs/telemetry.md`)."""
+    if not is_wanted(os.environ):
+        return SILENT
+    # Imported where it is wanted: the SDK and its exporters would be a third of what an idle node holds.
+    from orchestrator.telemetry.otel import open_telemetry  # noqa: PLC0415
+
+    # In a thread: it asks the container's metadata endpoint.
+    return await asyncio.to_thread(
+        open_telemetry, node_id, version("session-orchestrator"), SystemClock(), session_for=signed_session
+    )
 
 
 def fence(reason: str) -> NoReturn:

@@ -15,7 +15,7 @@ from orchestrator.errors import Stale
 from orchestrator.session.ending import time_is_up_at
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import ErrorRecord, Json
+from orchestrator.session.values import ErrorRecord, Json, format_instant
 from orchestrator.tenants import DISMISSED, SLOT
 
 BLOCKED_DELAY_BASE: Final = timedelta(seconds=30)
@@ -34,14 +34,23 @@ class Rest:
     wake_at: datetime | None
     attributes: Mapping[str, Json] | None = None
 
+    @property
+    def due(self) -> str | None:
+        """When it is due, as a log shows it."""
+        return None if self.wake_at is None else format_instant(self.wake_at)
+
 
 class OwnedHead:
-    """The HEAD of a session that this node owns, as last read or written."""
+    """The HEAD of a session that this node owns, as last read or written.
 
-    def __init__(self, heads: Heads, head: Head, node_id: str) -> None:
+    `was_owned` tells that it was claimed from an owner that had not given it up.
+    """
+
+    def __init__(self, heads: Heads, head: Head, node_id: str, *, was_owned: bool = False) -> None:
         self._heads = heads
         self._node_id = node_id
         self.current = head
+        self.was_owned = was_owned
 
     @property
     def has_slot(self) -> bool:

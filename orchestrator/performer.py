@@ -31,7 +31,9 @@ from orchestrator.session.events import ChildStarted, SessionStarted
 from orchestrator.session.notices import CountUsage, EndChild, FreeSlot, Internal, StartNext, TellParent, end_of_child
 from orchestrator.session.owed import CancelChild, CloseCallback, KeepTask, Publish, Ring, RunAgent, StartChild
 from orchestrator.session.state import SessionState
+from orchestrator.session.tracing import attempt_span_id, traceparent_of
 from orchestrator.session.values import ErrorRecord, RetrySpec
+from orchestrator.telemetry.port import SILENT, Telemetry
 from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.user_code import TimeLimit, belongs_to_runtime, enter
 
@@ -94,6 +96,7 @@ class Performer:
     notifications: Notifications
     budgets: TenantBudgets
     price_of: Callable[[str], Price | None]
+    telemetry: Telemetry = SILENT
 
     async def run_errand(self, state: SessionState, effect: Errand) -> m.Message | None:
         """Do it, and return what the session is to be told of it; `None` for nothing."""
@@ -176,7 +179,9 @@ class Performer:
             async with limit:
                 invocation = replace(
                     invocation_for(session_id, effect.operation, effect.attempt, host.tell, calls),
-                    trace=host.state().started.trace,
+                    trace=traceparent_of(
+                        host.state().started.trace, attempt_span_id(session_id, effect.operation, effect.attempt)
+                    ),
                     is_over=lambda: limit.has_rung or not host.is_owed(),
                 )
                 with InvocationScope(invocation):

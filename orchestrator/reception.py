@@ -31,7 +31,7 @@ from orchestrator.intake.formats import Reader
 from orchestrator.intake.triggering import together
 from orchestrator.objects import LatestWrites, is_older
 from orchestrator.router import FIRST_EPOCH, IdempotencyConflict, NotYetThere, Router
-from orchestrator.telemetry import trace_ids
+from orchestrator.telemetry.context import trace_ids
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -58,6 +58,8 @@ class Reception:
         self._deliveries = deliveries
         self._reader = reader
         self._writes = writes
+        self._telemetry = router.ports.telemetry
+        self._clock = router.ports.clock
         self._log = log
 
     async def handle(self, envelope: Envelope) -> None:
@@ -67,6 +69,9 @@ class Reception:
             Poison: it never can be.
             TryAgainSoon: it may be in a moment.
         """
+        received_at = self._clock.monotonic()
+        if envelope.sent_at is not None and envelope.receive_count == 1:
+            self._telemetry.queued(max(0.0, (self._clock.now() - envelope.sent_at).total_seconds()))
         refusals: list[Poison] = []
         for request in self._reader.read(envelope):
             match request:
@@ -83,6 +88,7 @@ class Reception:
         if refusals:
             # Not before: what can be started is. Who puts the letter back starts the rest, and that is absorbed.
             raise together(refusals)
+        self._telemetry.accepted(self._clock.monotonic() - received_at)
 
     async def _set_off(self, request: Triggered, envelope: Envelope) -> None:
         """Start what an event asks for, but not what a later one of the same object has overtaken."""

@@ -35,6 +35,7 @@ from orchestrator.session import messages as m
 from orchestrator.session.state import Operation, SessionState, begin, evolve
 from orchestrator.session.transitions import OperationKind, Phase, SessionStatus
 from orchestrator.standstill import check_loop, look_again, rest, work_under_way
+from orchestrator.telemetry.port import SILENT
 
 PATIENCE_SECONDS: Final = 10.0
 """Real seconds for what a handler awaits between its operations, such as `asyncio.sleep`, and for the bucket."""
@@ -194,6 +195,7 @@ class _Rehearsal:
             new_token=lambda: "replayed",
             callback_url=lambda callback_id: f"replayed://callbacks/{callback_id}",
             on_waiting=lambda: None,
+            began=SILENT.began,
             log=_silent_log(),
             call=self._not_called,
         )

@@ -210,7 +210,7 @@ class Router:
             )
         except NotOwner:
             return False
-        await self._bring_up(claimed, None)
+        await self._bring_up(claimed, None, was_owned=head.owner is not None)
         return True
 
     def _may_claim(
@@ -258,6 +258,7 @@ class Router:
                 standing = await self.ports.heads.create(head)
             if standing.claim_nonce != head.claim_nonce:
                 return False
+            self.ports.telemetry.recorded(None, state, first)
             if standing.owner is not None:
                 await self._bring_up(standing, state)
             return True
@@ -291,8 +292,9 @@ class Router:
         payload = enclosed(request.input)
         if request.input_bytes > self.ports.payloads.inline_bytes_max:
             payload = await self.ports.payloads.seal(payload_key(request.session_id, "1"), request.input)
+        trace = self.ports.telemetry.trace_for(request.session_id, request.trace, self.ports.clock.now())
         asked = decide.start(
-            request.session_type, request.tenant, request.input, trace=request.trace, task_token=request.task_token
+            request.session_type, request.tenant, request.input, trace=trace, task_token=request.task_token
         )
         time_limit = None if session_type is None else session_type.time_limit
         budget = self.ports.budget_of(session_type)
@@ -321,10 +323,6 @@ class Router:
         if head is None:
             raise UnknownSession(session_id)
         return await latest_of(self.ports.heads, head)
-
-    async def _following(self, head: Head) -> Head | None:
-        """Return HEAD of the generation behind that one; `None` where none is, or it has not begun yet."""
-        return None if head.continued_as is None else await self.ports.heads.get(head.continued_as)
 
     async def _catch_up(self, session_id: str) -> None:
         """Let nothing overtake what was acknowledged before: whoever was to hand it over may have died meanwhile."""
@@ -377,8 +375,8 @@ class Router:
                 return
             bumped = await self.latest(session_id)
         if bumped.status is SessionStatus.CONTINUED:
-            following = await self._following(bumped)
-            # Who begins the next generation looks into this inbox after that, and so finds what is there before.
+            following = None if bumped.continued_as is None else await self.ports.heads.get(bumped.continued_as)
+            # None: who begins the next generation looks into this inbox after that, and so finds what is there before.
             if following is not None:
                 try:
                     await self._leave_in_inbox(following, message, has_new_id=has_new_id)
@@ -429,9 +427,11 @@ class Router:
             if not ends_now:
                 await self.ports.heads.make_due(head, at=truncate_to_millis(self.ports.clock.now()))
 
-    async def _bring_up(self, head: Head, state: SessionState | None) -> None:
+    async def _bring_up(self, head: Head, state: SessionState | None, *, was_owned: bool = False) -> None:
+        owned = OwnedHead(self.ports.heads, head, self.ports.node_id, was_owned=was_owned)
+
         def factory(context: ActorContext[ActorMessage]) -> SessionActor:
-            return SessionActor(context, self.ports, head, state)
+            return SessionActor(context, self.ports, owned, state)
 
         while True:
             try:
@@ -444,6 +444,5 @@ class Router:
                 # Whoever has it by now needs nobody to give it up.
                 with suppress(Stale):
                     now = truncate_to_millis(self.ports.clock.now())
-                    owned = OwnedHead(self.ports.heads, head, self.ports.node_id)
                     await owned.release(Rest(head.status, wake_at=now), last_seq=head.last_seq, at=head.updated_at)
                 return

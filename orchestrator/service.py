@@ -30,8 +30,10 @@ from orchestrator.building import (
     channels,
     connections,
     gathering,
+    loop_watch_for,
     memory_pressure,
     neighbours,
+    new_node_id,
     note_clock,
     patience_for,
     session_ports,
@@ -41,6 +43,7 @@ from orchestrator.building import (
 )
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
+from orchestrator.cluster.shares import first_taker
 from orchestrator.deliveries import SessionDeliveries
 from orchestrator.errors import Unavailable
 from orchestrator.health import Health, LoopWatch
@@ -64,7 +67,9 @@ from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
 from orchestrator.stuck import StuckWatch
+from orchestrator.telemetry.port import Telemetry
 from orchestrator.user_code import contain_exits
+from orchestrator.vitals import Vitals
 from orchestrator.why.facts import Gathering
 
 if TYPE_CHECKING:
@@ -163,6 +168,8 @@ class Node:
     pokes: Pokes
     channels: Channels
     stuck: StuckWatch
+    telemetry: Telemetry
+    vitals: Vitals
     abandon: Callable[[], None]
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
@@ -174,6 +181,7 @@ class Node:
             memory = tasks.create_task(self.memory.run(), name="memory")
             poking = tasks.create_task(self.pokes.run(), name="pokes")
             channels = tasks.create_task(self.channels.run(), name="channels")
+            vitals = tasks.create_task(self.vitals.run(), name="vitals")
             async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
                 await self.rescuer.enter(address=reachable_address(address))
@@ -194,6 +202,7 @@ class Node:
                 watching.cancel()
                 await asyncio.wait({rescuing, scheduling, watching})
                 await self.rescuer.leave()
+                await self.telemetry.flush()
                 log.info("node_stopped", node=self.http.node_id, stuck=list(stuck))
                 if stuck:
                     # A handler that ignores its cancellation would hold the process for ever.
@@ -203,6 +212,7 @@ class Node:
             memory.cancel()
             poking.cancel()
             channels.cancel()
+            vitals.cancel()
 
     async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
@@ -235,15 +245,18 @@ async def build(
     Raises:
         Unavailable: the table or a queue is not to be had.
     """
-    clock = machine.clock
-    table_patience = patience_for("table", machine)
+    clock, node_id = machine.clock, new_node_id(machine)
+    telemetry = await machine.telemetry_of(node_id)
+    table_patience = patience_for("table", machine, telemetry)
     table = Table(clients.dynamodb, clients.signed_dynamodb, settings.table, table_patience)
     note_clock(await table.check(), machine)
     capacity = NodeCapacity(settings.max_sessions)
     outside, address, told = list[NodeOutside](), PublicAddress(settings), channels(settings, clients, machine)
-    bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine))
+    bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine, telemetry))
     lent = connections(clients, machine)
-    ports = session_ports(app, settings, table, S3Artifacts(bucket), machine, address, lambda: outside[0], told, lent)
+    ports = session_ports(
+        app, settings, table, S3Artifacts(bucket), machine, node_id, address, lambda: outside[0], told, lent, telemetry
+    )
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
     supervisor = SessionSupervisor(clock)
@@ -251,10 +264,9 @@ async def build(
     router = Router(system, ports, near.wake_ups, capacity, supervisor)
     outside.append(NodeOutside(router, ports.new_token))
     deliveries = SessionDeliveries(router, machine.new_hex)
-    intake = await sqs_intake(settings, clients, capacity, machine)
+    intake = await sqs_intake(settings, clients, capacity, machine, telemetry)
     rescuer = _rescuer(settings, near, router, capacity, supervisor, machine)
-    stall_seconds_max = settings.node_timeout_seconds
-    loop_watch = LoopWatch(clock, stall_seconds_max=stall_seconds_max, on_stalled=machine.fence, guard=machine.guard)
+    loop_watch = loop_watch_for(settings, machine, telemetry)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
     stuck = stuck_watch(settings, system, machine)
     health = Health(
@@ -280,6 +292,16 @@ async def build(
         pokes=near.pokes,
         channels=told,
         stuck=stuck,
+        telemetry=telemetry,
+        vitals=Vitals(
+            telemetry=telemetry,
+            system=system,
+            health=health,
+            heads=ports.heads,
+            is_mine=lambda chore: first_taker(chore, near.directory.takers) == node_id,
+            clock=clock,
+            log=log,
+        ),
         abandon=machine.abandon,
     )
 

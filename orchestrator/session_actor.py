@@ -11,7 +11,6 @@ from datetime import datetime
 from functools import partial
 
 from actors import ActorContext, ActorStopped, BackgroundTask, Cancelled, Failed, Outcome, Succeeded
-from orchestrator.cluster import Head
 from orchestrator.errors import Stale, Unavailable, describe
 from orchestrator.handler import Blocked, Continued, HandlerRun, Raised, Returned, Verdict, unfit_code
 from orchestrator.in_flight import InFlight
@@ -29,7 +28,7 @@ from orchestrator.session.notices import notices, owed_of
 from orchestrator.session.spending import is_of_session
 from orchestrator.session.state import SessionState, evolve
 from orchestrator.session.transitions import ENDED, SessionStatus
-from orchestrator.session.values import ErrorRecord, format_instant, truncate_to_millis
+from orchestrator.session.values import ErrorRecord, truncate_to_millis
 from orchestrator.session_ports import (
     ActorMessage,
     BlockedFound,
@@ -41,27 +40,27 @@ from orchestrator.session_ports import (
     Settle,
 )
 from orchestrator.sight import Sight, showing_signals, sight_of
-from orchestrator.telemetry import trace_ids
+from orchestrator.telemetry.context import trace_ids
 
 
 class SessionActor:
     """One session in this node's memory; it leaves silently as soon as another epoch shows."""
 
     def __init__(
-        self, context: ActorContext[ActorMessage], ports: SessionPorts, head: Head, state: SessionState | None
+        self, context: ActorContext[ActorMessage], ports: SessionPorts, head: OwnedHead, state: SessionState | None
     ) -> None:
         """Start from HEAD as claimed; `state` is known for a session just created, `None` for one to be read."""
         self._context = context
         self._ports = ports
-        self._head = OwnedHead(ports.heads, head, ports.node_id)
-        self._session_id = head.session_id
+        self._head = head
+        self._session_id = head.current.session_id
         self._known_state = state
         self._run: HandlerRun | None = None
         self._in_flight = InFlight(context, ports.performer, self._start_handler, self._head)
         self._inbox_read = 0
         self._is_released = False
         self._rest = RestAlarm(ports.clock, ports.passivate_after, partial(_ring, context))
-        self._log = self._in_flight.log = ports.log.bind(session_id=head.session_id, epoch=head.epoch)
+        self._log = self._in_flight.log = ports.log.bind(session_id=self._session_id, epoch=head.current.epoch)
 
     @property
     def _state(self) -> SessionState:
@@ -90,7 +89,7 @@ class SessionActor:
         self._in_flight.let_go()
         if self._known_state is not None and not self._is_released and not self._state.has_ended:
             try:
-                await self._release(Rest(SessionStatus.RUNNING, self._now()))
+                await self._release(Rest(SessionStatus.RUNNING, self._now()), "handed_over")
                 self._log.info("session_handed_over", last_seq=self._state.last_seq)
             except Stale:
                 self._leave()
@@ -103,6 +102,7 @@ class SessionActor:
         """Leave, silently and without touching HEAD: another epoch showed (I7)."""
         self._is_released = True
         self._rest.disarm()
+        self._ports.telemetry.forget(self._session_id)
         self._context.stop()
 
     async def _activate(self) -> None:
@@ -175,23 +175,20 @@ class SessionActor:
         try:
             await self._ports.journal.append(self._session_id, recorded, started_at=self._state.started_at)
         except JournalConflict as conflict:
+            self._ports.telemetry.conflict()
             self._log.info("session_fenced", found_epoch=conflict.existing.epoch, found_node=conflict.existing.node)
             raise Stale(str(conflict)) from None
         for each in recorded:
             self._fold(each)
 
     def _stamp(self, events: tuple[e.Event, ...], now: datetime) -> tuple[e.Recorded, ...]:
-        first, epoch, node_id = self._state.last_seq + 1, self._head.current.epoch, self._ports.node_id
-        if len(events) == 1:
-            # As nearly always: a loop would cost as much as the event.
-            return (e.Recorded(first, events[0], now, epoch, node_id, self._ports.new_id()),)
-        return tuple(
-            e.Recorded(first + i, event, now, epoch, node_id, self._ports.new_id()) for i, event in enumerate(events)
-        )
+        epoch, ports = self._head.current.epoch, self._ports
+        return e.stamped(events, self._state.last_seq + 1, now, epoch, ports.node_id, ports.new_id)
 
     def _fold(self, recorded: e.Recorded) -> None:
         before = self._state
         state = self._known_state = evolve(before, recorded)
+        self._ports.telemetry.recorded(before, state, recorded)
         event = recorded.event
         operation_id = getattr(event, "operation", None)
         if operation_id is not None:
@@ -340,8 +337,8 @@ class SessionActor:
             return
         if await self._head.released(rest, last_seq=self._state.last_seq, at=self._now()):
             self._is_released = True
-            due = None if rest.wake_at is None else format_instant(rest.wake_at)
-            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=due)
+            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=rest.due)
+            self._ports.telemetry.left(self._state, "suspended", self._now())
             self._context.stop()
             return
         await self._look_into_inbox()
@@ -363,20 +360,19 @@ class SessionActor:
             if self._state.epoch > head.epoch:
                 raise Stale(f"the journal of {self._session_id} holds epoch {self._state.epoch}")
             await self._head.settle_takeovers(self._state)
-            event = self._crash_loop_end() or e.SessionResumed()
+            before, event = self._state, self._crash_loop_end() or e.SessionResumed()
+            recorded = self._stamp((event,), self._now())
             try:
-                await self._append_resumption(event)
+                await self._ports.journal.append(self._session_id, recorded, started_at=before.started_at)
             except JournalConflict:
                 # We own HEAD, and the former owner won this one race: go on from behind its event.
                 self._known_state = await self._read()
                 continue
+            self._fold(recorded[0])
             self._log.info("session_resumed", last_seq=self._state.last_seq, takeovers=head.takeovers)
+            if self._head.was_owned:
+                self._ports.telemetry.took_over(before)
             return
-
-    async def _append_resumption(self, event: e.Event) -> None:
-        recorded = self._stamp((event,), self._now())
-        await self._ports.journal.append(self._session_id, recorded, started_at=self._state.started_at)
-        self._fold(recorded[0])
 
     def _crash_loop_end(self) -> e.Event | None:
         """Return the end of a session that has taken down too many nodes in a row; `None` while it may try again."""
@@ -424,21 +420,25 @@ class SessionActor:
         rest = self._head.blocked(error, self._known_state, now)
         delay = 0.0 if rest.wake_at is None else (rest.wake_at - now).total_seconds()
         self._log.warning("session_blocked", code=error.code, reason=error.message, next_try_seconds=delay)
-        await self._release(rest)
+        await self._release(rest, "blocked")
         self._context.stop()
 
-    async def _release(self, rest: Rest) -> None:
+    async def _release(self, rest: Rest, how: str) -> None:
         if self._is_released:
             return
+        now = self._now()
         last_seq = self._head.current.last_seq if self._known_state is None else self._state.last_seq
         kept = self._in_flight.telling.kept(rest, self._known_state)
-        await self._head.release(kept, last_seq=last_seq, at=self._now())
+        await self._head.release(kept, last_seq=last_seq, at=now)
         self._is_released = True
         self._rest.disarm()
+        if self._known_state is not None:
+            self._ports.telemetry.left(self._known_state, how, now)
 
     def _bind_trace(self) -> None:
         started = self._state.started
         self._log = self._in_flight.log = self._log.bind(session_type=started.session_type, **trace_ids(started.trace))
+        self._ports.telemetry.entered(self._state)
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())

@@ -21,6 +21,7 @@ from orchestrator.journal import Journal
 from orchestrator.performer import Performer
 from orchestrator.session import messages as m
 from orchestrator.session.values import ErrorRecord, JsonObject
+from orchestrator.telemetry.port import Telemetry
 from orchestrator.tenants import Quotas
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class SessionPorts:
     budget_default: JsonObject | None
     fruitless_resumes_max: int
     passivate_after: float
+    telemetry: Telemetry
     log: FilteringBoundLogger
 
     def budget_of(self, session_type: SessionType | None) -> JsonObject | None:
@@ -129,5 +131,6 @@ class SessionPorts:
             new_token=self.new_token,
             callback_url=self.callback_url,
             on_waiting=on_waiting,
+            began=self.telemetry.began,
             log=log,
         )

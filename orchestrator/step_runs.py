@@ -18,6 +18,9 @@ from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType
 from orchestrator.replay import Turnstile
 from orchestrator.requests import Seal
 from orchestrator.session import messages as m
+from orchestrator.session.frozen import replace
+from orchestrator.session.state import SessionState
+from orchestrator.session.tracing import operation_span_id, traceparent_of
 from orchestrator.session.values import ErrorRecord
 from orchestrator.user_code import TimeLimit, belongs_to_runtime
 
@@ -29,7 +32,7 @@ class StepRuns:
 
     def __init__(
         self,
-        session_id: str,
+        state: SessionState,
         ports: HandlerPorts,
         turnstile: Turnstile,
         seal: Seal,
@@ -37,7 +40,8 @@ class StepRuns:
         show_work: Callable[[], None],
     ) -> None:
         """`described` tells what is kept of an error; `show_work` is called whenever a step begins or ends to run."""
-        self._session_id = session_id
+        self._session_id = state.session_id
+        self._trace = state.started.trace
         self._ports = ports
         self._turnstile = turnstile
         self._seal = seal
@@ -60,7 +64,11 @@ class StepRuns:
         def failed(error: ErrorRecord, *, is_retryable: bool) -> m.StepAttemptFailed:
             return m.StepAttemptFailed(operation, attempt, error, call.retry.spec, is_retryable, self._ports.draw())
 
+        self._ports.began(self._session_id, operation)
         invocation = invocation_for(self._session_id, operation, attempt, self._ports.tell)
+        if self._trace is not None:
+            span_id = operation_span_id(self._session_id, operation)
+            invocation = replace(invocation, trace=traceparent_of(self._trace, span_id))
         limit = TimeLimit(self._ports.clock, call.timeout)
 
         async def limited() -> object:

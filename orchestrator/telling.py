@@ -138,6 +138,7 @@ class Telling:
         except NotDelivered as failure:
             tries = after_failure(self._tries.get(name), failure, self._now(), self._performer.draw())
             self._tries[name] = tries
+            self._performer.telemetry.undelivered(f"{notice.notification_id}:{channel}", tries.since, tries.next_at)
             about = {"notification": name, "notification_id": notice.notification_id, "code": failure.reason}
             if tries.next_at is None:
                 log.error("notification_given_up", **about, attempts=tries.attempts)
@@ -145,7 +146,8 @@ class Telling:
                 next_try_at = format_instant(tries.next_at)
                 log.warning("notification_failed", **about, attempts=tries.attempts, next_try_at=next_try_at)
         else:
-            self._tries.pop(name, None)
+            if self._tries.pop(name, None) is not None:
+                self._performer.telemetry.delivered(f"{notice.notification_id}:{channel}")
 
     async def _keep_record(self) -> None:
         """Show in HEAD what is undelivered, if that is not what it shows."""

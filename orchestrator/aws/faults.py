@@ -26,6 +26,7 @@ from botocore.parsers import ResponseParserError
 
 from actors import Clock
 from orchestrator.errors import Unavailable
+from orchestrator.telemetry.port import SILENT, Telemetry
 
 T = TypeVar("T")
 
@@ -48,6 +49,15 @@ class Verdict(Enum):
 
 
 REPEATED: Final = frozenset({Verdict.RETRY, Verdict.LATER})
+CONTENTION: Final = frozenset(
+    {
+        "TransactionConflictException",
+        "TransactionConflict",
+        "TransactionInProgressException",
+        "ConditionalRequestConflict",
+    }
+)
+"""Codes of `LATER` that come of two writers of one item, and not of too many requests."""
 
 FAULTS: Final[dict[str, Verdict]] = {
     # DynamoDB, "Error handling", and the codes of `BatchStatementError`, which lack the suffix `Exception`.
@@ -181,6 +191,7 @@ class Patience:
     reachability: Reachability
     draw: Callable[[], float] = field(repr=False)
     seconds_max: float = float("inf")
+    telemetry: Telemetry = SILENT
 
     def backoff(self, attempt: int) -> float:
         """Return the pause in seconds after failed attempt `attempt` (from 1)."""
@@ -208,6 +219,8 @@ class Patience:
         What throttles us answers: a node that is throttled for minutes is well, and a restart would mend nothing.
         """
         verdict = verdict_of(error)
+        if verdict is Verdict.LATER and isinstance(error, ClientError) and error_code(error) not in CONTENTION:
+            self.telemetry.throttled(self.reachability.name)
         if verdict in {Verdict.CONDITION, Verdict.CANCELLED, Verdict.LATER}:
             self.reachability.succeeded()
         else:

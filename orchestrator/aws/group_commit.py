@@ -140,8 +140,9 @@ class GroupCommit:
             self._settle(pending, fate, flights)
 
     async def _attempt(self, writes: list[Write]) -> Sequence[Fate]:
+        began = self._patience.clock.monotonic()
         try:
-            return await self._send(writes)
+            fates = await self._send(writes)
         except (ClientError, *CONNECTION_FAULTS) as error:
             if self._patience.note(error):
                 # Each statement's effect is unknown; each is repeated, and a duplicate recognises itself.
@@ -152,6 +153,9 @@ class GroupCommit:
             # It never left: something in it has no JSON, or no UTF-8.
             if len(writes) == 1:
                 return [Rejected(error)]
+        else:
+            self._patience.telemetry.appended(self._patience.clock.monotonic() - began, len(writes))
+            return fates
         # One malformed statement fails a whole batch: apart, it fails alone.
         return [fate for write in writes for fate in await self._attempt([write])]
 

@@ -21,7 +21,7 @@ from orchestrator.cli.process import log_format, with_client
 from orchestrator.deliveries import Control, Deliveries
 from orchestrator.machine import this_machine
 from orchestrator.session.values import JsonObject
-from orchestrator.telemetry import configure_logging
+from orchestrator.telemetry.logs import configure_logging
 
 reason_option: Final = click.option("--reason", default=None, help="Why; it stands in the journal.")
 

@@ -21,7 +21,7 @@ from orchestrator.local import EMULATOR_PORT, emulator
 from orchestrator.service import Ready, serve, stop_signals
 from orchestrator.session.values import compact_json
 from orchestrator.settings import ENV_PREFIX, Settings
-from orchestrator.telemetry import configure_logging
+from orchestrator.telemetry.logs import configure_logging
 
 STATE_FOLDER: Final = Path(".orchestrator")
 

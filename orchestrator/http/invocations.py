@@ -23,7 +23,7 @@ from orchestrator.intake.formats import Reader, StartBody, validated
 from orchestrator.router import Accepted, IdempotencyConflict, Router
 from orchestrator.session import events as e
 from orchestrator.session.values import Json, JsonObject, canonical_json, is_valid_session_id, payload_digest
-from orchestrator.telemetry import TRACEPARENT, trace_parent
+from orchestrator.telemetry.context import TRACEPARENT, trace_parent
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

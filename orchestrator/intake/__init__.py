@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, Literal, Protocol, TypeAlias
 
 from orchestrator.errors import OrchestratorError, Poison
@@ -88,13 +89,17 @@ Request: TypeAlias = Start | Signal | Cancel | CallbackAnswer | Triggered
 @quick
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One delivery of a body. `receive_count` starts at 1; `attributes` and `xray_header` come from the sender."""
+    """One delivery of a body. `receive_count` starts at 1; `attributes` and `xray_header` come from the sender.
+
+    `sent_at` is when it came into the queue; `None` where that is not known.
+    """
 
     message_id: str
     body: str
     receive_count: int = 1
     attributes: Mapping[str, str] = field(default_factory=dict)
     xray_header: str | None = None
+    sent_at: datetime | None = None
 
 
 class TryAgainSoon(OrchestratorError):

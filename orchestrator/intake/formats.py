@@ -26,7 +26,7 @@ from orchestrator.session.values import (
     derive_session_id,
     is_valid_session_id,
 )
-from orchestrator.telemetry import trace_parent
+from orchestrator.telemetry.context import trace_parent
 
 TASK_TOKEN_LENGTH_MAX: Final = 2_048
 """Step Functions, "Task token"."""

@@ -17,6 +17,7 @@ from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX, Queue, QueueMes
 from orchestrator.errors import OrchestratorError, Poison
 from orchestrator.intake import Capacity, Envelope, Handle, TryAgainSoon
 from orchestrator.intake.dead_letters import dead_letter_attributes
+from orchestrator.telemetry.port import SILENT, Telemetry
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -50,6 +51,7 @@ class SQSIntake:
         capacity: Capacity,
         patience: Patience,
         clock: Clock,
+        telemetry: Telemetry = SILENT,
         log: FilteringBoundLogger,
     ) -> None:
         self._queue = queue
@@ -58,6 +60,7 @@ class SQSIntake:
         self._capacity = capacity
         self._patience = patience
         self._clock = clock
+        self._telemetry = telemetry
         self._log = log
         self._stopping = asyncio.Event()
         self._room_changed = asyncio.Event()
@@ -140,6 +143,8 @@ class SQSIntake:
                 messages_max=room, wait_seconds=POLL_SECONDS, visibility_seconds=VISIBILITY_SECONDS
             )
             self._patience.reachability.succeeded()
+            if messages:
+                self._telemetry.messages("received", len(messages))
         except (RequestFailed, *UNREACHABLE) as error:
             self._patience.note(error)
             self._log.warning("queue_unreachable", error=str(error)[:300])
@@ -190,6 +195,7 @@ class SQSIntake:
         await self._dead_letters.send(
             body, attributes=attributes, tenant=message.group, trace_header=message.trace_header
         )
+        self._telemetry.messages("dead_lettered", 1)
         self._log.warning("message_dead_lettered", message_id=message.message_id, code=code)
 
     # --- chores --------------------------------------------------------------------------------------------------
@@ -212,6 +218,7 @@ class SQSIntake:
                 await self._clock.sleep(DELETE_LINGER_SECONDS)
             batch, self._acknowledged = self._acknowledged[:BATCH_MAX], self._acknowledged[BATCH_MAX:]
             await self._quietly(self._queue.delete(batch))
+            self._telemetry.messages("deleted", len(batch))
 
     async def _quietly(self, call: Awaitable[None]) -> None:
         """Await a chore whose failure is harmless: the message comes again and is recognised."""
@@ -239,4 +246,5 @@ def _envelope(message: QueueMessage) -> Envelope:
         receive_count=message.receive_count,
         attributes=message.attributes,
         xray_header=message.trace_header,
+        sent_at=message.sent_at,
     )

@@ -16,6 +16,7 @@ from orchestrator.artifacts import disclosed
 from orchestrator.errors import OrchestratorError
 from orchestrator.session import events as e
 from orchestrator.session.state import SessionState
+from orchestrator.session.tracing import operation_span_id, root_id, traceparent_of
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ErrorRecord, Json
 
@@ -160,7 +161,7 @@ def end_notice(state: SessionState) -> EndNotice:
         error=state.error,
         continued_as=state.continued_as,
         parent=started.parent,
-        trace=started.trace,
+        trace=traceparent_of(started.trace, root_id(state.session_id)),
         task_token=started.task_token,
     )
 
@@ -184,7 +185,7 @@ def approval_notice(state: SessionState, order: e.ApprovalRequested, *, url: str
         times_out_at=order.times_out_at,
         callback_id=order.callback_id,
         url=url,
-        trace=state.started.trace,
+        trace=traceparent_of(state.started.trace, operation_span_id(state.session_id, order.operation)),
         token=token,
     )
 

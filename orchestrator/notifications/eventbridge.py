@@ -15,7 +15,7 @@ from orchestrator.aws.outlets import ENTRIES_MAX, REQUEST_BYTES_MAX, Bus, CallFa
 from orchestrator.notifications import NotDelivered, WorldNotice
 from orchestrator.notifications.document import document_of
 from orchestrator.session.values import compact_json
-from orchestrator.telemetry import xray_header
+from orchestrator.telemetry.context import xray_header
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

@@ -6,6 +6,7 @@ already holds is never renamed and never loses a field; a new field has a defaul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -397,3 +398,13 @@ class Recorded:
     epoch: int
     node: str
     event_id: str
+
+
+def stamped(
+    events: tuple[Event, ...], first: int, at: datetime, epoch: int, node: str, new_id: Callable[[], str]
+) -> tuple[Recorded, ...]:
+    """Return events with their places in the journal, from `first` on."""
+    if len(events) == 1:
+        # As nearly always: a loop would cost as much as the event.
+        return (Recorded(first, events[0], at, epoch, node, new_id()),)
+    return tuple(Recorded(first + i, event, at, epoch, node, new_id()) for i, event in enumerate(events))

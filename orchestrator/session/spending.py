@@ -6,7 +6,7 @@ stands there is taken as it is meant and never past its bounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -122,6 +122,15 @@ def _with_time(spent: Spent, attempt_since: datetime | None, at: datetime) -> Sp
         return spent
     # A clock that was set back gives no time back.
     return replace(spent, agent_seconds=spent.agent_seconds + max(0.0, (at - attempt_since).total_seconds()))
+
+
+def time_within(since: datetime, until: datetime, spans: Iterable[tuple[datetime, datetime]]) -> timedelta:
+    """Return how much of the time from `since` until `until` lies in any of these spans; what several cover, once."""
+    took, counted_until = timedelta(), since
+    for began, ended in sorted(spans):
+        took += max(timedelta(), min(ended, until) - max(began, counted_until))
+        counted_until = max(counted_until, ended)
+    return took
 
 
 def _answers(event: e.CallbackCompleted | e.CallbackFailed | e.CallbackTimedOut, asking: Asking | None) -> bool:

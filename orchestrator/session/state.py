@@ -13,9 +13,19 @@ from typing import Final, TypeAlias, assert_never
 from rpds import HashTrieMap, HashTrieSet
 
 from orchestrator.session import events as e
+from orchestrator.session.activation import Activation
 from orchestrator.session.frozen import quick, replace
 from orchestrator.session.mail import NO_MAIL, Mail, mail_left_by
-from orchestrator.session.spending import SPENDING, Spent, is_of_session, rest_of, spent_after, spent_before, summed
+from orchestrator.session.spending import (
+    SPENDING,
+    Spent,
+    is_of_session,
+    rest_of,
+    spent_after,
+    spent_before,
+    summed,
+    time_within,
+)
 from orchestrator.session.transitions import (
     ENDED,
     OPERATION_TRANSITIONS,
@@ -120,6 +130,7 @@ class SessionState:
     last_seq: int
     epoch: int
     spent: Spent
+    activation: Activation
     operations: Operations = NO_OPERATIONS
     open_operations: Operations = NO_OPERATIONS
     result: Json = None
@@ -180,6 +191,7 @@ def begin(session_id: str, first: e.Recorded) -> SessionState:
         last_seq=1,
         epoch=first.epoch,
         spent=spent,
+        activation=Activation(1, first.at, first.node, first.epoch),
         usage=usage,
         mail=NO_MAIL if first.event.carried is None else mail_left_by(first.event.carried),
         pause=_pause_left_by(first),
@@ -205,7 +217,9 @@ def _with_session_event(  # noqa: PLR0911 - one arm an event
         case e.SessionResumed():
             spent = state.spent.resumed(recorded.seq)
             fruitless = state.fruitless_resumes + 1
-            return replace(stamped, resumes=state.resumes + 1, fruitless_resumes=fruitless, spent=spent)
+            activation = Activation(recorded.seq, recorded.at, recorded.node, recorded.epoch, state.activation.seq)
+            resumed = replace(stamped, fruitless_resumes=fruitless, spent=spent)
+            return replace(resumed, resumes=state.resumes + 1, activation=activation)
         case e.SignalReceived():
             return replace(stamped, mail=state.mail.with_signal(event))
         case e.CancelRequested():
@@ -408,17 +422,9 @@ def _spent(state: SessionState, before: Operation | None, recorded: e.Recorded, 
 
 
 def _time_people_took(state: SessionState, agent_run: str, since: datetime, until: datetime) -> timedelta:
-    """Return how long an agent run waited for people within that time; while several were asked, once."""
-    asked = sorted(
-        (max(since, op.started_at), min(until, op.changed_at if op.is_settled else until))
-        for op in state.operations.values()
-        if op.agent_run == agent_run and op.kind is OperationKind.APPROVAL
-    )
-    took, counted_until = timedelta(), since
-    for began, ended in asked:
-        took += max(timedelta(), ended - max(began, counted_until))
-        counted_until = max(counted_until, ended)
-    return took
+    """Return how long an agent run waited for people within that time."""
+    asked = (op for op in state.operations.values() if op.agent_run == agent_run and op.kind is OperationKind.APPROVAL)
+    return time_within(since, until, ((op.started_at, op.changed_at if op.is_settled else until) for op in asked))
 
 
 def _usage(state: SessionState, event: _OperationEvent) -> JsonObject | None:

@@ -42,6 +42,7 @@ from orchestrator.router import Router
 from orchestrator.session.values import JsonObject
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
+from orchestrator.telemetry.port import SILENT, Telemetry
 from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants import Quotas
 from orchestrator.tenants.memory import MemoryQuotas
@@ -128,6 +129,7 @@ class Setup:
     sessions_max: int = SESSIONS_MAX
     passivate_after: float = PASSIVATE_AFTER_SECONDS
     budget_default: JsonObject | None = None
+    telemetry: Telemetry = SILENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,5 +202,6 @@ def _ports(
         budget_default=setup.budget_default,
         fruitless_resumes_max=FRUITLESS_RESUMES_MAX,
         passivate_after=setup.passivate_after,
+        telemetry=setup.telemetry,
         log=structlog.get_logger("orchestrator"),
     )

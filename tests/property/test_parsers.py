@@ -28,7 +28,7 @@ from orchestrator.journal import UnreadableEvent
 from orchestrator.journal.codec import decode
 from orchestrator.session.events import EVENT_TYPES
 from orchestrator.session.values import canonical_json, compact_json, is_valid_id, is_valid_session_id
-from orchestrator.telemetry import trace_ids, trace_parent
+from orchestrator.telemetry.context import trace_ids, trace_parent
 
 REASONS: Final = {
     "INVALID_JSON",

@@ -27,7 +27,7 @@ from orchestrator.aws.faults import Patience, Reachability
 from orchestrator.aws.queue import Queue, QueueMessage
 from orchestrator.aws.signed import SignedClient
 from orchestrator.aws.table import Table
-from orchestrator.telemetry import trace_parent
+from orchestrator.telemetry.context import trace_parent
 
 FAULTS: Final = (aiohttp.ClientError, ConnectionError, TimeoutError)
 """What is tried again."""

@@ -46,6 +46,7 @@ from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
+from orchestrator.telemetry.port import SILENT
 from orchestrator.tenant_budgets import TenantBudgets
 from orchestrator.tenants.memory import MemoryQuotas
 from orchestrator.usage import NO_CAPS
@@ -294,6 +295,7 @@ def _session_ports(
         callback_url=lambda callback_id: f"http://node-1/callbacks/{callback_id}",
         budget_default=None,
         fruitless_resumes_max=5,
+        telemetry=SILENT,
         passivate_after=30.0,
         log=structlog.get_logger(),
     )

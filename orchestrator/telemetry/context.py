@@ -1,0 +1,55 @@
+"""The trace context that a session carries, as the world spells it: W3C `traceparent`, or X-Ray's header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.aws.aws_xray_propagator import TRACE_HEADER_KEY, AwsXRayPropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+TRACEPARENT: Final = "traceparent"
+_W3C: Final = TraceContextTextMapPropagator()
+_XRAY: Final = AwsXRayPropagator()
+
+
+def trace_parent(*, xray_header: str | None, attributes: Mapping[str, str]) -> str | None:
+    """Return the sender's trace context as a W3C `traceparent`; `None` where there is none or it is malformed.
+
+    A `traceparent` message attribute goes before the SQS system attribute `AWSTraceHeader`.
+    """
+    context = _W3C.extract({TRACEPARENT: attributes[TRACEPARENT]}) if TRACEPARENT in attributes else Context()
+    if not _is_valid(context) and xray_header:
+        context = _XRAY.extract({TRACE_HEADER_KEY: xray_header})
+    if not _is_valid(context):
+        return None
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier, context)
+    return carrier.get(TRACEPARENT)
+
+
+def trace_context(traceparent: str) -> Context:
+    """Return the context in which new spans are children of that one."""
+    return _W3C.extract({TRACEPARENT: traceparent}, Context())
+
+
+def xray_header(traceparent: str | None) -> str | None:
+    """Return the trace context as AWS services pass it on (`X-Amzn-Trace-Id`); `None` where there is none."""
+    parts = (traceparent or "").split("-")
+    if len(parts) != 4:
+        return None
+    trace_id, span_id, flags = parts[1:]
+    sampled = int(flags[-1:] in set("13579bdf"))
+    return f"Root=1-{trace_id[:8]}-{trace_id[8:]};Parent={span_id};Sampled={sampled}"
+
+
+def trace_ids(traceparent: str | None) -> dict[str, str]:
+    """Return what binds a log line to its trace: `trace_id` and `parent_span_id`; `{}` without a trace."""
+    parts = (traceparent or "").split("-")
+    return {"trace_id": parts[1], "parent_span_id": parts[2]} if len(parts) == 4 else {}
+
+
+def _is_valid(context: Context) -> bool:
+    return trace.get_current_span(context).get_span_context().is_valid

@@ -1,0 +1,290 @@
+"""Telemetry by OpenTelemetry's SDK: traces and metrics over OTLP, to a collector or straight to X-Ray.
+
+Configured by OpenTelemetry's own variables alone (`docs/telemetry.md`). Exporting happens in the SDK's threads; where
+nobody takes the spans, they are dropped when its queue is full, and no session waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import requests
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.extension.aws.resource.ecs import AwsEcsResourceDetector
+from opentelemetry.sdk.extension.aws.trace import AwsXRayIdGenerator
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource, get_aggregated_resources
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from actors import Clock
+from orchestrator.session import events as e
+from orchestrator.session.state import SessionState
+from orchestrator.session.tracing import (
+    Span,
+    activation_span,
+    is_sampled,
+    new_traceparent,
+    spans_after,
+    spans_since,
+)
+from orchestrator.session.transitions import SessionStatus
+from orchestrator.telemetry.context import trace_context
+from orchestrator.telemetry.metrics import Labels, Metrics
+from orchestrator.telemetry.port import Telemetry
+from orchestrator.telemetry.wanted import METRICS, TRACES, endpoint_of
+
+SCOPE: Final = "session-orchestrator"
+FLUSH_SECONDS_MAX: Final = 5.0
+LOST_SECONDS: Final = 10.0
+"""What a dead node recorded so shortly before its last event is told of again: it may not have exported that. Twice the
+SDK's pause between two exports (OpenTelemetry, `OTEL_BSP_SCHEDULE_DELAY`)."""
+UNDELIVERED_MAX: Final = 10_000
+TRIED_WITHIN: Final = timedelta(minutes=10)
+"""So long after its time a notice counts as one that this node is to try again."""
+_KINDS: Final = {"consumer": SpanKind.CONSUMER, "internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
+_FINE: Final = Status(StatusCode.UNSET)
+
+
+class OtelTelemetry(Telemetry):
+    """What a node is told, as spans and metrics."""
+
+    is_exporting = True
+
+    def __init__(
+        self, tracers: TracerProvider, spans: SpanProcessor | None, meters: MeterProvider, clock: Clock
+    ) -> None:
+        """`spans` takes those of sessions; `None` where only metrics are wanted."""
+        self._tracers = tracers
+        self._spans = spans
+        self._meters = meters
+        self._metrics = Metrics(meters.get_meter(SCOPE))
+        self._clock = clock
+        self._scope = InstrumentationScope(SCOPE)
+        self._began: dict[str, dict[str, datetime]] = {}
+        self._live: dict[str, tuple[str, str]] = {}
+        self._undelivered: dict[str, tuple[datetime, datetime]] = {}
+        self._metrics.observe(
+            "orchestrator.sessions.active", "{session}", "Sessions in this node's memory", self._active
+        )
+        self._metrics.observe(
+            "orchestrator.outbox.age", "s", "Age of the oldest notification that was not taken", self._outbox_age
+        )
+        self._metrics.nodes.add()
+
+    def trace_for(self, session_id: str, trace: str | None, at: datetime) -> str | None:
+        """See `Telemetry.trace_for`."""
+        if self._spans is None:
+            return trace
+        wanted = trace or new_traceparent(session_id, at, sampled=True)
+        context = None if trace is None else trace_context(trace)
+        decision = self._tracers.sampler.should_sample(
+            context, int(wanted.split("-")[1], 16), "session", kind=SpanKind.CONSUMER
+        ).decision
+        return f"{wanted[:-2]}{int(decision is Decision.RECORD_AND_SAMPLE):02x}"
+
+    def began(self, session_id: str, operation: str) -> None:
+        """See `Telemetry.began`."""
+        self._began.setdefault(session_id, {}).setdefault(operation, self._clock.now())
+
+    def recorded(self, before: SessionState | None, state: SessionState, recorded: e.Recorded) -> None:
+        """See `Telemetry.recorded`."""
+        began_at = self._began_at(state, recorded.event)
+        self._metrics.recorded(before, state, recorded, began_at)
+        if isinstance(recorded.event, e.PauseRequested | e.ResumeRequested):
+            self.entered(state)
+        elif state.has_ended:
+            self._live.pop(state.session_id, None)
+        if self._spans is not None and is_sampled(state.started.trace):
+            for span in spans_after(before, state, recorded, began_at=began_at):
+                self._export(state, span)
+
+    def entered(self, state: SessionState) -> None:
+        """See `Telemetry.entered`."""
+        shown = SessionStatus.PAUSED if state.is_paused else state.status
+        self._live[state.session_id] = state.started.session_type, shown.value
+
+    def took_over(self, before: SessionState) -> None:
+        """See `Telemetry.took_over`."""
+        self._metrics.taken_over.add()
+        if self._spans is not None and is_sampled(before.started.trace):
+            # Whoever had it can tell no more: its stay ended, as far as anybody knows, with the last it recorded.
+            self._export(before, activation_span(before, "lost", before.updated_at))
+            for span in spans_since(before, before.updated_at - timedelta(seconds=LOST_SECONDS)):
+                self._export(before, span)
+
+    def left(self, state: SessionState, how: str, at: datetime) -> None:
+        """See `Telemetry.left`."""
+        self.forget(state.session_id)
+        if how == "suspended":
+            self._metrics.passivated.add()
+        if self._spans is not None and is_sampled(state.started.trace):
+            self._export(state, activation_span(state, how, at))
+
+    def forget(self, session_id: str) -> None:
+        """See `Telemetry.forget`."""
+        self._began.pop(session_id, None)
+        self._live.pop(session_id, None)
+
+    def accepted(self, seconds: float) -> None:
+        """See `Telemetry.accepted`."""
+        self._metrics.accept_seconds.record(seconds)
+
+    def queued(self, seconds: float) -> None:
+        """See `Telemetry.queued`."""
+        self._metrics.queue_seconds.record(seconds)
+
+    def messages(self, what: str, count: int) -> None:
+        """See `Telemetry.messages`."""
+        self._metrics.queue[what].add(count)
+
+    def appended(self, seconds: float, writes: int) -> None:
+        """See `Telemetry.appended`."""
+        self._metrics.append_seconds.record(seconds)
+        self._metrics.append_items.record(writes)
+
+    def conflict(self) -> None:
+        """See `Telemetry.conflict`."""
+        self._metrics.conflicts.add()
+
+    def throttled(self, service: str) -> None:
+        """See `Telemetry.throttled`."""
+        self._metrics.throttles.add(1, (("service", service),))
+
+    def loop_lag(self, seconds: float) -> None:
+        """See `Telemetry.loop_lag`."""
+        self._metrics.loop_seconds.record(max(0.0, seconds))
+
+    def undelivered(self, notice: str, since: datetime, next_at: datetime | None) -> None:
+        """See `Telemetry.undelivered`."""
+        if next_at is None or len(self._undelivered) >= UNDELIVERED_MAX:
+            self._undelivered.pop(notice, None)
+        else:
+            self._undelivered[notice] = since, next_at + TRIED_WITHIN
+
+    def delivered(self, notice: str) -> None:
+        """See `Telemetry.delivered`."""
+        self._undelivered.pop(notice, None)
+
+    def measured(self, name: str, value: float) -> None:
+        """See `Telemetry.measured`."""
+        self._metrics.gauges[name].set(value)
+
+    async def flush(self) -> None:
+        """See `Telemetry.flush`."""
+        done, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def export() -> None:
+            # One after the other: where nobody takes them, both would time out.
+            self._tracers.force_flush(int(FLUSH_SECONDS_MAX * 1_000))
+            self._meters.force_flush(FLUSH_SECONDS_MAX * 1_000)
+            # Whoever waited may have given up, and its loop may be closed.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done.set)
+
+        # Not one of the loop's threads: the process must not wait for an exporter that hangs.
+        threading.Thread(target=export, name="telemetry flush", daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS_MAX):
+                await done.wait()
+
+    def _active(self) -> Mapping[Labels, float]:
+        return Counter((("session_type", kind), ("state", shown)) for kind, shown in self._live.copy().values())
+
+    def _outbox_age(self) -> Mapping[Labels, float]:
+        # What is overdue is some other node's by now, which tells of it.
+        now = self._clock.now()
+        waiting = [since for since, until in self._undelivered.copy().values() if until > now]
+        return {(): max((now - min(waiting)).total_seconds(), 0.0) if waiting else 0.0}
+
+    def _began_at(self, state: SessionState, event: e.Event) -> datetime | None:
+        operations = self._began.get(state.session_id)
+        if operations is None:
+            return None
+        if state.has_ended:
+            del self._began[state.session_id]
+            return None
+        operation: str | None = getattr(event, "operation", None)
+        if operation is None or not state.operations[operation].is_settled:
+            return None
+        return operations.pop(operation, None)
+
+    def _export(self, state: SessionState, span: Span) -> None:
+        assert self._spans is not None, "asked for where spans are wanted"
+        trace_id = int((state.started.trace or "").split("-")[1], 16)
+
+        def context(span_id: str) -> SpanContext:
+            return SpanContext(trace_id, int(span_id, 16), is_remote=False, trace_flags=SAMPLED)
+
+        ended = ReadableSpan(
+            name=span.name,
+            context=context(span.span_id),
+            parent=None if span.parent_id is None else context(span.parent_id),
+            resource=self._tracers.resource,
+            attributes=span.attributes if span.error is None else {**span.attributes, "error.type": span.error},
+            links=tuple(Link(context(link)) for link in span.links),
+            kind=_KINDS[span.kind],
+            status=_FINE if span.error is None else Status(StatusCode.ERROR, span.error),
+            start_time=_nanos(span.started_at),
+            end_time=_nanos(span.ended_at),
+            instrumentation_scope=self._scope,
+        )
+        self._spans.on_end(ended)
+
+
+SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+
+
+def open_telemetry(
+    node_id: str,
+    version: str,
+    clock: Clock,
+    *,
+    session_for: Callable[[str], requests.Session | None],
+    environ: Mapping[str, str] = os.environ,
+) -> Telemetry:
+    """Return the telemetry that the environment asks for. Blocks for a moment.
+
+    `session_for(url)` returns what the requests to an endpoint are to be signed by, `None` for nothing.
+    """
+    traces_to, metrics_to = endpoint_of(TRACES, environ), endpoint_of(METRICS, environ)
+    own = {"service.name": SCOPE, "service.version": version, "service.instance.id": node_id}
+    # What the variables say goes before what we say of ourselves.
+    detectors = [AwsEcsResourceDetector(), OTELResourceDetector()]
+    resource = get_aggregated_resources(detectors, Resource.create(own))
+    tracers = TracerProvider(resource=resource, id_generator=AwsXRayIdGenerator(), shutdown_on_exit=False)
+    spans: SpanProcessor | None = None
+    if traces_to:
+        spans = BatchSpanProcessor(OTLPSpanExporter(session=session_for(traces_to)))
+        tracers.add_span_processor(spans)
+    readers: list[MetricReader] = []
+    if metrics_to:
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(session=session_for(metrics_to))))
+    meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+    # What agents and steps trace and measure by the API goes the same way, unless they chose another one.
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        trace.set_tracer_provider(tracers)
+        metrics.set_meter_provider(meters)
+    return OtelTelemetry(tracers, spans, meters, clock)
+
+
+def _nanos(instant: datetime) -> int:
+    # Not by `timestamp()`: a float of today's seconds has no room for nanoseconds, and rounds milliseconds.
+    return (instant - _EPOCH) // _MICROSECOND * 1_000
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
