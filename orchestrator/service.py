@@ -64,6 +64,7 @@ from orchestrator.router import Router
 from orchestrator.scheduler import Scheduler
 from orchestrator.schedules.dynamodb import DynamoDBSchedules
 from orchestrator.session.values import truncate_to_millis
+from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
 from orchestrator.stuck import StuckWatch
@@ -263,16 +264,13 @@ async def build(
     near = neighbours(table, machine, ports.node_id, pokes_for)
     router = Router(system, ports, near.wake_ups, capacity, supervisor)
     outside.append(NodeOutside(router, ports.new_token))
-    deliveries = SessionDeliveries(router, machine.new_hex)
+    deliveries, reader = SessionDeliveries(router, machine.new_hex), Reader(app, machine.new_hex)
     intake = await sqs_intake(settings, clients, capacity, machine, telemetry)
     rescuer = _rescuer(settings, near, router, capacity, supervisor, machine)
     loop_watch = loop_watch_for(settings, machine, telemetry)
     reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
     stuck = stuck_watch(settings, system, machine)
-    health = Health(
-        busy=system.busy, system=system, loop=loop_watch, reachability=reachability, stuck=lambda: stuck.count
-    )
-    reader = Reader(app, machine.new_hex)
+    health = Health(busy=system.busy, system=system, loop=loop_watch, reachability=reachability, stuck=stuck.told)
     return Node(
         settings=settings,
         table=table,
@@ -293,16 +291,20 @@ async def build(
         channels=told,
         stuck=stuck,
         telemetry=telemetry,
-        vitals=Vitals(
-            telemetry=telemetry,
-            system=system,
-            health=health,
-            heads=ports.heads,
-            is_mine=lambda chore: first_taker(chore, near.directory.takers) == node_id,
-            clock=clock,
-            log=log,
-        ),
+        vitals=_vitals(telemetry, system, health, ports, near),
         abandon=machine.abandon,
+    )
+
+
+def _vitals(telemetry: Telemetry, system: ActorSystem, health: Health, ports: SessionPorts, near: Neighbours) -> Vitals:
+    return Vitals(
+        telemetry=telemetry,
+        system=system,
+        health=health,
+        heads=ports.heads,
+        is_mine=lambda chore: first_taker(chore, near.directory.takers) == ports.node_id,
+        clock=ports.clock,
+        log=log,
     )
 
 
