@@ -82,7 +82,7 @@ PokesFor: TypeAlias = Callable[[Directory], Pokes]
 
 def patience_for(name: str, machine: Machine, telemetry: Telemetry = SILENT) -> Patience:
     """Return how the calls to one service are repeated, and whether it can be reached."""
-    return Patience(machine.clock, Reachability(name, machine.clock), machine.draw, telemetry=telemetry)
+    return Patience(machine.clock, Reachability(name, machine.clock, log=log), machine.draw, telemetry=telemetry)
 
 
 def new_node_id(machine: Machine) -> str:

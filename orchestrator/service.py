@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -67,6 +66,7 @@ from orchestrator.session.values import truncate_to_millis
 from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
+from orchestrator.stopping import Stop
 from orchestrator.stuck import StuckWatch
 from orchestrator.telemetry.port import Telemetry
 from orchestrator.user_code import contain_exits
@@ -94,25 +94,10 @@ class Ready:
     address: str
 
 
-@asynccontextmanager
-async def stop_signals() -> AsyncIterator[asyncio.Event]:
-    """Yield an event that SIGTERM, SIGINT and SIGHUP set."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    # SIGHUP comes when the terminal closes: what was started must be stopped then, too.
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    for each in signals:
-        loop.add_signal_handler(each, stop.set)
-    try:
-        yield stop
-    finally:
-        for each in signals:
-            loop.remove_signal_handler(each)
-
-
 async def serve(
-    app: Orchestrator, settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None = None
+    app: Orchestrator, settings: Settings, *, stop: Stop, on_ready: Callable[[Ready], None] | None = None
 ) -> None:
-    """Run one node until `stop` is set, then drain it.
+    """Run one node until it is told to stop, then drain it.
 
     Raises:
         Unavailable: a setting, a permission, the table or the queue is wrong; the text names it.
@@ -173,8 +158,8 @@ class Node:
     vitals: Vitals
     abandon: Callable[[], None]
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[Ready], None] | None) -> None:
-        """Run until `stop`, then stop taking, stop working, and leave."""
+    async def run(self, stop: Stop, on_ready: Callable[[Ready], None] | None) -> None:
+        """Run until told to stop, then stop taking, stop working, and leave; told twice, do not wait for work."""
         contain_exits(asyncio.get_running_loop())
         async with asyncio.TaskGroup() as tasks:
             carrier = tasks.create_task(self.table.run(), name="table")
@@ -186,6 +171,7 @@ class Node:
             async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
                 await self.rescuer.enter(address=reachable_address(address))
+                stop.started()
                 rescuing = tasks.create_task(self.rescuer.run(), name="rescuer")
                 receiving = tasks.create_task(self.intake.run(self.reception.handle), name="intake")
                 scheduling = tasks.create_task(self.scheduler.run(), name="schedules")
@@ -196,14 +182,15 @@ class Node:
                 log.info("node_ready", node=self.http.node_id, address=address)
                 if on_ready is not None:
                     on_ready(Ready(self.http.node_id, address))
-                await stop.wait()
-                stuck = await self._drain(receiving)
+                await stop.asked.wait()
+                stuck = await self._drain(receiving, stop)
                 rescuing.cancel()
                 scheduling.cancel()
                 watching.cancel()
                 await asyncio.wait({rescuing, scheduling, watching})
-                await self.rescuer.leave()
-                await self.telemetry.flush()
+                async with stop.unless_insisted():
+                    await self.rescuer.leave()
+                    await self.telemetry.flush()
                 log.info("node_stopped", node=self.http.node_id, stuck=list(stuck))
                 if stuck:
                     # A handler that ignores its cancellation would hold the process for ever.
@@ -215,7 +202,7 @@ class Node:
             channels.cancel()
             vitals.cancel()
 
-    async def _drain(self, receiving: asyncio.Task[None]) -> tuple[str, ...]:
+    async def _drain(self, receiving: asyncio.Task[None], stop: Stop) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
         log.info("node_draining", node=self.http.node_id, sessions=len(self.system))
         self.health.is_draining = True
@@ -224,10 +211,15 @@ class Node:
         self.router.drain()
         self.rescuer.drain()
         self.intake.stop()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(INTAKE_STOP_SECONDS_MAX):
-                await asyncio.shield(receiving)
-        report = await self.system.drain(self.settings.drain_seconds)
+        report = None
+        async with stop.unless_insisted():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTAKE_STOP_SECONDS_MAX):
+                    await asyncio.shield(receiving)
+            report = await self.system.drain(self.settings.drain_seconds)
+        if report is None:
+            log.warning("drain_cut_short")
+            report = await self.system.drain(0)
         receiving.cancel()
         log.info("node_drained", finished=len(report.finished), handed_over=len(report.cut))
         return report.stuck

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -24,6 +25,12 @@ WEBHOOK_SECRET_PREFIX: Final = "whsec_"
 WEBHOOK_SECRET_BYTES: Final = range(24, 65)
 """Standard Webhooks, "Signature scheme": between 24 and 64 bytes."""
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+TOPIC_ARN: Final = re.compile(r"arn:[\w-]+:sns:(?P<region>[\w-]+):\d{12}:[\w-]{1,256}")
+"""Of a standard topic (SNS, "CreateTopic"): a FIFO topic wants a group for every message, and sends no mail."""
+QUEUE_HOST: Final = re.compile(r"sqs\.(?P<region>[\w-]+)\.")
+NO_PUBLIC_URL: Final = "not an address such as https://agents.example.com"
+COMMAND_VARIABLES: Final = frozenset({"ORCHESTRATOR_CALLBACK_TOKEN"})
+"""What commands read that is no setting of a process."""
 _CONTAINER_MARKERS: Final = ("/.dockerenv", "/run/.containerenv")
 
 
@@ -38,6 +45,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
+    app: str | None = None
     queue: str = Field(default="orchestrator-sessions", min_length=1)
     table: str = Field(default="orchestrator", min_length=3)
     bucket: str = Field(default="orchestrator-artifacts", min_length=3)
@@ -77,6 +85,29 @@ class Settings(BaseSettings):
         if any(not key.isprintable() or not key.isascii() for key in keys):
             raise ValueError("a key holds characters that no Authorization header carries; use printable ASCII")
         return keys
+
+    @field_validator("approval_topic_arn")
+    @classmethod
+    def _check_topic(cls, arn: str | None) -> str | None:
+        """Accept what an approval can be published to."""
+        if arn and not TOPIC_ARN.fullmatch(arn):
+            raise ValueError("not the ARN of a standard SNS topic (arn:aws:sns:REGION:ACCOUNT:NAME)")
+        return arn or None
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, url: str | None) -> str | None:
+        """Accept what a link to a callback can begin with."""
+        if not url:
+            return None
+        try:
+            parts = urlsplit(url)
+            is_place = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+        except ValueError:
+            raise ValueError(NO_PUBLIC_URL) from None
+        if not is_place or parts.scheme not in {"https", "http"}:
+            raise ValueError(NO_PUBLIC_URL)
+        return url
 
     @field_validator("webhook_url")
     @classmethod
@@ -153,7 +184,7 @@ def load() -> Settings:
     except ValidationError as invalid:
         first = invalid.errors(include_url=False, include_input=False)[0]
         name = f"{ENV_PREFIX}{'_'.join(str(part) for part in first['loc'][:1])}".upper()
-        raise SettingsError(f"{name}: {first['msg']}") from None
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
     if settings.node_timeout_seconds < 2 * settings.heartbeat_seconds:
         raise SettingsError(
             f"{ENV_PREFIX}NODE_TIMEOUT_SECONDS: must be at least twice {ENV_PREFIX}HEARTBEAT_SECONDS "
@@ -162,4 +193,23 @@ def load() -> Settings:
     if (settings.webhook_url is None) is not (settings.webhook_secret is None):
         missing = "SECRET" if settings.webhook_secret is None else "URL"
         raise SettingsError(f"{ENV_PREFIX}WEBHOOK_{missing}: missing; webhooks need an address and a secret")
+    _check_regions(settings)
     return settings
+
+
+def _check_regions(settings: Settings) -> None:
+    """Raise `SettingsError` for what lies in another region than the one that is worked in."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    named = {
+        "QUEUE": QUEUE_HOST.match(urlsplit(settings.queue).hostname or "") if "://" in settings.queue else None,
+        "APPROVAL_TOPIC_ARN": TOPIC_ARN.fullmatch(settings.approval_topic_arn or ""),
+    }
+    for name, match in named.items():
+        if region and match and match["region"] != region:
+            raise SettingsError(f"{ENV_PREFIX}{name}: lies in {match['region']}, but AWS_REGION is {region}")
+
+
+def unknown_variables() -> list[str]:
+    """Return the variables of this environment that look like settings and are none: misspelt ones, mostly."""
+    known = COMMAND_VARIABLES | {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)

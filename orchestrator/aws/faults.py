@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import aiohttp
 from botocore.exceptions import (
@@ -28,10 +28,15 @@ from actors import Clock
 from orchestrator.errors import Unavailable
 from orchestrator.telemetry.port import SILENT, Telemetry
 
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
 T = TypeVar("T")
 
 BACKOFF_BASE_SECONDS: Final = 0.05
 BACKOFF_MAX_SECONDS: Final = 5.0
+TELL_AFTER_SECONDS: Final = 3.0
+"""What lasts for less is gone before anybody could look."""
 
 
 class Verdict(Enum):
@@ -158,22 +163,32 @@ def verdict_of(error: BaseException) -> Verdict:
 
 @dataclass(slots=True)
 class Reachability:
-    """Since when a dependency has not answered; the health checks read it. Instants: monotonic seconds."""
+    """Since when a dependency has not answered; the health checks read it. Instants: monotonic seconds.
+
+    With a `log`, it is told when that lasts: a node waits for its table, and must not do so in silence.
+    """
 
     name: str
     clock: Clock
     failing_since: float | None = None
     last_error: str = ""
+    log: FilteringBoundLogger | None = None
+    _is_told: bool = False
 
     def succeeded(self) -> None:
         """Note an answer, of whatever kind: the dependency is there."""
-        self.failing_since = None
+        if self._is_told and self.log is not None:
+            self.log.info("dependency_reachable", dependency=self.name, after=round(self.unreachable_for(), 1))
+        self.failing_since, self._is_told = None, False
 
     def failed(self, error: BaseException) -> None:
         """Note a call without a useful answer."""
         self.last_error = f"{type(error).__name__}: {error}"[:300]
         if self.failing_since is None:
             self.failing_since = self.clock.monotonic()
+        if self.log is not None and not self._is_told and self.unreachable_for() >= TELL_AFTER_SECONDS:
+            self._is_told = True
+            self.log.warning("dependency_unreachable", dependency=self.name, error=self.last_error)
 
     def unreachable_for(self) -> float:
         """Return for how many seconds every call has failed; 0 while the last one succeeded."""

@@ -7,8 +7,11 @@ probe, wait for no SDK. A new command is written beside its like and added here;
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from importlib import import_module
-from typing import Final, NamedTuple
+from types import FrameType
+from typing import Final, NamedTuple, NoReturn
 
 import click
 
@@ -79,6 +82,17 @@ def commands() -> None:
     """Durable agent sessions on SQS, DynamoDB and containers."""
 
 
+NODES: Final = ("serve", "dev")
+"""The commands that run until they are told to stop, so that to be told so is no failure."""
+
+
 def main() -> None:
     """Run the command line."""
+    # The first process of a container is not even told of a signal that it does not handle, and to import an
+    # application may take long: a stop that comes meanwhile would be lost.
+    signal.signal(signal.SIGTERM, _end)
     commands(prog_name="orchestrator")
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(0 if sys.argv[1:2] in ([name] for name in NODES) else 128 + number)

@@ -5,34 +5,45 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
+import structlog
 
 from orchestrator.app import Orchestrator
 from orchestrator.aws.clients import connect
 from orchestrator.aws.provision import provision
 from orchestrator.cli.loading import load_app
-from orchestrator.cli.output import tell
+from orchestrator.cli.output import Exit, fail, tell
 from orchestrator.cli.process import leave, log_format, settings_of_process
 from orchestrator.cli.process import run as run_to_end
+from orchestrator.cli.streams import keep_streams_from_stopping_us
 from orchestrator.local import EMULATOR_PORT, emulator
-from orchestrator.service import Ready, serve, stop_signals
+from orchestrator.service import Ready, serve
 from orchestrator.session.values import compact_json
-from orchestrator.settings import ENV_PREFIX, Settings
+from orchestrator.settings import ENV_PREFIX, Settings, unknown_variables
+from orchestrator.stopping import stop_signals
 from orchestrator.telemetry.logs import configure_logging
 
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+NO_APP: Final = "which application? Give MODULE:APP, such as 'my_agents:app', or set ORCHESTRATOR_APP"
 STATE_FOLDER: Final = Path(".orchestrator")
+
+log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
 
 @click.command("serve")
-@click.argument("target", metavar="MODULE:APP")
-def serve_command(target: str) -> None:
+@click.argument("target", metavar="MODULE:APP", required=False)
+def serve_command(target: str | None) -> None:
     """Run one node until SIGTERM, then drain it."""
+    keep_streams_from_stopping_us()
     settings = settings_of_process()
     configure_logging(log_format(settings))
-    app = load_app(target)
+    _warn_of_misspelt()
+    app = load_app(target or settings.app or fail(NO_APP, Exit.USAGE))
 
     async def run() -> None:
         async with stop_signals() as stop:
@@ -47,8 +58,10 @@ def serve_command(target: str) -> None:
 @click.option("--emulator-port", type=int, default=None, help=f"Port of the AWS emulator (default {EMULATOR_PORT}).")
 def dev_command(target: str, emulator_port: int | None) -> None:
     """Run a node with a local AWS emulator, in .orchestrator/."""
+    keep_streams_from_stopping_us()
     settings = settings_of_process()
     configure_logging(log_format(settings))
+    _warn_of_misspelt()
     app = load_app(target)
     if "ORCHESTRATOR_HOST" not in os.environ:
         # A development node is nobody else's, in a container too.
@@ -78,6 +91,12 @@ async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
             tell(f"  orchestrator submit {types[0]} --input '{example}' --wait")
 
         await serve(app, settings, stop=stop, on_ready=show)
+
+
+def _warn_of_misspelt() -> None:
+    names = unknown_variables()
+    if names:
+        log.warning("unknown_settings", names=names)
 
 
 def _own_names() -> dict[str, str]:

@@ -98,7 +98,8 @@ async def _listener(server: web.Server, host: str, port: int, idle_seconds_max: 
     try:
         return await loop.create_server(connected, host, port)
     except OSError as error:
-        raise Unavailable(f"ORCHESTRATOR_PORT: cannot listen on {host}:{port}: {error.strerror}") from None
+        settings = "ORCHESTRATOR_HOST, ORCHESTRATOR_PORT"
+        raise Unavailable(f"{settings}: cannot listen on {host}:{port}: {error.strerror}") from None
 
 
 def _refusing_wishes(handler: _Handler) -> _Handler:

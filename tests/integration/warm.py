@@ -69,17 +69,26 @@ class WarmStart:
         self._line: socket.socket | None = None
 
     async def start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], *, stdin: bytes = b""
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        stdin: bytes = b"",
+        onto: tuple[int, int] | None = None,
     ) -> WarmProcess:
-        """Run `orchestrator` with those arguments and that input, in that environment and nothing else."""
+        """Run `orchestrator` with those arguments and that input, in that environment and nothing else.
+
+        What it prints goes `onto` other files than its `stdout` and `stderr`, where two are named.
+        """
         out, err, end = os.pipe(), os.pipe(), os.pipe()
-        theirs = [_file_of(stdin), out[1], err[1], end[1]]
+        printed = (out[1], err[1]) if onto is None else (os.dup(onto[0]), os.dup(onto[1]))
+        theirs = [_file_of(stdin), *printed, end[1]]
         asked = json.dumps({"arguments": list(arguments), "environment": dict(environment)}).encode()
         assert len(asked) <= REQUEST_BYTES_MAX, len(asked)
         try:
             socket.send_fds(self._connected(), [asked], theirs)
         finally:
-            for each in theirs:
+            for each in {*theirs, out[1], err[1]}:
                 os.close(each)
         stdout, stderr, told = [await _reader(pipe[0]) for pipe in (out, err, end)]
         pid = int(await told.readline())

@@ -22,6 +22,7 @@ from orchestrator.machine import Machine
 from orchestrator.pokes import UnknownNode, signature
 from orchestrator.service import Listen, Node, build
 from orchestrator.settings import Settings
+from orchestrator.stopping import Stop
 from tests.simulation.loops import SimLoop
 from tests.simulation.network import Cloud, Line
 from tests.simulation.world import World
@@ -118,7 +119,7 @@ class SimNode:
         # Of its own, so that what one node draws changes nothing for another.
         self._chance = Random(cloud.world.chance.random())
         self._gone: list[Callable[[], None]] = []
-        self._stop: asyncio.Event | None = None
+        self._stop: Stop | None = None
         self._rooms: Node | None = None
         self.name = name
         self.address = f"{name}.simulated:8080"
@@ -137,10 +138,10 @@ class SimNode:
         self.loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._stop = asyncio.Event()
+        self._stop = Stop()
         self._main = self.loop.create_task(self._live(self._stop), name="main")
 
-    async def _live(self, stop: asyncio.Event) -> None:
+    async def _live(self, stop: Stop) -> None:
         try:
             self._rooms = rooms = await build(
                 self._app,
@@ -219,7 +220,7 @@ class SimNode:
 
     def _asked_to_stop(self) -> None:
         if self._stop is not None:
-            self._stop.set()
+            self._stop.tell()
 
     def freeze(self, seconds: float) -> None:
         """Stop the process for some time, as SIGSTOP does, or a machine that is starved."""
