@@ -184,9 +184,8 @@ class Node:
                     on_ready(Ready(self.http.node_id, address))
                 await stop.asked.wait()
                 stuck = await self._drain(receiving, stop)
-                rescuing.cancel()
-                scheduling.cancel()
-                watching.cancel()
+                for chore in (rescuing, scheduling, watching):
+                    chore.cancel()
                 await asyncio.wait({rescuing, scheduling, watching})
                 async with stop.unless_insisted():
                     await self.rescuer.leave()
