@@ -135,6 +135,10 @@ class ActorSystem:
         """Return every actor that lives now. The caller knows what messages they take."""
         return tuple(ActorRef(cell) for cell in self._cells.values())
 
+    def fullest_mailbox(self) -> int:
+        """Return how many messages wait in the mailbox that holds most."""
+        return max((len(cell.mailbox) for cell in self._cells.values()), default=0)
+
     def seen(self, actor_id: str) -> object | None:
         """Return the actor itself as it stands, to be looked at and never called on; `None` where none is active."""
         cell = self._cells.get(actor_id)
@@ -143,10 +147,6 @@ class ActorSystem:
     def ids(self) -> tuple[str, ...]:
         """Return the ids of the actors that live now."""
         return tuple(self._cells)
-
-    def fullest_mailbox(self) -> int:
-        """Return how many messages wait in the mailbox that holds most."""
-        return max((len(cell.mailbox) for cell in self._cells.values()), default=0)
 
     async def stop(self, actor_id: str) -> None:
         """Return when the actor has ended after its current message; at once if there is none.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -37,7 +37,7 @@ from orchestrator.cluster import Head, Nodes
 from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
 from orchestrator.deliveries import SessionDeliveries
-from orchestrator.health import LoopWatch
+from orchestrator.health import Health, LoopWatch
 from orchestrator.inbox import WakeUps
 from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
 from orchestrator.intake.sqs import SQSIntake, StoreBody
@@ -297,6 +297,13 @@ def note_clock(at_aws: datetime | None, machine: Machine) -> None:
     seconds = 0.0 if at_aws is None else (machine.clock.now() - at_aws).total_seconds()
     if abs(seconds) > SKEW_SECONDS_MAX:
         log.warning("clock_wrong", seconds_ahead=round(seconds, 1), advice="set the clock; orchestrator doctor")
+
+
+def health_of(
+    system: ActorSystem, loop: LoopWatch, reachability: Mapping[str, Callable[[], float]], stuck: StuckWatch
+) -> Health:
+    """Build what says whether this node is well; `reachability` is for how long each dependency has not answered."""
+    return Health(busy=system.busy, system=system, loop=loop, reachability=reachability, stuck=lambda: stuck.count)
 
 
 def stuck_watch(settings: Settings, system: ActorSystem, machine: Machine) -> StuckWatch:

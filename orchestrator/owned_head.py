@@ -15,7 +15,7 @@ from orchestrator.errors import Stale
 from orchestrator.session.ending import time_is_up_at
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import SessionStatus
-from orchestrator.session.values import ErrorRecord, Json, format_instant
+from orchestrator.session.values import ErrorRecord, Json
 from orchestrator.tenants import DISMISSED, SLOT
 
 BLOCKED_DELAY_BASE: Final = timedelta(seconds=30)
@@ -33,11 +33,6 @@ class Rest:
     status: SessionStatus
     wake_at: datetime | None
     attributes: Mapping[str, Json] | None = None
-
-    @property
-    def due(self) -> str | None:
-        """When it is due, as a log shows it."""
-        return None if self.wake_at is None else format_instant(self.wake_at)
 
 
 class OwnedHead:

@@ -29,6 +29,7 @@ from orchestrator.building import (
     channels,
     connections,
     gathering,
+    health_of,
     loop_watch_for,
     memory_pressure,
     neighbours,
@@ -42,6 +43,7 @@ from orchestrator.building import (
 )
 from orchestrator.capacity import NodeCapacity
 from orchestrator.cluster import NodeRecord
+from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.shares import first_taker
 from orchestrator.deliveries import SessionDeliveries
 from orchestrator.errors import Unavailable
@@ -63,7 +65,6 @@ from orchestrator.router import Router
 from orchestrator.scheduler import Scheduler
 from orchestrator.schedules.dynamodb import DynamoDBSchedules
 from orchestrator.session.values import truncate_to_millis
-from orchestrator.session_ports import SessionPorts
 from orchestrator.session_supervisor import SessionSupervisor
 from orchestrator.settings import Settings
 from orchestrator.stopping import Stop
@@ -153,21 +154,23 @@ class Node:
     memory: MemoryPressure
     pokes: Pokes
     channels: Channels
-    stuck: StuckWatch
     telemetry: Telemetry
     vitals: Vitals
+    stuck: StuckWatch
     abandon: Callable[[], None]
 
     async def run(self, stop: Stop, on_ready: Callable[[Ready], None] | None) -> None:
         """Run until told to stop, then stop taking, stop working, and leave; told twice, do not wait for work."""
         contain_exits(asyncio.get_running_loop())
         async with asyncio.TaskGroup() as tasks:
-            carrier = tasks.create_task(self.table.run(), name="table")
-            watch = tasks.create_task(self.loop_watch.run(), name="loop watch")
-            memory = tasks.create_task(self.memory.run(), name="memory")
-            poking = tasks.create_task(self.pokes.run(), name="pokes")
-            channels = tasks.create_task(self.channels.run(), name="channels")
-            vitals = tasks.create_task(self.vitals.run(), name="vitals")
+            carriers = [
+                tasks.create_task(self.table.run(), name="table"),
+                tasks.create_task(self.loop_watch.run(), name="loop watch"),
+                tasks.create_task(self.memory.run(), name="memory"),
+                tasks.create_task(self.pokes.run(), name="pokes"),
+                tasks.create_task(self.channels.run(), name="channels"),
+                tasks.create_task(self.vitals.run(), name="vitals"),
+            ]
             async with self.listen(self.http) as address, self.system:
                 self.address.bound(address)
                 await self.rescuer.enter(address=reachable_address(address))
@@ -184,8 +187,9 @@ class Node:
                     on_ready(Ready(self.http.node_id, address))
                 await stop.asked.wait()
                 stuck = await self._drain(receiving, stop)
-                for chore in (rescuing, scheduling, watching):
-                    chore.cancel()
+                rescuing.cancel()
+                scheduling.cancel()
+                watching.cancel()
                 await asyncio.wait({rescuing, scheduling, watching})
                 async with stop.unless_insisted():
                     await self.rescuer.leave()
@@ -194,12 +198,8 @@ class Node:
                 if stuck:
                     # A handler that ignores its cancellation would hold the process for ever.
                     self.abandon()
-            carrier.cancel()
-            watch.cancel()
-            memory.cancel()
-            poking.cancel()
-            channels.cancel()
-            vitals.cancel()
+            for carrier in carriers:
+                carrier.cancel()
 
     async def _drain(self, receiving: asyncio.Task[None], stop: Stop) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
@@ -245,9 +245,9 @@ async def build(
     capacity = NodeCapacity(settings.max_sessions)
     outside, address, told = list[NodeOutside](), PublicAddress(settings), channels(settings, clients, machine)
     bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine, telemetry))
-    lent = connections(clients, machine)
+    lent, artifacts = connections(clients, machine), S3Artifacts(bucket)
     ports = session_ports(
-        app, settings, table, S3Artifacts(bucket), machine, node_id, address, lambda: outside[0], told, lent, telemetry
+        app, settings, table, artifacts, machine, node_id, address, lambda: outside[0], told, lent, telemetry
     )
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
@@ -259,9 +259,9 @@ async def build(
     intake = await sqs_intake(settings, clients, capacity, machine, telemetry)
     rescuer = _rescuer(settings, near, router, capacity, supervisor, machine)
     loop_watch = loop_watch_for(settings, machine, telemetry)
-    reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
     stuck = stuck_watch(settings, system, machine)
-    health = Health(busy=system.busy, system=system, loop=loop_watch, reachability=reachability, stuck=stuck.told)
+    reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
+    health = health_of(system, loop_watch, reachability, stuck)
     return Node(
         settings=settings,
         table=table,
@@ -280,20 +280,21 @@ async def build(
         memory=memory_pressure(machine, capacity),
         pokes=near.pokes,
         channels=told,
-        stuck=stuck,
         telemetry=telemetry,
-        vitals=_vitals(telemetry, system, health, ports, near),
+        vitals=_vitals(telemetry, system, health, router, near.directory),
+        stuck=stuck,
         abandon=machine.abandon,
     )
 
 
-def _vitals(telemetry: Telemetry, system: ActorSystem, health: Health, ports: SessionPorts, near: Neighbours) -> Vitals:
+def _vitals(telemetry: Telemetry, system: ActorSystem, health: Health, router: Router, directory: Directory) -> Vitals:
+    ports = router.ports
     return Vitals(
         telemetry=telemetry,
         system=system,
         health=health,
         heads=ports.heads,
-        is_mine=lambda chore: first_taker(chore, near.directory.takers) == ports.node_id,
+        is_mine=lambda chore: first_taker(chore, directory.takers) == ports.node_id,
         clock=ports.clock,
         log=log,
     )

@@ -28,7 +28,7 @@ from orchestrator.session.notices import notices, owed_of
 from orchestrator.session.spending import is_of_session
 from orchestrator.session.state import SessionState, evolve
 from orchestrator.session.transitions import ENDED, SessionStatus
-from orchestrator.session.values import ErrorRecord, truncate_to_millis
+from orchestrator.session.values import ErrorRecord, format_instant, truncate_to_millis
 from orchestrator.session_ports import (
     ActorMessage,
     BlockedFound,
@@ -57,8 +57,7 @@ class SessionActor:
         self._known_state = state
         self._run: HandlerRun | None = None
         self._in_flight = InFlight(context, ports.performer, self._start_handler, self._head)
-        self._inbox_read = 0
-        self._is_released = False
+        self._inbox_read, self._is_released = 0, False
         self._rest = RestAlarm(ports.clock, ports.passivate_after, partial(_ring, context))
         self._log = self._in_flight.log = ports.log.bind(session_id=self._session_id, epoch=head.current.epoch)
 
@@ -337,7 +336,8 @@ class SessionActor:
             return
         if await self._head.released(rest, last_seq=self._state.last_seq, at=self._now()):
             self._is_released = True
-            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=rest.due)
+            due = None if rest.wake_at is None else format_instant(rest.wake_at)
+            self._log.info("session_suspended", last_seq=self._state.last_seq, wake_at=due)
             self._ports.telemetry.left(self._state, "suspended", self._now())
             self._context.stop()
             return

@@ -113,10 +113,6 @@ class StuckWatch:
         """How many sessions of this node hang."""
         return len(self.stuck)
 
-    def told(self) -> int:
-        """Return `count`, for whoever asks by a function."""
-        return self.count
-
     async def run(self) -> None:
         """Look until cancelled."""
         pause = min(LOOK_EVERY_SECONDS, self._seconds_min / LOOKS_BEFORE_STUCK)

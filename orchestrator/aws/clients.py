@@ -23,6 +23,7 @@ from orchestrator.aws.faults import CONNECTION_FAULTS
 from orchestrator.aws.signed import DYNAMODB, SQS, SignedClient
 from orchestrator.errors import SettingsError, Unavailable
 from orchestrator.remote import AgentService
+from orchestrator.telemetry.context import TRACEPARENT, trace_headers
 
 if TYPE_CHECKING:
     from aiobotocore.credentials import AioCredentials
@@ -140,8 +141,10 @@ async def connect(agents: Collection[AgentService] = ()) -> AsyncIterator[Client
                 outlets=_Outlets(stack, session, region, config.merge(_OUTLET_CONFIG)),
                 region=region,
                 functions={
-                    region: await stack.enter_async_context(
-                        session.create_client("lambda", region_name=region, config=patient)
+                    region: _traced(
+                        await stack.enter_async_context(
+                            session.create_client("lambda", region_name=region, config=patient)
+                        )
                     )
                     for region in _regions_of("lambda", agents)
                 },
@@ -154,6 +157,16 @@ async def connect(agents: Collection[AgentService] = ()) -> AsyncIterator[Client
             )
         except BotoCoreError as error:
             raise Unavailable(f"AWS cannot be reached: {error}") from error
+
+
+def _traced(functions: LambdaClient) -> LambdaClient:
+    """Let functions that are called become children of the agent run that calls them (Lambda, "Using X-Ray")."""
+
+    def add_trace(params: dict[str, Any], **_: object) -> None:
+        params["headers"].update({name: text for name, text in trace_headers().items() if name != TRACEPARENT})
+
+    functions.meta.events.register("before-call.lambda.Invoke", add_trace)
+    return functions
 
 
 def _regions_of(service: str, agents: Collection[AgentService]) -> tuple[str, ...]:

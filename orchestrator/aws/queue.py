@@ -41,9 +41,9 @@ class QueueMessage:
     body: str
     receive_count: int
     trace_header: str | None = None
-    sent_at: datetime | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
+    sent_at: datetime | None = None
 
 
 class Queue:
@@ -194,4 +194,8 @@ def _message(wire: _Message) -> QueueMessage:
 
 
 def _instant(millis: str | None) -> datetime | None:
-    return datetime.fromtimestamp(int(millis) / 1_000, UTC) if millis and millis.isdecimal() else None
+    """Return the instant; `None` where none was told, or what is none."""
+    try:
+        return None if millis is None else datetime.fromtimestamp(int(millis) / 1_000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -43,6 +44,7 @@ from orchestrator.session.budget import approval_meant
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import JsonObject, compact_json, is_valid_id
 from orchestrator.settings import Settings
+from orchestrator.telemetry.context import TRACEPARENT, trace_of_environment
 from orchestrator.views import event_view, head_view, latest_head, session_view
 
 POLL_SECONDS_FIRST: Final = 0.1
@@ -90,13 +92,17 @@ class Client:
     bucket: Bucket
 
     async def send(self, message: JsonObject, *, tenant: str | None = None) -> str:
-        """Put a message on the queue and return the id that the queue gives it; a start, in its tenant's turn."""
+        """Put a message on the queue and return the id that the queue gives it; a start, in its tenant's turn.
+
+        What it sets off belongs to the trace that this command was started under, if there is one.
+        """
         body = compact_json(message)
         size = len(body.encode())
         if size > MESSAGE_BYTES_MAX:
             raise MessageTooLong(f"the message is {size} bytes long; the queue takes {MESSAGE_BYTES_MAX}")
         queue = await find_queue(self.clients, self.settings.queue, self.patience)
-        return await queue.send(body, tenant=tenant)
+        trace = trace_of_environment(os.environ)
+        return await queue.send(body, attributes={} if trace is None else {TRACEPARENT: trace}, tenant=tenant)
 
     async def open_head(self, session_id: str) -> Head:
         """Return HEAD of the latest generation of a session that takes messages.

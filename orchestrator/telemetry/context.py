@@ -35,6 +35,20 @@ def trace_context(traceparent: str) -> Context:
     return _W3C.extract({TRACEPARENT: traceparent}, Context())
 
 
+def trace_headers() -> dict[str, str]:
+    """Return what a request carries so that whoever answers it becomes a child of the span that asks; `{}` of none."""
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier)
+    _XRAY.inject(carrier)
+    return carrier
+
+
+def trace_of_environment(environ: Mapping[str, str]) -> str | None:
+    """Return the `traceparent` that this process was started under (OpenTelemetry, "Environment variable carriers")."""
+    given = environ.get(TRACEPARENT.upper())
+    return None if given is None else trace_parent(xray_header=None, attributes={TRACEPARENT: given})
+
+
 def xray_header(traceparent: str | None) -> str | None:
     """Return the trace context as AWS services pass it on (`X-Amzn-Trace-Id`); `None` where there is none."""
     parts = (traceparent or "").split("-")

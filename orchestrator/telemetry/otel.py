@@ -85,6 +85,11 @@ class OtelTelemetry(Telemetry):
         )
         self._metrics.nodes.add()
 
+    @property
+    def sessions_noted(self) -> int:
+        """How many sessions something is kept of: those in this node's memory, and no others."""
+        return len(self._began.keys() | self._live.keys())
+
     def trace_for(self, session_id: str, trace: str | None, at: datetime) -> str | None:
         """See `Telemetry.trace_for`."""
         if self._spans is None:

@@ -192,6 +192,7 @@ def _ports(
             notifications=adapters.notifications,
             budgets=TenantBudgets(adapters.usage, setup.clock, defaults=NO_CAPS),
             price_of=setup.app.agent_price,
+            telemetry=setup.telemetry,
         ),
         clock=setup.clock,
         threads=setup.threads,

@@ -7,19 +7,23 @@ from typing import Any, Final
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from actors import Clock, SystemClock
 from orchestrator.aws.provision import BY_DUE, BY_OWNER, BY_STATE, table_definition
+from orchestrator.aws.table import Table
+from orchestrator.building import note_clock
 from orchestrator.cluster import NodeRecord
 from orchestrator.cluster.memory import MemoryNodes
 from orchestrator.doctor import Level
 from orchestrator.doctor.resources import of_bucket, of_queues, of_table
 from orchestrator.doctor.surroundings import of_nodes, of_outlets, of_traces
 from orchestrator.intake import UNKNOWN_RECEIVES_MAX
+from orchestrator.machine import this_machine
 from orchestrator.settings import Settings
 from tests.contract.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, fault_proxy, refusal
 from tests.contract.operations_stage import Check, Operated, operated, wrong
-from tests.contract.stage import clients_of
+from tests.contract.stage import clients_of, patience_of
 from tests.emulators import Emulator, fresh_account
 
 ALWAYS = 1_000
@@ -234,6 +238,18 @@ async def test_a_clock_that_is_off_by_an_hour_is_told_by_how_much(deployed: Oper
         assert (says, Level.ERROR) == (told, found["clock"].level)
         assert ("set the clock", Level.ERROR) == (found["credentials"].mend, found["credentials"].level)
         assert {"clock", "credentials", "trace export"} == set(found)
+
+
+async def test_a_node_whose_clock_is_wrong_says_so_when_it_starts(deployed: Operated) -> None:
+    """By how much: the table's description tells what time it is at AWS."""
+    patience = patience_of()
+    table = Table(deployed.clients.dynamodb, deployed.clients.signed_dynamodb, deployed.settings.table, patience)
+    at_aws = await table.check()
+    with this_machine() as machine:
+        for hours, said in ((0, []), (1, [3_600]), (-1, [-3_600])):
+            with capture_logs() as lines:
+                note_clock(at_aws, replace(machine, clock=Off(timedelta(hours=hours))))
+            assert said == [round(line["seconds_ahead"] / 60) * 60 for line in lines if line["event"] == "clock_wrong"]
 
 
 async def test_credentials_that_are_refused_are_told_of_once(deployed: Operated, proxy: FaultProxy) -> None:

@@ -22,6 +22,7 @@ from orchestrator.remote import (
     AgentUnwell,
     seconds_until,
 )
+from orchestrator.telemetry.context import trace_headers
 
 REDIRECTS_MAX: Final = 3
 CONNECT_SECONDS_MAX: Final = 10.0
@@ -39,6 +40,7 @@ async def connection(
     async def authorise(request: httpx.Request) -> None:
         # The card says where the agent is, and whoever wrote it must not have our credentials by that.
         if origin_of(request.url) in origins:
+            request.headers.update(trace_headers())
             request.headers.update(headers)
 
     async def look(response: httpx.Response) -> None:

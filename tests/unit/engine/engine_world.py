@@ -51,6 +51,7 @@ from orchestrator.session.events import (
 from orchestrator.session.state import SessionState, replay
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import ErrorRecord, Json, canonical_json
+from orchestrator.telemetry.port import SILENT, Telemetry
 from orchestrator.tenants.memory import MemoryQuotas
 from orchestrator.testing.node import Adapters, Setup, build_node
 from orchestrator.testing.node import Node as BuiltNode
@@ -116,6 +117,7 @@ class World:
         self._captures: list[list[EventDict]] = []
         self.jitter = 0.5
         self.connections: Connections | None = None
+        self.telemetry: Telemetry = SILENT
         self._numbers = itertools.count(1)
 
     def number(self) -> int:
@@ -152,6 +154,7 @@ class World:
                 inline_bytes_max=PAYLOAD_BYTES_MAX,
                 sessions_max=sessions_max,
                 passivate_after=self.passivate_after,
+                telemetry=self.telemetry,
             )
             built = build_node(setup, adapters)
             built.capacity.subscribe(self.changed.fire)
