@@ -11,10 +11,11 @@ from engine_why import explained, registry, waits, watch_of
 from engine_world import NOON, Gate, Handler, Node, World, app_of
 
 from actors import settle
-from orchestrator import Budget, Orchestrator, RetryPolicy, SessionContext
+from orchestrator import Budget, Orchestrator, RetryPolicy, SessionContext, current_invocation
 from orchestrator.cluster import BLOCKED_ERROR
 from orchestrator.inbox import UnknownSession
 from orchestrator.notifications.tries import UNDELIVERED
+from orchestrator.session.events import Recorded, ValueRecorded
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import JsonObject
 from orchestrator.why import lasting
@@ -283,6 +284,52 @@ async def test_a_signal_that_came_is_waited_for_no_more() -> None:
         await settle()
         await world.pass_time(60)
         assert ["timer"] == [wait.what for wait in (await explained(world)).waits_for]
+
+
+async def test_what_head_still_says_of_a_signal_that_came_is_not_believed() -> None:
+    """Handed over in between, HEAD stays as it was; the journal knows better."""
+    gate = Gate()
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.wait_for_signal("nudge")
+        await ctx.step("fetch", gate.passing)
+
+    world = World()
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        await settle()
+        await world.pass_time(60)
+        await node.deliveries.signal("s", "nudge", None, "m-1")
+        await settle()
+    assert ["nudge"] == (await world.head()).attributes["signals_awaited"]
+    assert ["takeover"] == [wait.what for wait in (await explained(world)).waits_for]
+
+
+async def test_an_agent_run_that_asks_somebody_is_told_by_its_question() -> None:
+    """Nothing runs: whoever answers lets it go on."""
+
+    async def asks_in_a_run(prompt: object) -> object:
+        calls = current_invocation().calls
+        assert calls is not None
+        return await calls.ask("publish", {"draft": 1})
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.invoke_agent("writer", "tea")
+
+    async with running(handler, writer=asks_in_a_run) as (world, node):
+        (wait,) = (await explained(world, node=node)).waits_for
+        assert ("approval", True) == (wait.what, 'to approve `writer/publish` ({"draft": 1})' in wait.says)
+
+
+async def test_a_journal_that_cannot_be_read_is_told_with_the_place() -> None:
+    """What the session waits for besides cannot be known."""
+    async with running(sleeps) as (world, _):
+        event = ValueRecorded("go", {"signal": "go", "message_id": "never-received"})
+        seq = (await world.recorded())[-1].seq + 1
+        await world.journal.append("s", (Recorded(seq, event, NOON, 1, "node-1", "odd"),), started_at=NOON)
+        told = await explained(world)
+        assert f"Its journal cannot be read: event {seq} of s cannot follow: " in told.sentences[1]
+        assert () == told.waits_for
 
 
 async def test_what_was_due_long_ago_is_told_as_overdue() -> None:
