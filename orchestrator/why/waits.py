@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+from orchestrator.artifacts import disclosed
 from orchestrator.cluster import SIGNALS_AWAITED
 from orchestrator.session import events as e
 from orchestrator.session.spending import ASKING, is_of_session
@@ -92,10 +93,10 @@ def _approval(operation: Operation, order: e.ApprovalRequested, facts: Facts, du
     waiting = f"{for_how_long(operation.changed_at, facts.now)}{_until(due, facts.now)}"
     if is_of_session(name):
         what, asked = "budget", ASKING.removeprefix("@")
-        says = f"Its budget is spent ({_short(order.subject)}): it waits for {who} to grant more, {waiting}."
+        says = f"Its budget is spent ({_short(disclosed(order.subject))}): it waits for {who} to grant more, {waiting}."
     else:
         what, asked = "approval", name
-        says = f"It waits for {who} to approve `{name}` ({_short(order.subject)}), {waiting}."
+        says = f"It waits for {who} to approve `{name}` ({_short(disclosed(order.subject))}), {waiting}."
     by = "WHO" if not isinstance(order.approvers, list) or not order.approvers else str(order.approvers[0])
     commands = tuple(f"orchestrator {word} {session_id} {asked} --by {by}" for word in ("approve", "reject"))
     return Wait(what, says, operation.changed_at, due, name, commands=commands)

@@ -133,7 +133,9 @@ async def test_a_dead_letter_is_shown_explained_put_back_and_thrown_away(
     await worker.logged("message_dead_lettered", code="UNKNOWN_SESSION_TYPE", times=2)
     discarded = await deployment.cli("redrive", "--discard", "--all", "--json")
     assert ["discarded"] == [json.loads(line)["outcome"] for line in discarded[1].splitlines()]
-    assert "0 errors" in await run(deployment, "doctor MODULE:APP", {"MODULE:APP": APP})
+    assert "errors: 0," in await run(deployment, "doctor MODULE:APP", {"MODULE:APP": APP})
+    bad = json.loads((await deployment.cli("doctor", "no_such_module:app", "--json"))[1])
+    assert ("application", "error") == tuple(bad["findings"][-1][name] for name in ("check", "level"))
     denied = await deployment.cli("redrive", "--discard")
     assert (2, True) == (denied[0], "name what to throw away" in denied[2])
 
