@@ -1,5 +1,6 @@
 """The commands of the runbook, run on a real node and an emulator: each shows why, or mends what it is there for."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from orchestrator.aws.provision import BY_DUE, table_definition
 from orchestrator.session.values import Json
-from tests.integration.deployment import APP, Deployment, Worker, start_message
+from tests.integration.deployment import APP, WAIT_SECONDS_MAX, Deployment, Worker, start_message
 
 PAGE = (Path(__file__).parents[2] / "docs" / "runbook.md").read_text()
 NO_NAMES: Final[Mapping[str, str]] = {}
@@ -106,6 +107,10 @@ async def test_each_state_is_explained_and_left_by_the_command_that_the_page_sho
     other = await deployment.start("tests.integration.events_app:app")
     assert 0 == (await deployment.cli("signal", "resume", "nudge"))[0]
     await other.logged("session_blocked", session_id="resume")
+    # It is said before it is written.
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        while "BLOCKED" != (await deployment.head("resume"))["state"]:
+            pass
     assert ["code", "timer"] == await what(deployment, other, "resume")
     assert "resume" in await run(deployment, "list --state BLOCKED")
     matching = {"SESSION_ID": "resume", "MODULE:APP": APP}
