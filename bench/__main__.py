@@ -22,6 +22,7 @@ from bench import (
     replay,
     startup,
     suspended,
+    telemetry,
     wake,
 )
 from bench.report import Figure, keep, show
@@ -37,6 +38,7 @@ FIGURES = {
     "branches": branches.measure,
     "replay": replay.measure,
     "suspended": suspended.measure,
+    "telemetry": telemetry.measure,
     "wake": wake.measure,
     "operations": operations.measure,
     "flood": flood.measure,

@@ -8,12 +8,14 @@ a session that waits for days holds none.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 from orchestrator.session import events as e
 from orchestrator.session.ending import previous_generation
+from orchestrator.session.frozen import quick
 from orchestrator.session.spending import INPUT_TOKENS, OUTPUT_TOKENS
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, SessionStatus
@@ -27,6 +29,7 @@ _NO_TRACE: Final = 4
 """Parts of a W3C `traceparent`: version, trace id, parent id, flags (W3C Trace Context, "traceparent header")."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Span:
     """One span that has ended. Ids are 16 hex digits; `links` are spans of the same trace that came before it.
@@ -40,7 +43,7 @@ class Span:
     kind: SpanKind
     started_at: datetime
     ended_at: datetime
-    attributes: dict[str, Attribute] = field(default_factory=dict)
+    attributes: dict[str, Attribute]
     error: str | None = None
     links: tuple[str, ...] = ()
 
@@ -255,6 +258,7 @@ def _code(error: ErrorRecord | None) -> str | None:
     return None if error is None else error.code
 
 
+@lru_cache(maxsize=4_096)
 def _id_of(text: str) -> str:
     # All zeros is no span id; no text is known to come to that.
     return hashlib.sha256(text.encode()).hexdigest()[:16]

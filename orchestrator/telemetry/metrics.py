@@ -1,14 +1,14 @@
 """The metrics of a node, by OpenTelemetry. Names, units and attributes are those of `docs/telemetry.md`.
 
-Counters are summed here and read when they are exported: adding to one costs a tenth of what a synchronous instrument
-takes, and a session counts a dozen times.
+All are summed here and read when they are exported: adding to one costs a tenth of what a synchronous instrument takes,
+and a session counts a dozen times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
@@ -16,11 +16,9 @@ from orchestrator.session import events as e
 from orchestrator.session.spending import COST, INPUT_TOKENS, OUTPUT_TOKENS, number_of
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, Phase
+from orchestrator.telemetry.histograms import Labels, Spread
 from orchestrator.telemetry.port import GAUGES
 
-Labels: TypeAlias = tuple[tuple[str, str], ...]
-SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 86_400)
-"""Upper bounds of the histograms of durations: from one write to a day."""
 TOKENS: Final = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 67_108_864)
 """Those of tokens, as the semantic conventions want them ("Generative AI", metrics, `gen_ai.client.token.usage`)."""
 BATCHES: Final = (1, 2, 4, 8, 12, 16, 20, 25)
@@ -56,24 +54,6 @@ class _Gauge:
         return () if self._value is None else (Observation(self._value),)
 
 
-class _Histogram:
-    """How values are spread, for each set of labels."""
-
-    def __init__(
-        self, meter: Meter, name: str, unit: str, description: str, bounds: tuple[float, ...] = SECONDS
-    ) -> None:
-        self._instrument = meter.create_histogram(
-            name, unit=unit, description=description, explicit_bucket_boundaries_advisory=bounds
-        )
-        self._attributes: dict[Labels, Mapping[str, str]] = {}
-
-    def record(self, value: float, labels: Labels = _NONE) -> None:
-        attributes = self._attributes.get(labels)
-        if attributes is None:
-            attributes = self._attributes[labels] = dict(labels)
-        self._instrument.record(value, attributes)
-
-
 class Metrics:
     """All instruments of a node."""
 
@@ -101,25 +81,27 @@ class Metrics:
         self.throttles = _Counter(meter, "orchestrator.aws.throttles", "{request}", "Requests that AWS turned away")
         self.cost = _Counter(meter, "orchestrator.agent.cost", "1", "Cost that agents reported")
         self.nodes = _Counter(meter, "orchestrator.nodes.started", "{node}", "Nodes that came up")
-        self.session_seconds = _Histogram(
-            meter, "orchestrator.sessions.duration", "s", "From a session's acceptance to its end"
+        self.session_seconds = Spread("orchestrator.sessions.duration", "s", "From a session's acceptance to its end")
+        self.accept_seconds = Spread(
+            "orchestrator.accept.duration", "s", "From a message's receipt until it is durable"
         )
-        self.accept_seconds = _Histogram(
-            meter, "orchestrator.accept.duration", "s", "From a message's receipt until it is durable"
+        self.queue_seconds = Spread("orchestrator.queue.time", "s", "Time of a message in the queue")
+        self.operation_seconds = Spread(
+            "orchestrator.operation.duration", "s", "From an operation's beginning to its outcome"
         )
-        self.queue_seconds = _Histogram(meter, "orchestrator.queue.time", "s", "Time of a message in the queue")
-        self.operation_seconds = _Histogram(
-            meter, "orchestrator.operation.duration", "s", "From an operation's beginning to its outcome"
+        self.agent_seconds = Spread("orchestrator.agent.duration", "s", "One attempt at an agent run")
+        self.tokens = Spread("gen_ai.client.token.usage", "{token}", "Tokens of an agent run", TOKENS)
+        self.append_seconds = Spread(
+            "orchestrator.journal.append.duration", "s", "One request that writes to the table"
         )
-        self.agent_seconds = _Histogram(meter, "orchestrator.agent.duration", "s", "One attempt at an agent run")
-        self.tokens = _Histogram(meter, "gen_ai.client.token.usage", "{token}", "Tokens of an agent run", TOKENS)
-        self.append_seconds = _Histogram(
-            meter, "orchestrator.journal.append.duration", "s", "One request that writes to the table"
+        self.append_items = Spread(
+            "orchestrator.journal.append.batch_size", "{item}", "Writes that one request carries", BATCHES
         )
-        self.append_items = _Histogram(
-            meter, "orchestrator.journal.append.batch_size", "{item}", "Writes that one request carries", BATCHES
+        self.loop_seconds = Spread("orchestrator.event_loop.lag", "s", "How late the event loop ran")
+        self.spreads = (
+            *(self.session_seconds, self.accept_seconds, self.queue_seconds, self.operation_seconds),
+            *(self.agent_seconds, self.tokens, self.append_seconds, self.append_items, self.loop_seconds),
         )
-        self.loop_seconds = _Histogram(meter, "orchestrator.event_loop.lag", "s", "How late the event loop ran")
         self.gauges = {name: _Gauge(meter, name, unit, says) for name, (unit, says) in GAUGES.items()}
 
     def observe(self, name: str, unit: str, description: str, read: Callable[[], Mapping[Labels, float]]) -> None:

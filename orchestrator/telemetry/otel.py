@@ -10,10 +10,10 @@ import asyncio
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, cast
 
 import requests
 from opentelemetry import metrics, trace
@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import SpanKind
 
 from actors import Clock
 from orchestrator.session import events as e
@@ -43,9 +43,11 @@ from orchestrator.session.tracing import (
 )
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.telemetry.context import trace_context
-from orchestrator.telemetry.metrics import Labels, Metrics
+from orchestrator.telemetry.histograms import Labels, Spread, WithHistograms
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.port import Telemetry
 from orchestrator.telemetry.wanted import METRICS, TRACES, endpoint_of
+from orchestrator.telemetry.wire import SessionSpanExporter, Told
 
 SCOPE: Final = "session-orchestrator"
 FLUSH_SECONDS_MAX: Final = 5.0
@@ -55,8 +57,6 @@ SDK's pause between two exports (OpenTelemetry, `OTEL_BSP_SCHEDULE_DELAY`)."""
 UNDELIVERED_MAX: Final = 10_000
 TRIED_WITHIN: Final = timedelta(minutes=10)
 """So long after its time a notice counts as one that this node is to try again."""
-_KINDS: Final = {"consumer": SpanKind.CONSUMER, "internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
-_FINE: Final = Status(StatusCode.UNSET)
 
 
 class OtelTelemetry(Telemetry):
@@ -67,13 +67,12 @@ class OtelTelemetry(Telemetry):
     def __init__(
         self, tracers: TracerProvider, spans: SpanProcessor | None, meters: MeterProvider, clock: Clock
     ) -> None:
-        """`spans` takes those of sessions; `None` where only metrics are wanted."""
+        """`spans` takes those of sessions, as `Told`; `None` where only metrics are wanted."""
         self._tracers = tracers
         self._spans = spans
         self._meters = meters
         self._metrics = Metrics(meters.get_meter(SCOPE))
         self._clock = clock
-        self._scope = InstrumentationScope(SCOPE)
         self._began: dict[str, dict[str, datetime]] = {}
         self._live: dict[str, tuple[str, str]] = {}
         self._undelivered: dict[str, tuple[datetime, datetime]] = {}
@@ -84,6 +83,11 @@ class OtelTelemetry(Telemetry):
             "orchestrator.outbox.age", "s", "Age of the oldest notification that was not taken", self._outbox_age
         )
         self._metrics.nodes.add()
+
+    @property
+    def spreads(self) -> Sequence[Spread]:
+        """The histograms, for whoever exports them."""
+        return self._metrics.spreads
 
     @property
     def sessions_noted(self) -> int:
@@ -194,6 +198,8 @@ class OtelTelemetry(Telemetry):
 
         def export() -> None:
             # One after the other: where nobody takes them, both would time out.
+            if self._spans is not None:
+                self._spans.force_flush()
             self._tracers.force_flush(int(FLUSH_SECONDS_MAX * 1_000))
             self._meters.force_flush(FLUSH_SECONDS_MAX * 1_000)
             # Whoever waited may have given up, and its loop may be closed.
@@ -229,28 +235,8 @@ class OtelTelemetry(Telemetry):
 
     def _export(self, state: SessionState, span: Span) -> None:
         assert self._spans is not None, "asked for where spans are wanted"
-        trace_id = int((state.started.trace or "").split("-")[1], 16)
-
-        def context(span_id: str) -> SpanContext:
-            return SpanContext(trace_id, int(span_id, 16), is_remote=False, trace_flags=SAMPLED)
-
-        ended = ReadableSpan(
-            name=span.name,
-            context=context(span.span_id),
-            parent=None if span.parent_id is None else context(span.parent_id),
-            resource=self._tracers.resource,
-            attributes=span.attributes if span.error is None else {**span.attributes, "error.type": span.error},
-            links=tuple(Link(context(link)) for link in span.links),
-            kind=_KINDS[span.kind],
-            status=_FINE if span.error is None else Status(StatusCode.ERROR, span.error),
-            start_time=_nanos(span.started_at),
-            end_time=_nanos(span.ended_at),
-            instrumentation_scope=self._scope,
-        )
-        self._spans.on_end(ended)
-
-
-SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+        told = Told((state.started.trace or "").split("-")[1], span)
+        self._spans.on_end(cast("ReadableSpan", told))
 
 
 def open_telemetry(
@@ -273,23 +259,21 @@ def open_telemetry(
     tracers = TracerProvider(resource=resource, id_generator=AwsXRayIdGenerator(), shutdown_on_exit=False)
     spans: SpanProcessor | None = None
     if traces_to:
-        spans = BatchSpanProcessor(OTLPSpanExporter(session=session_for(traces_to)))
-        tracers.add_span_processor(spans)
+        signed = session_for(traces_to)
+        spans = BatchSpanProcessor(SessionSpanExporter(resource, SCOPE, session=signed))
+        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=signed)))
     readers: list[MetricReader] = []
+    histograms: WithHistograms | None = None
     if metrics_to:
-        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(session=session_for(metrics_to))))
+        exporter = OTLPMetricExporter(session=session_for(metrics_to))
+        histograms = WithHistograms(exporter, resource, InstrumentationScope(SCOPE))
+        readers.append(PeriodicExportingMetricReader(histograms))
     meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
     # What agents and steps trace and measure by the API goes the same way, unless they chose another one.
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         trace.set_tracer_provider(tracers)
         metrics.set_meter_provider(meters)
-    return OtelTelemetry(tracers, spans, meters, clock)
-
-
-def _nanos(instant: datetime) -> int:
-    # Not by `timestamp()`: a float of today's seconds has no room for nanoseconds, and rounds milliseconds.
-    return (instant - _EPOCH) // _MICROSECOND * 1_000
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+    telemetry = OtelTelemetry(tracers, spans, meters, clock)
+    if histograms is not None:
+        histograms.spreads = telemetry.spreads
+    return telemetry

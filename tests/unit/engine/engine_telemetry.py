@@ -3,51 +3,77 @@
 To change it: the product's own telemetry on the SDK's exporters in memory, and nothing in their place.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from engine_world import World
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, NumberDataPoint
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler
 
+from orchestrator.telemetry.histograms import Labels
 from orchestrator.telemetry.otel import OtelTelemetry
+from orchestrator.telemetry.wire import Told, span_of
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A span: its name, how long it took, what it came from."""
+    """A span. `parent` is the name of its parent, or its id where that was not exported; instants in seconds."""
 
     name: str
     parent: str | None
-    seconds: float
     error: str | None
-    span: ReadableSpan
+    attributes: Mapping[str, object]
+    started_at: float
+    ended_at: float
+    span_id: str
+    trace_id: str
+    links: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended_at - self.started_at
+
+
+class Kept(SpanProcessor):
+    """Keeps the spans of sessions as a collector would get them."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Keep what the wire would carry."""
+        self.spans.append(span_of(cast("Told", span)))
 
 
 class Watched(World):
-    """A world whose nodes all tell one exporter. `reader` is asked for metrics, `exporter` for spans."""
+    """A world whose nodes all tell the same. `reader` is asked for metrics, `tracer` begins spans as an agent would."""
 
     def __init__(self, *, sampler: Sampler | None = None, tenant_limit: int = 0) -> None:
         super().__init__(tenant_limit=tenant_limit)
-        self.exporter = InMemorySpanExporter()
+        self.of_sessions, self.of_users = Kept(), InMemorySpanExporter()
         self.reader = InMemoryMetricReader()
         # The SDK's default, whatever the environment of the tests says.
         tracers = TracerProvider(sampler=sampler or ParentBased(ALWAYS_ON), shutdown_on_exit=False)
-        processor = SimpleSpanProcessor(self.exporter)
-        tracers.add_span_processor(processor)
+        tracers.add_span_processor(SimpleSpanProcessor(self.of_users))
         self.tracer = tracers.get_tracer("agent")
         meters = MeterProvider([self.reader], shutdown_on_exit=False)
-        self.telemetry = self.kept = OtelTelemetry(tracers, processor, meters, self.clock)
+        self.telemetry = self.kept = OtelTelemetry(tracers, self.of_sessions, meters, self.clock)
 
     def spans(self) -> list[Seen]:
-        """Return all spans in the order of their ends; a parent that was not exported shows as its id."""
-        finished = self.exporter.get_finished_spans()
-        names = {span.context.span_id: span.name for span in finished if span.context is not None}
-        return [_seen(span, names) for span in finished]
+        """Return the sessions' spans, in the order of their ends, and then those that steps and agents began."""
+        wired = [*self.of_sessions.spans]
+        for batch in encode_spans(self.of_users.get_finished_spans()).resource_spans:
+            wired += [span for scope in batch.scope_spans for span in scope.spans]
+        names = {span.span_id: span.name for span in wired}
+        return [_seen(span, names) for span in wired]
 
     def tree(self) -> list[tuple[str, str | None]]:
         """Return each span with its parent, sorted."""
@@ -62,10 +88,10 @@ class Watched(World):
         """Return how many sessions the telemetry still knows something of."""
         return self.kept.sessions_noted
 
-    def metric(self, name: str) -> dict[tuple[tuple[str, object], ...], float]:
+    def metric(self, name: str) -> dict[Labels, float]:
         """Return a metric's values by labels: a sum, a gauge, or how many values a histogram holds."""
         return {
-            tuple(sorted((point.attributes or {}).items())): point.count
+            tuple(sorted((each, str(said)) for each, said in (point.attributes or {}).items())): point.count
             if isinstance(point, HistogramDataPoint)
             else point.value
             for point in self._points(name)
@@ -77,21 +103,36 @@ class Watched(World):
         return sum(point.sum for point in self._points(name) if isinstance(point, HistogramDataPoint))
 
     def _points(self, name: str) -> Iterable[object]:
+        for metric in self._metrics():
+            if metric.name == name:
+                yield from metric.data.data_points
+
+    def _metrics(self) -> Iterable[Metric]:
         data = self.reader.get_metrics_data()
         for resource in [] if data is None else data.resource_metrics:
             for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    if metric.name == name:
-                        yield from metric.data.data_points
+                yield from scope.metrics
+        for spread in self.kept.spreads:
+            metric = spread.metric(0, 1)
+            if metric is not None:
+                yield metric
 
 
 def trace_ids(spans: Iterable[Seen]) -> set[str]:
     """Return the traces that spans belong to."""
-    return {f"{seen.span.context.trace_id:032x}" for seen in spans if seen.span.context is not None}
+    return {seen.trace_id for seen in spans}
 
 
-def _seen(span: ReadableSpan, names: dict[int, str]) -> Seen:
-    parent = None if span.parent is None else names.get(span.parent.span_id, f"{span.parent.span_id:016x}")
-    took = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
-    error = (span.attributes or {}).get("error.type")
-    return Seen(span.name, parent, took, None if error is None else str(error), span)
+def _seen(span: Span, names: dict[bytes, str]) -> Seen:
+    said = {each.key: getattr(each.value, str(each.value.WhichOneof("value"))) for each in span.attributes}
+    return Seen(
+        name=span.name,
+        parent=names.get(span.parent_span_id, span.parent_span_id.hex()) if span.parent_span_id else None,
+        error=span.status.message or None,
+        attributes=said,
+        started_at=span.start_time_unix_nano / 1e9,
+        ended_at=span.end_time_unix_nano / 1e9,
+        span_id=span.span_id.hex(),
+        trace_id=span.trace_id.hex(),
+        links=tuple(names.get(link.span_id, "?") for link in span.links),
+    )
