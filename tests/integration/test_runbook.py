@@ -114,6 +114,9 @@ async def test_each_state_is_explained_and_left_by_the_command_that_the_page_sho
     assert ["code", "timer"] == await what(deployment, other, "resume")
     assert "resume" in await run(deployment, "list --state BLOCKED")
     matching = {"SESSION_ID": "resume", "MODULE:APP": APP}
+    # Within a second, and not when the half minute is over.
+    await run(deployment, "resume SESSION_ID", {"SESSION_ID": "resume"})
+    await other.logged("session_blocked", session_id="resume", times=2)
     assert "matches" in await run(deployment, "replay SESSION_ID MODULE:APP", matching)
 
 

@@ -460,18 +460,19 @@ async def test_a_session_that_does_not_match_its_code_says_what_mends_it() -> No
     )
     assert "Its handler does not match its journal: deploy code that matches, and it goes on by itself." in wait.says
     assert wait.says.endswith("It is tried again at 2026-01-01T13:00:30.000Z, and when a node starts.")
-    assert ("orchestrator replay s MODULE:APP", "orchestrator cancel s") == wait.commands
+    assert ("orchestrator replay s MODULE:APP", "orchestrator resume s", "orchestrator cancel s") == wait.commands
 
 
 @pytest.mark.parametrize(
     ("code", "mends", "command"),
     [
-        ("UNREADABLE_EVENT", "run the version that wrote it", "orchestrator cancel s"),
+        ("UNREADABLE_EVENT", "run the version that wrote it", "orchestrator resume s"),
+        ("PAYLOAD_KEY_REFUSED", "mend what `orchestrator doctor` finds", "orchestrator doctor"),
         ("UNKNOWN_SESSION_TYPE", "No node declares its type", "orchestrator replay s MODULE:APP"),
         ("UNKNOWN_CHANGE", "older than the session", "orchestrator replay s MODULE:APP"),
-        ("ARTIFACT_MISSING", "restore the object", "orchestrator cancel s"),
+        ("ARTIFACT_MISSING", "restore the object", "orchestrator resume s"),
         ("AWS_REFUSED", "mend what `orchestrator doctor` finds", "orchestrator doctor"),
-        ("SOMETHING_NEW", "It is tried again by itself", "orchestrator cancel s"),
+        ("SOMETHING_NEW", "It is tried again by itself", "orchestrator resume s"),
     ],
 )
 async def test_every_reason_to_be_blocked_has_what_mends_it(code: str, mends: str, command: str) -> None:
