@@ -133,6 +133,7 @@ async def test_a_node_that_is_no_more_is_named_with_who_takes_over(mark: str, sa
             await nodes.declare_dead("node-1", at=NOON, beat=None)
         told = await explained(world, nodes=nodes, beats=False if mark == "still" else None)
         assert says == told.sentences[1]
+        assert [("takeover", None)] == [(wait.what, wait.node) for wait in told.waits_for]
         gate.open()
 
 
