@@ -5,9 +5,9 @@ HEALTHY_BUSY exactly while a background task runs. A check reports what is, neve
 
 from __future__ import annotations
 
-import faulthandler
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,11 +105,17 @@ class LoopWatch:
             late = self._clock.monotonic() - self._ticked_at
             if late > self._limit:
                 # Whoever reads this at night wants to know which line holds the loop.
-                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                _print_stacks()
                 self._on_stalled(
                     f"the loop stood still for {late:.1f} s: frozen, or blocked by code (see the traceback)"
                 )
                 return
+
+
+def _print_stacks() -> None:
+    # Not by `faulthandler`, which writes past the stream to its descriptor, and would wait there for whoever reads it.
+    for thread, frame in sys._current_frames().items():
+        sys.stderr.write(f"thread {thread:#x}:\n{''.join(traceback.format_stack(frame))}\n")
 
 
 class Health:

@@ -80,6 +80,8 @@ if TYPE_CHECKING:
 COLLECTOR_THRESHOLDS: Final = (50_000, 5, 2)
 """Seldom, for sessions leave no cycles; what handlers and agents leave is found after half a million objects."""
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
+LEAVE_SECONDS_MAX: Final = 2.0
+"""How long who insists on the end waits for a node to take its leave: of the table, and of a collector of spans."""
 
 Listen: TypeAlias = Callable[[HttpPorts], AbstractAsyncContextManager[str]]
 """Opens the HTTP endpoints for as long as a block lasts, which gets their address (`host:port`)."""
@@ -191,7 +193,7 @@ class Node:
                 scheduling.cancel()
                 watching.cancel()
                 await asyncio.wait({rescuing, scheduling, watching})
-                async with stop.unless_insisted():
+                async with stop.unless_insisted(grace=LEAVE_SECONDS_MAX):
                     await self.rescuer.leave()
                     await self.telemetry.flush()
                 log.info("node_stopped", node=self.http.node_id, stuck=list(stuck))

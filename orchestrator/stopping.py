@@ -50,18 +50,19 @@ class Stop:
         """Return a block that is left as soon as it is asked to stop before `started` was called."""
         return Block(self._starting, is_due=self.asked.is_set() and not self._has_started)
 
-    def unless_insisted(self) -> Block:
-        """Return a block that is left as soon as somebody insists."""
-        return Block(self._patient, is_due=self._is_insisted)
+    def unless_insisted(self, *, grace: float = 0.0) -> Block:
+        """Return a block that is left as soon as somebody insists, or some seconds later."""
+        return Block(self._patient, is_due=self._is_insisted, grace=grace)
 
 
 class Block:
     """A block of code (`async with`) that can be left from outside; what stands after it goes on."""
 
-    def __init__(self, among: set[Block], *, is_due: bool) -> None:
-        """Be among those while it runs; one that is due is left at once."""
+    def __init__(self, among: set[Block], *, is_due: bool, grace: float = 0.0) -> None:
+        """Be among those while it runs. One that is told to be left, or is due from the start, has the grace to end."""
         self._among = among
         self._is_due = is_due
+        self._grace = grace
         # A timeout without a time cancels when it is told to, and tells that cancellation apart from any other.
         self._timeout = asyncio.timeout(None)
 
@@ -84,8 +85,8 @@ class Block:
         return False
 
     def leave(self) -> None:
-        """Cancel the block, wherever it waits."""
-        self._timeout.reschedule(asyncio.get_running_loop().time())
+        """Cancel the block, wherever it waits, after its grace."""
+        self._timeout.reschedule(asyncio.get_running_loop().time() + self._grace)
 
 
 @asynccontextmanager
@@ -102,3 +103,5 @@ async def stop_signals() -> AsyncIterator[Stop]:
     finally:
         for each in SIGNALS:
             loop.remove_signal_handler(each)
+        # What is left takes a moment, and must not turn an end in order into a failure.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -81,7 +81,10 @@ def run(work: Awaitable[T], *, new_loop: NewLoop = uvloop.new_event_loop) -> T:
 
 
 def leave() -> None:
-    """End the process without waiting for the threads of sync steps: one that never returns would hold it for ever."""
+    """End the process without waiting for any thread: one that never returns would hold it for ever.
+
+    To be called in the event loop, whose end waits for the threads of `asyncio.to_thread`.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(Exit.DONE)

@@ -48,9 +48,9 @@ def serve_command(target: str | None) -> None:
     async def run() -> None:
         async with stop_signals() as stop:
             await serve(app, settings, stop=stop)
+        leave()
 
     run_to_end(run())
-    leave()
 
 
 @click.command("dev")
@@ -68,7 +68,6 @@ def dev_command(target: str, emulator_port: int | None) -> None:
         settings = settings.model_copy(update={"host": "127.0.0.1"})
     port = emulator_port or _loopback_port(os.environ.get("AWS_ENDPOINT_URL")) or EMULATOR_PORT
     run_to_end(_develop(app, settings, port))
-    leave()
 
 
 async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
@@ -91,6 +90,7 @@ async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
             tell(f"  orchestrator submit {types[0]} --input '{example}' --wait")
 
         await serve(app, settings, stop=stop, on_ready=show)
+    leave()
 
 
 def _warn_of_misspelt() -> None:

@@ -8,9 +8,11 @@ from typing import Final
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.aws.aws_xray_propagator import TRACE_HEADER_KEY, AwsXRayPropagator
+from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 TRACEPARENT: Final = "traceparent"
+_NOTHING: Final = Context()
 _W3C: Final = TraceContextTextMapPropagator()
 _XRAY: Final = AwsXRayPropagator()
 
@@ -31,8 +33,11 @@ def trace_parent(*, xray_header: str | None, attributes: Mapping[str, str]) -> s
 
 
 def trace_context(traceparent: str) -> Context:
-    """Return the context in which new spans are children of that one."""
-    return _W3C.extract({TRACEPARENT: traceparent}, Context())
+    """Return the context in which new spans are children of that one, whose `traceparent` is well-formed: our own."""
+    # Not by the propagator, which checks each part by a pattern: this is done for every step.
+    _, trace_id, span_id, flags = traceparent.split("-")
+    parent = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+    return trace.set_span_in_context(trace.NonRecordingSpan(parent), _NOTHING)
 
 
 def trace_headers() -> dict[str, str]:

@@ -99,11 +99,16 @@ class WithHistograms(MetricExporter):
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object) -> MetricExportResult:
         """Export both; see `MetricExporter.export`."""
         found = [spread.metric(self._since, time.time_ns()) for spread in self.spreads]
-        ours = ResourceMetrics(
-            self._resource, [ScopeMetrics(self._scope, [each for each in found if each is not None], "")], ""
-        )
-        whole = replace(metrics_data, resource_metrics=[*metrics_data.resource_metrics, ours])
-        return self._exporter.export(whole, timeout_millis, **kwargs)
+        ours = [each for each in found if each is not None]
+        return self._exporter.export(self._joined(metrics_data, ours), timeout_millis, **kwargs)
+
+    def _joined(self, data: MetricsData, ours: Sequence[Metric]) -> MetricsData:
+        """Return both, ours in the SDK's own scope: of two of one name, its encoder would keep the last."""
+        scopes = [scope for each in data.resource_metrics for scope in each.scope_metrics]
+        others = [scope for scope in scopes if scope.scope.name != self._scope.name]
+        theirs = [metric for scope in scopes if scope.scope.name == self._scope.name for metric in scope.metrics]
+        own = ScopeMetrics(self._scope, [*theirs, *ours], "")
+        return replace(data, resource_metrics=[ResourceMetrics(self._resource, [*others, own], "")])
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """See `MetricExporter.force_flush`."""

@@ -190,7 +190,8 @@ class OtelTelemetry(Telemetry):
 
     def measured(self, name: str, value: float) -> None:
         """See `Telemetry.measured`."""
-        self._metrics.gauges[name].set(value)
+        # A truth value is a number to mypy, but protobuf refuses it, and with it all that is exported at once.
+        self._metrics.gauges[name].set(float(value))
 
     async def flush(self) -> None:
         """See `Telemetry.flush`."""

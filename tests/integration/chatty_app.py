@@ -1,5 +1,7 @@
-"""An application that prints a lot, and wants to write a file."""
+"""An application that prints a lot, wants to write a file, and has a thread that never returns."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 from orchestrator import Orchestrator, SessionContext
@@ -32,3 +34,12 @@ async def chatty(ctx: SessionContext, topic: str) -> int:
 @app.session("writes")
 async def writes(ctx: SessionContext, file: str) -> str:
     return await ctx.step("write", write, file)
+
+
+async def wait_in_a_thread() -> None:
+    await asyncio.to_thread(threading.Event().wait)
+
+
+@app.session("waits")
+async def waits(ctx: SessionContext) -> None:
+    await ctx.step("wait", wait_in_a_thread)

@@ -54,9 +54,12 @@ async def test_a_node_that_is_told_to_stop_while_it_starts_ends_at_once_and_well
 
 
 async def test_a_node_that_is_told_twice_to_stop_hands_over_what_it_works_on(deployment: Deployment) -> None:
-    """The first time it gives its sessions a minute, the second time none; a third changes nothing."""
-    worker = await deployment.start(ORCHESTRATOR_DRAIN_SECONDS="60")
-    await deployment.send(start_message("never-returns", session_id="long"))
+    """The first time it gives its sessions a minute, the second time none, a third changes nothing.
+
+    And it ends, though a thread of theirs does not.
+    """
+    worker = await deployment.start(CHATTY, ORCHESTRATOR_DRAIN_SECONDS="60")
+    await deployment.send(start_message("waits", session_id="long"))
     await worker.logged("session_accepted", session_id="long")
     worker.signal(signal.SIGTERM)
     await worker.logged("node_draining")
@@ -66,6 +69,8 @@ async def test_a_node_that_is_told_twice_to_stop_hands_over_what_it_works_on(dep
     assert 0 == await worker.ended()
     head = await deployment.head("long")
     assert ("RUNNING", False) == (head["state"], "owner" in head)
+    # It took its leave, so that nobody waits for its beat.
+    assert '"declared_dead_at"' in await deployment.everything()
 
 
 @LINUX

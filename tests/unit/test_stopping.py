@@ -43,6 +43,20 @@ async def test_the_second_word_leaves_what_the_first_one_let_end() -> None:
     assert [True, True] == left
 
 
+async def test_a_block_with_a_grace_may_end_by_itself() -> None:
+    """To take leave takes a moment, which even who insists can spare; but no longer."""
+    stop, reached = Stop(), list[str]()
+    stop.tell()
+    stop.tell()
+    async with stop.unless_insisted(grace=60.0):
+        await asyncio.sleep(0)
+        reached.append("took its leave")
+    async with stop.unless_insisted(grace=0.01):
+        await asyncio.Event().wait()
+        reached.append("never")
+    assert ["took its leave"] == reached
+
+
 async def test_a_block_lets_through_what_ends_it_otherwise() -> None:
     """A timeout of its own, an error, a cancellation of the task."""
     stop = Stop()

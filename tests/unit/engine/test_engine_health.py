@@ -1,8 +1,13 @@
 """What a node says of its health: busy, unreachable, stalled, given up; each for as long as it is so, and no longer."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import io
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+
+import pytest
 
 from actors import ActorContext, ActorSystem, BusySignal, Directive, Failure, ManualClock, settle
 from orchestrator.health import STALL_MEMORY_SECONDS, STALL_SECONDS_MAX, TICK_SECONDS, Health, HealthStatus, LoopWatch
@@ -105,3 +110,25 @@ async def _running(watch: LoopWatch) -> AsyncIterator[None]:
             yield
         finally:
             task.cancel()
+
+
+def test_a_loop_that_stands_still_is_told_where_as_the_process_prints_everything_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Past the stream, to its descriptor, it would wait for a reader, and the node with it."""
+    printed, reasons, clock = io.StringIO(), list[str](), ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(sys, "stderr", printed)
+    guards = list[Callable[[], None]]()
+    watch = LoopWatch(clock, stall_seconds_max=1.0, on_stalled=reasons.append, guard=guards.append)
+
+    async def blocked() -> None:
+        ticking = asyncio.ensure_future(watch.run())
+        await settle()
+        clock.advance(2.0)
+        # The loop gets no turn meanwhile.
+        guards[0]()
+        ticking.cancel()
+
+    asyncio.run(blocked())
+    assert ["the loop stood still for 2.0 s: frozen, or blocked by code (see the traceback)"] == reasons
+    assert "in blocked\n    guards[0]()" in printed.getvalue()
