@@ -122,12 +122,13 @@ def seqs_of(body: dict[str, Json]) -> list[Json]:
 
 
 async def test_why_a_session_does_not_go_on_is_answered_in_words() -> None:
-    """With what this node sees of it, which is nothing of another node's; 404 where nobody knows it."""
+    """With what this node sees of it, which is nothing of a session elsewhere; 404 where nobody knows it."""
     async with stage() as node:
         await node.has("s", step(1))
         status, told = await node.ask("GET", "/sessions/s/why")
         assert (200, "RUNNING", "node-2", None) == (status, *(told[name] for name in ("state", "node", "under_way")))
         waits = told["waits_for"]
         assert isinstance(waits, list)
-        assert ["handler"] == [wait["what"] for wait in waits if isinstance(wait, dict)]
+        # Its node stands in no registry here.
+        assert ["takeover"] == [wait["what"] for wait in waits if isinstance(wait, dict)]
         assert (404, "UNKNOWN_SESSION") == await node.code("GET", "/sessions/nobody/why")
