@@ -64,7 +64,7 @@ async def test_each_state_is_explained_and_left_by_the_command_that_the_page_sho
     await deployment.send(start_message("never-returns", session_id="code"))
     for name, _, _ in waiting:
         await worker.logged("session_suspended", session_id=name)
-    assert 0 == (await deployment.cli("pause", "resume", "--reason", "look at this first"))[0]
+    await deployment.ask(worker, "POST", "/sessions/resume/pause", {"reason": "look at this first"})
     await worker.logged("session_paused", session_id="resume")
 
     # What hangs is found by its node, and named.
