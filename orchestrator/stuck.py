@@ -157,8 +157,9 @@ class StuckWatch:
                 yield Quiet(session_id, state.started.session_type, state.epoch, sight.quiet_since(now), operations)
 
     def _hangs(self, quiet: Quiet, now: datetime) -> bool:
+        # Never sooner than the least time: what took less than its share of that is never looked at, nor learned.
         usual = self._usual.seconds(quiet.kinds, self._seconds_min)
-        return (now - quiet.since).total_seconds() >= max(self._seconds_min, self._factor * usual)
+        return (now - quiet.since).total_seconds() >= self._factor * usual
 
     def _found(self, quiet: Quiet, now: datetime) -> None:
         self.stuck[quiet.session_id] = quiet

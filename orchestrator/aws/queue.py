@@ -179,7 +179,6 @@ class _Received(BaseModel):
 
 
 def _message(wire: _Message) -> QueueMessage:
-    sent = wire.system.get("SentTimestamp")
     return QueueMessage(
         message_id=wire.message_id,
         receipt=wire.receipt,
@@ -187,8 +186,16 @@ def _message(wire: _Message) -> QueueMessage:
         receive_count=int(wire.system.get("ApproximateReceiveCount", "1")),
         trace_header=wire.system.get("AWSTraceHeader"),
         group=wire.system.get("MessageGroupId"),
-        sent_at=None if sent is None else datetime.fromtimestamp(int(sent) / 1_000, UTC),
+        sent_at=_instant(wire.system.get("SentTimestamp")),
         attributes={
             name: value.string_value for name, value in wire.attributes.items() if value.string_value is not None
         },
     )
+
+
+def _instant(millis: str | None) -> datetime | None:
+    """Return the instant; `None` where none was told, or what is none."""
+    try:
+        return None if millis is None else datetime.fromtimestamp(int(millis) / 1_000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

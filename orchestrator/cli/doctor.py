@@ -12,7 +12,7 @@ from orchestrator.cli.loading import load_app
 from orchestrator.cli.output import Exit, as_json, print_json, tell
 from orchestrator.cli.process import run, settings_of_process
 from orchestrator.cluster.dynamodb import DynamoDBNodes
-from orchestrator.doctor import Finding, Level
+from orchestrator.doctor import Finding, Level, error, well
 from orchestrator.doctor.examination import examine
 from orchestrator.session.values import Json
 
@@ -43,16 +43,27 @@ def doctor_command(target: str | None, json_output: bool) -> None:
 
     run(examined())
     if target is not None:
-        types = ", ".join(each.name for each in load_app(target).session_types) or "none"
-        note(Finding("application", Level.OK, f"{target} can be imported; session types: {types}"))
+        note(_of_application(target))
     counts = {level: sum(each.level is level for each in findings) for level in Level}
     if json_output:
         views: list[Json] = [each.view for each in findings]
         print_json({"is_well": not counts[Level.ERROR], "findings": views})
     else:
-        tell(f"{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings, {counts[Level.OK]} as they should be")
+        wrong = f"errors: {counts[Level.ERROR]}, warnings: {counts[Level.WARNING]}"
+        tell(f"{wrong}, as it should be: {counts[Level.OK]}")
     if counts[Level.ERROR]:
         raise SystemExit(int(Exit.FAILED))
+
+
+def _of_application(target: str) -> Finding:
+    try:
+        types = ", ".join(each.name for each in load_app(target).session_types) or "none"
+    except SystemExit:
+        return error("application", f"{target} cannot be loaded", "standard error says why; nodes do not start")
+    except Exception as failed:
+        # User code: whatever its import raises keeps nodes from starting.
+        return error("application", f"{target}: {type(failed).__name__}: {failed}"[:300], "nodes do not start")
+    return well("application", f"{target} can be imported; session types: {types}")
 
 
 def _show(finding: Finding) -> None:

@@ -71,6 +71,15 @@ class Facts:
     place: Place | None = None
     children: Mapping[str, Facts | None] = field(default_factory=dict)
 
+    @property
+    def node(self) -> str | None:
+        """The node that has the session, unless it is known to be gone: then another one will have it."""
+        owner = self.owner
+        if owner is None:
+            return self.head.owner
+        is_gone = owner.record is None or owner.record.declared_dead_at is not None or owner.beats is False
+        return None if is_gone else owner.node_id
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:

@@ -28,8 +28,11 @@ _MENDING: Final = {
     "ARTIFACT_MISSING": "A payload is not in the bucket: restore the object, and it goes on by itself.",
     "ARTIFACT_ALTERED": "A payload in the bucket was changed: restore the object, and it goes on by itself.",
     "AWS_REFUSED": "AWS refuses us: mend what `orchestrator doctor` finds, and it goes on by itself.",
+    "PAYLOAD_KEY_REFUSED": "KMS refuses us the key: mend what `orchestrator doctor` finds, and it goes on by itself.",
+    "CIPHERTEXT_ALTERED": "An encrypted payload was changed: restore it from a backup, and it goes on by itself.",
 }
 """Error code → what mends a session that is blocked by it."""
+_REFUSALS: Final = frozenset({"AWS_REFUSED", "PAYLOAD_KEY_REFUSED"})
 _REPLAYED: Final = frozenset({"NON_DETERMINISM", "UNKNOWN_CHANGE", "UNKNOWN_SESSION_TYPE"})
 
 
@@ -131,9 +134,10 @@ def _blocked(facts: Facts) -> Wait:
     until = head.wake_at
     again = "" if until is None else f" It is tried again at {format_instant(until)}, and when a node starts."
     says = f"It is blocked {for_how_long(head.updated_at, facts.now)} by {error}. {mending}{again}"
-    commands: tuple[str, ...] = (f"orchestrator cancel {head.session_id}",)
-    if code == "AWS_REFUSED":
-        commands = ("orchestrator doctor",)
+    # Whatever it is told, a node looks at it then: one that is not paused is only tried again by that.
+    commands = tuple(f"orchestrator {word} {head.session_id}" for word in ("resume", "cancel"))
+    if code in _REFUSALS:
+        commands = ("orchestrator doctor", *commands)
     elif code in _REPLAYED:
         commands = (f"orchestrator replay {head.session_id} MODULE:APP", *commands)
     return Wait("code" if code in _REPLAYED else "mending", says, head.updated_at, until, commands=commands)

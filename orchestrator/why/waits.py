@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+from orchestrator.artifacts import disclosed
 from orchestrator.cluster import SIGNALS_AWAITED
 from orchestrator.session import events as e
 from orchestrator.session.spending import ASKING, is_of_session
@@ -92,10 +93,10 @@ def _approval(operation: Operation, order: e.ApprovalRequested, facts: Facts, du
     waiting = f"{for_how_long(operation.changed_at, facts.now)}{_until(due, facts.now)}"
     if is_of_session(name):
         what, asked = "budget", ASKING.removeprefix("@")
-        says = f"Its budget is spent ({_short(order.subject)}): it waits for {who} to grant more, {waiting}."
+        says = f"Its budget is spent ({_short(disclosed(order.subject))}): it waits for {who} to grant more, {waiting}."
     else:
         what, asked = "approval", name
-        says = f"It waits for {who} to approve `{name}` ({_short(order.subject)}), {waiting}."
+        says = f"It waits for {who} to approve `{name}` ({_short(disclosed(order.subject))}), {waiting}."
     by = "WHO" if not isinstance(order.approvers, list) or not order.approvers else str(order.approvers[0])
     commands = tuple(f"orchestrator {word} {session_id} {asked} --by {by}" for word in ("approve", "reject"))
     return Wait(what, says, operation.changed_at, due, name, commands=commands)
@@ -109,11 +110,11 @@ def _retry(operation: Operation, facts: Facts) -> Wait:
         return _runs(operation.operation_id, f"{name}, attempt {operation.attempt}{why}", due, facts)
     at = f"is due at {format_instant(due)} (in {lasting(left)})"
     says = f"It waits to try {name} again{why}: attempt {operation.attempt} {at}."
-    return Wait("retry", says, operation.changed_at, due, operation.operation_id, node=facts.head.owner)
+    return Wait("retry", says, operation.changed_at, due, operation.operation_id, node=facts.node)
 
 
 def _runs(operation: str, what: str, since: datetime, facts: Facts, *, timeout: float | None = None) -> Wait:
-    owner, limit = facts.head.owner, "" if timeout is None else f", at most {lasting(timedelta(seconds=timeout))}"
+    owner, limit = facts.node, "" if timeout is None else f", at most {lasting(timedelta(seconds=timeout))}"
     until = None if timeout is None else since + timedelta(seconds=timeout)
     if owner is None:
         says = f"It was running {what} {for_how_long(since, facts.now)}; the next node that has it runs that again."
@@ -124,7 +125,7 @@ def _runs(operation: str, what: str, since: datetime, facts: Facts, *, timeout: 
 
 def _unrecorded(under_way: UnderWay, known: set[str], facts: Facts, state: SessionState) -> Iterator[Wait]:
     """Yield what runs or waits on the session's node, and no event tells of."""
-    since, node = state.updated_at, facts.head.owner
+    since, node = state.updated_at, facts.node
     quiet = for_how_long(since, facts.now)
     if under_way.operations == ():
         says = f"Its handler runs code of its own on node {node}, between operations; nothing was recorded {quiet}."
@@ -154,7 +155,7 @@ def _signal(operation: str, facts: Facts, state: SessionState) -> Wait:
 
 def _unseen(facts: Facts, state: SessionState) -> Wait:
     """Return what is to be said of a session of whose operations none is on record as open."""
-    since, node = state.updated_at, facts.head.owner
+    since, node = state.updated_at, facts.node
     quiet = for_how_long(since, facts.now)
     last = max(state.operations.values(), key=lambda each: each.changed_seq, default=None)
     after = "from its first line on" if last is None else f"after {last.kind} `{last.operation_id}`"

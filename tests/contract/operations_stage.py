@@ -25,19 +25,18 @@ Check: TypeAlias = Callable[[Inspection], AsyncIterator[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class Operated:
-    """A deployment of a test's own. `clients` go by the proxy, where there is one; `raw` straight to the emulator."""
+    """A deployment of a test's own, with what a test does to it and looks at besides."""
 
     clients: Clients
-    raw: Clients
     settings: Settings
 
     async def url(self, name: str) -> str:
         """Return the URL of a queue."""
-        return (await self.raw.sqs.get_queue_url(QueueName=name))["QueueUrl"]
+        return (await self.clients.sqs.get_queue_url(QueueName=name))["QueueUrl"]
 
     async def dead(self, body: str, *, group: str | None = None, trace: str | None = None, **told: str) -> str:
         """Put a letter on the dead-letter queue, and return its id there."""
-        queue = await find_queue(self.raw, self.settings.dead_letter_queue_name, patience_of())
+        queue = await find_queue(self.clients, self.settings.dead_letter_queue_name, patience_of())
         return await queue.send(body, attributes=told, tenant=group, trace_header=trace)
 
     async def redrive(
@@ -57,7 +56,7 @@ class Operated:
         """Take what a queue holds, and return it."""
         url, taken = await self.url(name), list[Mapping[str, object]]()
         while True:
-            answer = await self.raw.sqs.receive_message(
+            answer = await self.clients.sqs.receive_message(
                 QueueUrl=url,
                 MaxNumberOfMessages=10,
                 WaitTimeSeconds=0,
@@ -84,7 +83,7 @@ class Operated:
 
     async def arn(self, name: str) -> str:
         """Return the ARN of a queue."""
-        answer = await self.raw.sqs.get_queue_attributes(QueueUrl=await self.url(name), AttributeNames=["QueueArn"])
+        answer = await self.clients.sqs.get_queue_attributes(QueueUrl=await self.url(name), AttributeNames=["QueueArn"])
         return answer["Attributes"]["QueueArn"]
 
 
@@ -97,12 +96,7 @@ def wrong(findings: Sequence[Finding], level: Level = Level.ERROR) -> list[tuple
 async def operated(emulator: Emulator, *, through: str | None = None) -> AsyncIterator[Operated]:
     """Yield a deployment in an account of its own."""
     account = fresh_account()
-    key = access_key(emulator, account)
     settings = Settings(bucket=f"artifacts-{account}", heartbeat_seconds=0.4)
-    async with clients_of(emulator.endpoint_url, key) as raw:
-        await provision(raw, settings)
-        if through is None:
-            yield Operated(raw, raw, settings)
-            return
-        async with clients_of(through, key) as clients:
-            yield Operated(clients, raw, settings)
+    async with clients_of(through or emulator.endpoint_url, access_key(emulator, account)) as clients:
+        await provision(clients, settings)
+        yield Operated(clients, settings)

@@ -7,18 +7,24 @@ from typing import Any, Final
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from actors import Clock, SystemClock
 from orchestrator.aws.provision import BY_DUE, BY_OWNER, BY_STATE, table_definition
+from orchestrator.aws.table import Table
+from orchestrator.building import note_clock
 from orchestrator.cluster import NodeRecord
 from orchestrator.cluster.memory import MemoryNodes
 from orchestrator.doctor import Level
 from orchestrator.doctor.resources import of_bucket, of_queues, of_table
 from orchestrator.doctor.surroundings import of_nodes, of_outlets, of_traces
 from orchestrator.intake import UNKNOWN_RECEIVES_MAX
+from orchestrator.machine import this_machine
+from orchestrator.settings import Settings
 from tests.contract.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, fault_proxy, refusal
 from tests.contract.operations_stage import Check, Operated, operated, wrong
-from tests.emulators import Emulator
+from tests.contract.stage import clients_of, patience_of
+from tests.emulators import Emulator, fresh_account
 
 ALWAYS = 1_000
 DENIED = refusal("AccessDeniedException")
@@ -61,11 +67,11 @@ async def test_of_a_deployment_that_is_well_nothing_is_wrong_nor_changed(deploye
     assert all(each.mend for each in findings if each.level is not Level.OK)
 
     # And looking changes nothing: no item, no message, and of the bucket's object nothing is left.
-    scan = await deployed.raw.dynamodb.scan(TableName=deployed.settings.table)
+    scan = await deployed.clients.dynamodb.scan(TableName=deployed.settings.table)
     assert [] == scan["Items"]
     for name in (deployed.settings.queue_name, deployed.settings.dead_letter_queue_name):
         assert [] == await deployed.held(name)
-    listing = await deployed.raw.s3.list_objects_v2(Bucket=deployed.settings.bucket)
+    listing = await deployed.clients.s3.list_objects_v2(Bucket=deployed.settings.bucket)
     assert 0 == listing["KeyCount"]
     assert proxy.of("PUT", "DELETE")
 
@@ -141,7 +147,7 @@ async def remade(deployed: Operated, name: str, **changes: Any) -> dict[str, str
     indexes = definition["GlobalSecondaryIndexes"]
     used = {key["AttributeName"] for each in (definition, *indexes) for key in each["KeySchema"]}
     kept = [each for each in definition["AttributeDefinitions"] if each["AttributeName"] in used]
-    await deployed.raw.dynamodb.create_table(**{**definition, "AttributeDefinitions": kept})
+    await deployed.clients.dynamodb.create_table(**{**definition, "AttributeDefinitions": kept})
     settings = deployed.settings.model_copy(update={"table": name})
     return dict(wrong(await replace(deployed, settings=settings).found_by(of_table)))
 
@@ -178,7 +184,7 @@ async def test_what_is_not_there_is_found_by_the_name_that_is_set(deployed: Oper
 
 async def test_queues_that_are_set_up_otherwise_are_found(deployed: Operated) -> None:
     """A message that fails in every node must go somewhere, and not before a node has said why."""
-    await deployed.raw.sqs.create_queue(QueueName="elsewhere")
+    await deployed.clients.sqs.create_queue(QueueName="elsewhere")
     dead, elsewhere = await deployed.arn(DEAD), await deployed.arn("elsewhere")
 
     def redrive(target: str, receives: int) -> dict[str, str]:
@@ -201,7 +207,7 @@ async def test_queues_that_are_set_up_otherwise_are_found(deployed: Operated) ->
     ]
     for name, attributes, check, level, says in cases:
         changed: Any = attributes
-        await deployed.raw.sqs.set_queue_attributes(QueueUrl=await deployed.url(name), Attributes=changed)
+        await deployed.clients.sqs.set_queue_attributes(QueueUrl=await deployed.url(name), Attributes=changed)
         found = dict(wrong(await deployed.found_by(of_queues), level))
         assert says in found[check], found
 
@@ -234,6 +240,18 @@ async def test_a_clock_that_is_off_by_an_hour_is_told_by_how_much(deployed: Oper
         assert {"clock", "credentials", "trace export"} == set(found)
 
 
+async def test_a_node_whose_clock_is_wrong_says_so_when_it_starts(deployed: Operated) -> None:
+    """By how much: the table's description tells what time it is at AWS."""
+    patience = patience_of()
+    table = Table(deployed.clients.dynamodb, deployed.clients.signed_dynamodb, deployed.settings.table, patience)
+    at_aws = await table.check()
+    with this_machine() as machine:
+        for hours, said in ((0, []), (1, [3_600]), (-1, [-3_600])):
+            with capture_logs() as lines:
+                note_clock(at_aws, replace(machine, clock=Off(timedelta(hours=hours))))
+            assert said == [round(line["seconds_ahead"] / 60) * 60 for line in lines if line["event"] == "clock_wrong"]
+
+
 async def test_credentials_that_are_refused_are_told_of_once(deployed: Operated, proxy: FaultProxy) -> None:
     """Not again with every resource."""
     proxy.arm("DescribeTable", refusal("UnrecognizedClientException"), times=ALWAYS)
@@ -244,8 +262,8 @@ async def test_a_region_without_an_answer_is_told_of_once(deployed: Operated, mi
     """By the address that nothing answers at."""
     async with fault_proxy(ministack.endpoint_url) as gone:
         address = gone.endpoint_url
-    async with operated(ministack, through=address) as unreachable:
-        ((check, says),) = wrong(await unreachable.findings())
+    async with clients_of(address, fresh_account()) as clients:
+        ((check, says),) = wrong(await Operated(clients, Settings()).findings())
     assert ("connection", f"nothing answers at {address}") == (check, says)
 
 

@@ -87,7 +87,7 @@ async def test_what_can_never_succeed_is_left_unless_somebody_insists(deployed: 
         left = {"ended", "input", "worn"} - set(back)
         dead = deployed.settings.dead_letter_queue_name
         assert sorted(left) == bodies(await deployed.held(dead))
-        await deployed.raw.sqs.purge_queue(QueueUrl=await deployed.url(dead))
+        await deployed.clients.sqs.purge_queue(QueueUrl=await deployed.url(dead))
 
 
 async def test_a_limit_takes_so_many_and_no_more(deployed: Operated) -> None:
@@ -122,6 +122,7 @@ async def test_a_send_whose_answer_is_lost_is_repeated_and_the_letter_deleted_af
     """Twice on the queue is as good as once: a start with a key is the same start."""
     await deployed.dead(START, **why("UNKNOWN_SESSION_TYPE"))
     proxy.arm("SendMessage", lost_answer)
+    proxy.requests.entries.clear()
     await deployed.redrive()
     assert proxy.is_disarmed
     assert [START, START] == bodies(await deployed.held(deployed.settings.queue_name))
@@ -141,7 +142,7 @@ async def test_a_queue_that_refuses_leaves_the_letter_where_it_is(deployed: Oper
 async def test_a_body_that_lies_in_the_bucket_is_fetched_and_one_that_is_lost_is_left(deployed: Operated) -> None:
     """The whole message goes back; a letter whose body is gone stays, for somebody may find it."""
     body, settings = "x" * 1_048_000, deployed.settings
-    bucket = Bucket(deployed.raw.s3, settings.bucket, patience_of())
+    bucket = Bucket(deployed.clients.s3, settings.bucket, patience_of())
     await bucket.put("dead-letters/m-1.json", body.encode(), content_type="application/json")
     for name in ("m-1", "m-2"):
         reference = {

@@ -67,6 +67,30 @@ async def test_a_dead_letter_says_why_and_which_message_it_was(stage: SQSStage) 
     assert {} == stage.stored
 
 
+async def test_a_dead_letter_keeps_what_its_sender_said_beside_the_body(stage: SQSStage) -> None:
+    """Trace, tenant and attributes, the trace first where SQS has no room for all: it may be put back some day."""
+    trace = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
+    told = {**{f"a-{number}": "x" for number in range(9)}, "traceparent": "00-ab-cd-01"}
+    async with stage.running(Scripted({"bad": [Poison("BAD", "never")]})):
+        await stage.raw.sqs.send_message(
+            QueueUrl=stage.queue_url,
+            MessageBody="bad",
+            MessageGroupId="acme",
+            MessageAttributes={name: {"DataType": "String", "StringValue": text} for name, text in told.items()},
+            MessageSystemAttributes={"AWSTraceHeader": {"DataType": "String", "StringValue": trace}},
+        )
+        answer = await stage.raw.sqs.receive_message(
+            QueueUrl=stage.dead_letters_url,
+            WaitTimeSeconds=5,
+            MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["All"],
+        )
+    (letter,) = answer["Messages"]
+    assert ("acme", trace) == (letter["Attributes"]["MessageGroupId"], letter["Attributes"]["AWSTraceHeader"])
+    kept = set(letter["MessageAttributes"]) - {"ErrorCode", "ErrorMessage", "OriginalMessageId"}
+    assert ("traceparent" in kept, 7) == (True, len(kept))
+
+
 async def test_whatever_the_error_says_the_dead_letter_goes_out(stage: SQSStage) -> None:
     """SQS takes no empty attribute, no control characters and no lone surrogates (I11)."""
     texts = ["", "\x00bell\x07\x1f", "\ud800 alone", "ä" * 5_000, "\ufffe \U0001f980\n"]

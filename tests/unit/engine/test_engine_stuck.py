@@ -238,8 +238,9 @@ async def test_what_took_long_before_is_given_time_and_what_was_quick_is_not() -
         gates[1].open()
 
 
-async def test_a_usual_that_is_quick_makes_no_session_stuck_before_its_time() -> None:
-    """Ten times nothing is nothing: the least time holds."""
+@pytest.mark.parametrize(("usual", "stuck_after"), [(5, DEFAULT), (LEAST / 10, LEAST)])
+async def test_a_usual_that_is_quick_makes_no_session_stuck_before_its_time(usual: float, stuck_after: float) -> None:
+    """Ten times nothing is nothing: what takes less than a tenth of the least time is not learned at all."""
     gates = [Gate(), Gate()]
 
     async def handler(ctx: SessionContext) -> None:
@@ -247,12 +248,12 @@ async def test_a_usual_that_is_quick_makes_no_session_stuck_before_its_time() ->
             await ctx.step("fetch", gate.passing)
 
     async with watched(handler) as (world, _, watch):
-        # Long enough to be looked at, and to be learned from.
-        assert 0 == await looked(world, watch, after=LEAST / 10)
+        assert 0 == await looked(world, watch, after=usual)
         gates[0].open()
         await settle()
         watch.look()
         assert 0 == await looked(world, watch, after=LEAST - 1)
+        assert 0 == await looked(world, watch, after=stuck_after - LEAST)
         assert 1 == await looked(world, watch, after=1)
         gates[1].open()
 

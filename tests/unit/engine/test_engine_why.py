@@ -11,10 +11,11 @@ from engine_why import explained, registry, waits, watch_of
 from engine_world import NOON, Gate, Handler, Node, World, app_of
 
 from actors import settle
-from orchestrator import Budget, Orchestrator, RetryPolicy, SessionContext
+from orchestrator import Budget, Orchestrator, RetryPolicy, SessionContext, current_invocation
 from orchestrator.cluster import BLOCKED_ERROR
 from orchestrator.inbox import UnknownSession
 from orchestrator.notifications.tries import UNDELIVERED
+from orchestrator.session.events import Recorded, ValueRecorded
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import JsonObject
 from orchestrator.why import lasting
@@ -132,6 +133,7 @@ async def test_a_node_that_is_no_more_is_named_with_who_takes_over(mark: str, sa
             await nodes.declare_dead("node-1", at=NOON, beat=None)
         told = await explained(world, nodes=nodes, beats=False if mark == "still" else None)
         assert says == told.sentences[1]
+        assert [("takeover", None)] == [(wait.what, wait.node) for wait in told.waits_for]
         gate.open()
 
 
@@ -285,6 +287,52 @@ async def test_a_signal_that_came_is_waited_for_no_more() -> None:
         assert ["timer"] == [wait.what for wait in (await explained(world)).waits_for]
 
 
+async def test_what_head_still_says_of_a_signal_that_came_is_not_believed() -> None:
+    """Handed over in between, HEAD stays as it was; the journal knows better."""
+    gate = Gate()
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.wait_for_signal("nudge")
+        await ctx.step("fetch", gate.passing)
+
+    world = World()
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        await settle()
+        await world.pass_time(60)
+        await node.deliveries.signal("s", "nudge", None, "m-1")
+        await settle()
+    assert ["nudge"] == (await world.head()).attributes["signals_awaited"]
+    assert ["takeover"] == [wait.what for wait in (await explained(world)).waits_for]
+
+
+async def test_an_agent_run_that_asks_somebody_is_told_by_its_question() -> None:
+    """Nothing runs: whoever answers lets it go on."""
+
+    async def asks_in_a_run(prompt: object) -> object:
+        calls = current_invocation().calls
+        assert calls is not None
+        return await calls.ask("publish", {"draft": 1})
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.invoke_agent("writer", "tea")
+
+    async with running(handler, writer=asks_in_a_run) as (world, node):
+        (wait,) = (await explained(world, node=node)).waits_for
+        assert ("approval", True) == (wait.what, 'to approve `writer/publish` ({"draft": 1})' in wait.says)
+
+
+async def test_a_journal_that_cannot_be_read_is_told_with_the_place() -> None:
+    """What the session waits for besides cannot be known."""
+    async with running(sleeps) as (world, _):
+        event = ValueRecorded("go", {"signal": "go", "message_id": "never-received"})
+        seq = (await world.recorded())[-1].seq + 1
+        await world.journal.append("s", (Recorded(seq, event, NOON, 1, "node-1", "odd"),), started_at=NOON)
+        told = await explained(world)
+        assert f"Its journal cannot be read: event {seq} of s cannot follow: " in told.sentences[1]
+        assert () == told.waits_for
+
+
 async def test_what_was_due_long_ago_is_told_as_overdue() -> None:
     """A timer that nobody rang: the reader is led to the nodes."""
     world = World()
@@ -413,18 +461,19 @@ async def test_a_session_that_does_not_match_its_code_says_what_mends_it() -> No
     )
     assert "Its handler does not match its journal: deploy code that matches, and it goes on by itself." in wait.says
     assert wait.says.endswith("It is tried again at 2026-01-01T13:00:30.000Z, and when a node starts.")
-    assert ("orchestrator replay s MODULE:APP", "orchestrator cancel s") == wait.commands
+    assert ("orchestrator replay s MODULE:APP", "orchestrator resume s", "orchestrator cancel s") == wait.commands
 
 
 @pytest.mark.parametrize(
     ("code", "mends", "command"),
     [
-        ("UNREADABLE_EVENT", "run the version that wrote it", "orchestrator cancel s"),
+        ("UNREADABLE_EVENT", "run the version that wrote it", "orchestrator resume s"),
+        ("PAYLOAD_KEY_REFUSED", "mend what `orchestrator doctor` finds", "orchestrator doctor"),
         ("UNKNOWN_SESSION_TYPE", "No node declares its type", "orchestrator replay s MODULE:APP"),
         ("UNKNOWN_CHANGE", "older than the session", "orchestrator replay s MODULE:APP"),
-        ("ARTIFACT_MISSING", "restore the object", "orchestrator cancel s"),
+        ("ARTIFACT_MISSING", "restore the object", "orchestrator resume s"),
         ("AWS_REFUSED", "mend what `orchestrator doctor` finds", "orchestrator doctor"),
-        ("SOMETHING_NEW", "It is tried again by itself", "orchestrator cancel s"),
+        ("SOMETHING_NEW", "It is tried again by itself", "orchestrator resume s"),
     ],
 )
 async def test_every_reason_to_be_blocked_has_what_mends_it(code: str, mends: str, command: str) -> None:

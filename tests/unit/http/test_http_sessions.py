@@ -1,7 +1,7 @@
 """The list of sessions, and what a start over HTTP is answered."""
 
 import pytest
-from http_stage import Stage, end, stage
+from http_stage import Stage, end, stage, step
 
 from orchestrator.session.values import Json
 
@@ -119,3 +119,16 @@ def seqs_of(body: dict[str, Json]) -> list[Json]:
     rows = body["events"]
     assert isinstance(rows, list)
     return [row["seq"] for row in rows if isinstance(row, dict)]
+
+
+async def test_why_a_session_does_not_go_on_is_answered_in_words() -> None:
+    """With what this node sees of it, which is nothing of a session elsewhere; 404 where nobody knows it."""
+    async with stage() as node:
+        await node.has("s", step(1))
+        status, told = await node.ask("GET", "/sessions/s/why")
+        assert (200, "RUNNING", "node-2", None) == (status, *(told[name] for name in ("state", "node", "under_way")))
+        waits = told["waits_for"]
+        assert isinstance(waits, list)
+        # Its node stands in no registry here.
+        assert ["takeover"] == [wait["what"] for wait in waits if isinstance(wait, dict)]
+        assert (404, "UNKNOWN_SESSION") == await node.code("GET", "/sessions/nobody/why")
