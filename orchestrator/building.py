@@ -42,6 +42,7 @@ from orchestrator.encryption.kms import payload_cipher
 from orchestrator.health import Health, LoopWatch
 from orchestrator.inbox import WakeUps
 from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
+from orchestrator.intake.dead_letters import DEAD_LETTERS_PREFIX
 from orchestrator.intake.sqs import SQSIntake, StoreBody
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.machine import Machine
@@ -359,7 +360,7 @@ def gathering(ports: SessionPorts, nodes: Nodes, stuck: StuckWatch) -> Gathering
 def _body_store(bucket: Bucket, cipher: PayloadCipher) -> StoreBody:
     async def store(message_id: str, body: str) -> str:
         raw = body.encode()
-        ref = await S3Artifacts(bucket, cipher).put_over(f"dead-letters/{message_id}.json", raw)
+        ref = await S3Artifacts(bucket, cipher).put_over(f"{DEAD_LETTERS_PREFIX}{message_id}.json", raw)
         return compact_json(ref.to_json())
 
     return store
