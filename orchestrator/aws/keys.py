@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 _NOT_ITS_OWN: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 _ARN_PARTS: Final = 6
+TABLE_CONTEXT: Final = "orchestrator-table"
+"""In the encryption context of every data key: the table whose payloads it encrypts."""
 
 
 class KeyRefused(Refused):
@@ -51,7 +53,7 @@ class MasterKeys:
         """Return a new data key of 256 bits that opens with this context only. Raises `KeyRefused`."""
 
         async def call() -> GeneratedKey:
-            client = await self._outlets.kms(_region_of(key_arn))
+            client = await self._outlets.kms(region_of(key_arn))
             made = await client.generate_data_key(KeyId=key_arn, KeySpec="AES_256", EncryptionContext=context)
             # An alias may lead to another key tomorrow: what is kept is the name of the key itself.
             return GeneratedKey(made["KeyId"], made["CiphertextBlob"], made["Plaintext"])
@@ -66,7 +68,7 @@ class MasterKeys:
         """
 
         async def call() -> bytes | None:
-            client = await self._outlets.kms(_region_of(key_arn))
+            client = await self._outlets.kms(region_of(key_arn))
             try:
                 opened = await client.decrypt(KeyId=key_arn, CiphertextBlob=encrypted, EncryptionContext=context)
             except ClientError as error:
@@ -89,7 +91,7 @@ class MasterKeys:
             self._under_way -= 1
 
 
-def _region_of(key_arn: str) -> str | None:
+def region_of(key_arn: str) -> str | None:
     """Return the region that an ARN names; `None` for our own."""
     parts = key_arn.split(":", _ARN_PARTS - 1)
     return parts[3] if len(parts) == _ARN_PARTS and parts[3] else None
