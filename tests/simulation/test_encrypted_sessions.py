@@ -136,9 +136,10 @@ def test_while_kms_does_not_answer_nothing_is_written_and_nothing_lost(stage: St
     assert not stage.stands_in_clear()
 
 
-def test_a_session_whose_key_is_refused_is_blocked_until_it_is_not(stage: Stage) -> None:
-    """Neither a clear payload nor an end is written for want of a key: it waits, says why, and goes on by itself."""
-    stage.start(stage.key)
+@pytest.mark.parametrize(("resumes", "minutes"), [(False, 120), (True, 1)])
+def test_a_session_whose_key_is_refused_is_blocked_until_it_is_not(stage: Stage, resumes: bool, minutes: int) -> None:
+    """No clear payload and no end is written for want of a key: it says why, and goes on by itself, or when told to."""
+    node = stage.start(stage.key)
     stage.submit()
     stage.run("SUSPENDED", 5)
     stage.cloud.keys.disabled.add(stage.key)
@@ -146,8 +147,13 @@ def test_a_session_whose_key_is_refused_is_blocked_until_it_is_not(stage: Stage)
     assert "PAYLOAD_KEY_REFUSED" in str(stage.head()["attributes"])
     assert [] == stage.seen
 
+    if resumes:
+        # By then it is looked at every quarter of an hour.
+        stage.world.run(lambda: False, 17 * 60.0)
+        deliveries = node.rooms.http.deliveries
+        node.loop.call_soon(lambda: node.loop.create_task(deliveries.resume("s", None, None)))
     stage.cloud.keys.disabled.clear()
-    stage.run("COMPLETED", 120)
+    stage.run("COMPLETED", minutes)
     assert [[SECRET, [SECRET, "made"], [SECRET, "again"]]] == stage.seen
     assert not stage.stands_in_clear()
 
