@@ -6,7 +6,7 @@ Declarations are checked when the module is imported, so that a mistake stops th
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, assert_never, runtime_checkable
 
@@ -16,6 +16,7 @@ from orchestrator.cron import SOME_DAY, Missed, Schedule, schedule
 from orchestrator.errors import NotSerializable, RegistrationError
 from orchestrator.patches import patches_in
 from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType, annotations_of, to_json
+from orchestrator.redaction import declared_paths
 from orchestrator.session.values import SESSION_TYPE_PATTERN, Json, is_valid_agent_name
 from orchestrator.triggers import (
     Event,
@@ -91,7 +92,8 @@ class SessionType:
     """A declared session type: its name, its handler, the types of its input and result, its time limit in seconds.
 
     `takes_invocations`: it is what `POST /invocations` starts where a body names no session type.
-    `budget` is what each of its sessions may spend; `None` leaves that to the node's settings.
+    `budget` is what each of its sessions may spend; `None` leaves that to the node's settings. `redact` are the names
+    and paths of what its logs and traces never show.
     """
 
     name: str
@@ -102,6 +104,7 @@ class SessionType:
     time_limit: float | None = None
     takes_invocations: bool = False
     budget: Budget | None = None
+    redact: tuple[str, ...] = ()
 
     @property
     def patches(self) -> frozenset[str]:
@@ -151,6 +154,7 @@ class Orchestrator:
         timeout: Duration | None = None,
         invocations: bool = False,
         budget: Budget | None = None,
+        redact: Sequence[str] = (),
     ) -> Callable[[HandlerT], HandlerT]:
         """Declare an async function as the handler of a session type.
 
@@ -161,6 +165,7 @@ class Orchestrator:
                 whole body is the input. An application's only session type needs no such mark.
             budget: what a session may spend; then it fails as `BUDGET_EXCEEDED`, or asks. It holds for the sessions
                 that start with it; in place of it, that of the setting `ORCHESTRATOR_SESSION_BUDGET`, if any.
+            redact: names (`"iban"`) and paths (`"card.number"`) of what the lines of `ctx.logger` never show.
         """
         if SESSION_TYPE_PATTERN.fullmatch(name) is None:
             raise RegistrationError(f"session type {name!r}: use 1 to 64 letters, digits, '_', '.' or '-'")
@@ -171,11 +176,17 @@ class Orchestrator:
         if budget is not None and not isinstance(budget, Budget):
             raise RegistrationError(f"session type {name!r}: budget: {budget!r:.100} is no Budget")
 
+        paths = declared_paths(f"session type {name!r}", redact)
+
         def declare(handler: HandlerT) -> HandlerT:
             if name in self._sessions:
                 raise RegistrationError(f"session type {name!r} is declared twice")
             declared = replace(
-                _session_type(name, handler), time_limit=time_limit, takes_invocations=invocations, budget=budget
+                _session_type(name, handler),
+                time_limit=time_limit,
+                takes_invocations=invocations,
+                budget=budget,
+                redact=paths,
             )
             marked = [other.name for other in self.session_types if invocations and other.takes_invocations]
             if marked:

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import structlog
 
@@ -28,6 +27,7 @@ from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.faults import Patience, Reachability
 from orchestrator.aws.inspection import SKEW_SECONDS_MAX
+from orchestrator.aws.keys import MasterKeys
 from orchestrator.aws.outlets import Bus, Tasks, Topic
 from orchestrator.aws.queue import find_queue
 from orchestrator.aws.table import Table
@@ -37,9 +37,12 @@ from orchestrator.cluster import Head, Nodes
 from orchestrator.cluster.directory import Directory
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
 from orchestrator.deliveries import SessionDeliveries
+from orchestrator.encryption.cipher import PayloadCipher
+from orchestrator.encryption.kms import payload_cipher
 from orchestrator.health import Health, LoopWatch
 from orchestrator.inbox import WakeUps
 from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
+from orchestrator.intake.dead_letters import DEAD_LETTERS_PREFIX
 from orchestrator.intake.sqs import SQSIntake, StoreBody
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.machine import Machine
@@ -77,6 +80,14 @@ if TYPE_CHECKING:
 log: FilteringBoundLogger = structlog.get_logger("orchestrator")
 
 
+class Dependency(Protocol):
+    """A service that a node cannot do without."""
+
+    def unreachable_for(self) -> float:
+        """Return for how many seconds it has not answered; 0 while it does."""
+        ...
+
+
 PokesFor: TypeAlias = Callable[[Directory], Pokes]
 
 
@@ -90,11 +101,26 @@ def new_node_id(machine: Machine) -> str:
     return machine.new_hex()[:12]
 
 
+async def encryption(
+    settings: Settings, clients: Clients, machine: Machine, telemetry: Telemetry
+) -> tuple[PayloadCipher, MasterKeys]:
+    """Build what encrypts payloads, and the keys that it has from KMS.
+
+    Raises:
+        SettingsError: KMS refuses the key that the settings name.
+    """
+    keys = MasterKeys(clients.outlets, patience_for("keys", machine, telemetry))
+    cipher = payload_cipher(settings, keys, machine.clock)
+    await cipher.check()
+    return cipher, keys
+
+
 def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are built on
     app: Orchestrator,
     settings: Settings,
     table: Table,
-    artifacts: S3Artifacts,
+    bucket: Bucket,
+    cipher: PayloadCipher,
     machine: Machine,
     node_id: str,
     address: PublicAddress,
@@ -106,15 +132,16 @@ def session_ports(  # noqa: PLR0913, PLR0917 - what the rooms of a node are buil
     """Build what every session of this node is given."""
     numbers, clock = count(1), machine.clock
     retention = timedelta(days=settings.retention_days)
-    callbacks = DynamoDBCallbacks(table, clock=clock)
+    artifacts = S3Artifacts(bucket, cipher)
+    callbacks = DynamoDBCallbacks(table, clock=clock, cipher=cipher)
     usage = DynamoDBUsage(table, retention=retention)
     payloads = PayloadStore(artifacts, inline_bytes_max=settings.inline_limit_bytes)
     return SessionPorts(
         node_id=node_id,
         app=app,
-        journal=DynamoDBJournal(table, retention=retention),
+        journal=DynamoDBJournal(table, retention=retention, cipher=cipher),
         heads=DynamoDBHeads(table),
-        inbox=DynamoDBInbox(table, clock=clock, retention=retention),
+        inbox=DynamoDBInbox(table, clock=clock, retention=retention, cipher=cipher),
         callbacks=callbacks,
         quotas=DynamoDBQuotas(table, limit_default=settings.tenant_limit),
         payloads=payloads,
@@ -160,7 +187,7 @@ def connections(clients: Clients, machine: Machine) -> Connections:
 
 @asynccontextmanager
 async def deliveries_of_no_node(
-    settings: Settings, table: Table, bucket: Bucket, machine: Machine
+    settings: Settings, table: Table, bucket: Bucket, cipher: PayloadCipher, machine: Machine
 ) -> AsyncIterator[SessionDeliveries]:
     """Yield the deliveries of a process that is no node: it claims nothing, and leaves its messages where nodes look.
 
@@ -172,7 +199,8 @@ async def deliveries_of_no_node(
         Orchestrator(),
         settings,
         table,
-        S3Artifacts(bucket),
+        bucket,
+        cipher,
         machine,
         new_node_id(machine),
         address,
@@ -249,7 +277,12 @@ def channels(settings: Settings, clients: Clients, machine: Machine) -> Channels
 
 
 async def sqs_intake(
-    settings: Settings, clients: Clients, capacity: NodeCapacity, machine: Machine, telemetry: Telemetry
+    settings: Settings,
+    clients: Clients,
+    cipher: PayloadCipher,
+    capacity: NodeCapacity,
+    machine: Machine,
+    telemetry: Telemetry,
 ) -> SQSIntake:
     """Find the queues and build the intake on them. Raises `Unavailable` where one is not to be had."""
     # What is insisted on must not speak for whether the queue hands out messages.
@@ -257,7 +290,7 @@ async def sqs_intake(
     intake = SQSIntake(
         queue=await find_queue(clients, settings.queue, chores),
         dead_letters=await find_queue(clients, settings.dead_letter_queue_name, chores),
-        store_body=_body_store(Bucket(clients.s3, settings.bucket, chores)),
+        store_body=_body_store(Bucket(clients.s3, settings.bucket, chores), cipher),
         capacity=capacity,
         patience=patience_for("queue", machine, telemetry),
         clock=machine.clock,
@@ -300,9 +333,10 @@ def note_clock(at_aws: datetime | None, machine: Machine) -> None:
 
 
 def health_of(
-    system: ActorSystem, loop: LoopWatch, reachability: Mapping[str, Callable[[], float]], stuck: StuckWatch
+    system: ActorSystem, loop: LoopWatch, dependencies: Mapping[str, Dependency], stuck: StuckWatch
 ) -> Health:
-    """Build what says whether this node is well; `reachability` is for how long each dependency has not answered."""
+    """Build what says whether this node is well, and reaches what it depends on."""
+    reachability = {name: each.unreachable_for for name, each in dependencies.items()}
     return Health(busy=system.busy, system=system, loop=loop, reachability=reachability, stuck=lambda: stuck.count)
 
 
@@ -323,12 +357,10 @@ def gathering(ports: SessionPorts, nodes: Nodes, stuck: StuckWatch) -> Gathering
     return Gathering(ports.heads, ports.journal, nodes, ports.quotas, ports.clock, look)
 
 
-def _body_store(bucket: Bucket) -> StoreBody:
+def _body_store(bucket: Bucket, cipher: PayloadCipher) -> StoreBody:
     async def store(message_id: str, body: str) -> str:
         raw = body.encode()
-        key = f"dead-letters/{message_id}.json"
-        await bucket.put(key, raw, content_type="application/json")
-        digest = hashlib.sha256(raw).hexdigest()
-        return compact_json({"artifact": f"s3://{bucket.name}/{key}", "bytes": len(raw), "sha256": digest})
+        ref = await S3Artifacts(bucket, cipher).put_over(f"{DEAD_LETTERS_PREFIX}{message_id}.json", raw)
+        return compact_json(ref.to_json())
 
     return store

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator import user_code
 from orchestrator.app import SessionType
@@ -18,13 +18,18 @@ from orchestrator.errors import NonDeterminismError, SessionCancelled, UnknownCh
 from orchestrator.handler_ports import HandlerPorts
 from orchestrator.passages import Interruption
 from orchestrator.payloads import InvalidPayload, to_json
+from orchestrator.redaction import Redaction, redaction_of
 from orchestrator.session import messages as m
 from orchestrator.session.events import SessionStarted
 from orchestrator.session.frozen import quick
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.values import ErrorRecord, Json
 from orchestrator.telemetry.logs import frames_of, silent_while
+from orchestrator.telemetry.redacting import redacting
 from orchestrator.user_code import belongs_to_runtime
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 
 @quick
@@ -95,6 +100,7 @@ class HandlerRun:
         self._session_type = session_type
         self._ports = ports
         self._driver = Driver(state, session_type, ports)
+        self._redaction: Redaction | None = None
         self.ended: Ended | None = None
 
     @property
@@ -228,6 +234,7 @@ class HandlerRun:
 
     async def _input(self) -> object:
         payload = await self._driver.opened(self._state.started.input)
+        self._redaction = redaction_of(self._session_type.redact, payload)
         try:
             return self._session_type.input_type.load(payload)
         except InvalidPayload as error:
@@ -242,8 +249,12 @@ class HandlerRun:
             tenant=self._state.started.tenant,
             started_at=self._state.started_at,
             operations=self._driver,
-            make_logger=lambda: silent_while(self._ports.log, lambda: self._driver.is_replaying),
+            make_logger=self._logger,
         )
+
+    def _logger(self) -> FilteringBoundLogger:
+        log = self._ports.log if self._redaction is None else redacting(self._ports.log, self._redaction)
+        return silent_while(log, lambda: self._driver.is_replaying)
 
 
 def _take_back_cancellation() -> None:

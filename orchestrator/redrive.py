@@ -5,16 +5,15 @@ Who dies in between has put back a letter that is still there; it goes back once
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from orchestrator.aws.bucket import Bucket
-from orchestrator.aws.faults import Refused
+from orchestrator.artifacts import ArtifactRef, Artifacts, ArtifactUnreadable
 from orchestrator.aws.queue import BATCH_MAX, Queue
-from orchestrator.intake.dead_letters import DeadLetter, letter_of, renewed
+from orchestrator.errors import Unavailable
+from orchestrator.intake.dead_letters import DEAD_LETTERS_PREFIX, DeadLetter, letter_of, renewed
 from orchestrator.payloads import parse_json
 from orchestrator.session.values import JsonObject, format_instant
 
@@ -23,7 +22,6 @@ HOLD_SECONDS: Final = 120
 LOOK_SECONDS: Final = 1
 """A poll that waits asks all of SQS's servers; one that does not may miss letters ("Short and long polling")."""
 LETTERS_MAX: Final = 10_000
-BODY_BYTES_MAX: Final = 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +90,11 @@ async def give_back(dead_letters: Queue, receipts: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Redrive:
-    """One pass over the dead letters. `bucket` holds the bodies that were too long to be kept there."""
+    """One pass over the dead letters. `artifacts` holds the bodies that were too long to be kept there."""
 
     queue: Queue
     dead_letters: Queue
-    bucket: Bucket
+    artifacts: Artifacts
 
     async def run(
         self, choice: Choice, tell: Callable[[Done], None], *, discards: bool = False, is_dry: bool = False
@@ -146,25 +144,20 @@ class Redrive:
 
     async def _fetched(self, letter: DeadLetter) -> DeadLetter | None:
         """Return the letter with its whole body; `None` where the bucket does not hold that as it was."""
-        reference = self._reference_in(letter.body)
+        reference = _reference_in(letter.body)
         if reference is None:
             return letter
-        key, digest = reference
         try:
-            part = await self.bucket.part(key, 0, BODY_BYTES_MAX)
-        except Refused:
+            return replace(letter, body=(await self.artifacts.get(reference)).decode())
+        except (ArtifactUnreadable, Unavailable):
             return None
-        if part is None or hashlib.sha256(part.body).hexdigest() != digest:
-            return None
-        return replace(letter, body=part.body.decode())
 
-    def _reference_in(self, body: str) -> tuple[str, str] | None:
-        """Return key and digest of the object that holds the body; `None` for a letter that is whole."""
-        try:
-            match parse_json(body):
-                case {"artifact": str(uri), "sha256": str(digest)}:
-                    prefix = f"s3://{self.bucket.name}/"
-                    return (uri.removeprefix(prefix), digest) if uri.startswith(prefix) else None
-        except (ValueError, RecursionError):
-            pass
+
+def _reference_in(body: str) -> ArtifactRef | None:
+    """Return what refers to the body; `None` for a letter that is whole."""
+    try:
+        reference = ArtifactRef.from_json(parse_json(body))
+    except (ValueError, RecursionError):
         return None
+    # A letter is what anybody sent: no other object of the bucket is its body.
+    return reference if reference.key.startswith(DEAD_LETTERS_PREFIX) else None

@@ -18,16 +18,17 @@ import structlog
 
 from actors import ActorSystem, BusySignal
 from orchestrator.app import Orchestrator
-from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.table import Table
 from orchestrator.building import (
+    Dependency,
     Neighbours,
     PokesFor,
     PublicAddress,
     channels,
     connections,
+    encryption,
     gathering,
     health_of,
     loop_watch_for,
@@ -237,7 +238,7 @@ async def build(
     """Build every room, from the ground up; without `listen` the HTTP endpoints are where the settings say.
 
     Raises:
-        Unavailable: the table or a queue is not to be had.
+        Unavailable: the table, a queue or the payload key is not to be had.
     """
     clock, node_id = machine.clock, new_node_id(machine)
     telemetry = await machine.telemetry_of(node_id)
@@ -247,9 +248,9 @@ async def build(
     capacity = NodeCapacity(settings.max_sessions)
     outside, address, told = list[NodeOutside](), PublicAddress(settings), channels(settings, clients, machine)
     bucket = Bucket(clients.s3, settings.bucket, patience_for("bucket", machine, telemetry))
-    lent, artifacts = connections(clients, machine), S3Artifacts(bucket)
+    lent, (cipher, keys) = connections(clients, machine), await encryption(settings, clients, machine, telemetry)
     ports = session_ports(
-        app, settings, table, artifacts, machine, node_id, address, lambda: outside[0], told, lent, telemetry
+        app, settings, table, bucket, cipher, machine, node_id, address, lambda: outside[0], told, lent, telemetry
     )
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
@@ -258,12 +259,12 @@ async def build(
     router = Router(system, ports, near.wake_ups, capacity, supervisor)
     outside.append(NodeOutside(router, ports.new_token))
     deliveries, reader = SessionDeliveries(router, machine.new_hex), Reader(app, machine.new_hex)
-    intake = await sqs_intake(settings, clients, capacity, machine, telemetry)
+    intake = await sqs_intake(settings, clients, cipher, capacity, machine, telemetry)
     rescuer = _rescuer(settings, near, router, capacity, supervisor, machine)
     loop_watch = loop_watch_for(settings, machine, telemetry)
     stuck = stuck_watch(settings, system, machine)
-    reachability = {"table": table_patience.reachability.unreachable_for, "queue": intake.unreachable_for}
-    health = health_of(system, loop_watch, reachability, stuck)
+    dependencies: dict[str, Dependency] = {"table": table_patience.reachability, "queue": intake, "keys": keys}
+    health = health_of(system, loop_watch, dependencies, stuck)
     return Node(
         settings=settings,
         table=table,

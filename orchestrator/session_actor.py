@@ -108,7 +108,7 @@ class SessionActor:
         if self._known_state is None:
             try:
                 self._known_state = await self._read()
-            except UnreadableEvent as error:
+            except (UnreadableEvent, Unavailable) as error:
                 await self._block(describe(error))
                 return
             self._bind_trace()
@@ -294,11 +294,11 @@ class SessionActor:
     async def _read_inbox(self) -> None:
         """Journal what waits. HEAD was read before: what comes in between is seen by its later version (rule 5)."""
         version = self._head.current.inbox_version
-        items = await self._ports.inbox.read(self._session_id)
         try:
+            items = await self._ports.inbox.read(self._session_id)
             waiting = [(item.message_id, decode_message(item)) for item in items]
-        except UnreadableMessage as error:
-            # It was acknowledged: it is kept until code comes that can read it.
+        except (UnreadableMessage, Unavailable) as error:
+            # It was acknowledged: it is kept until code comes that can read it, or the key to what it says.
             await self._block(describe(error))
             return
         for message_id, message in waiting:

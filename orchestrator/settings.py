@@ -31,6 +31,7 @@ QUEUE_HOST: Final = re.compile(r"sqs\.(?P<region>[\w-]+)\.")
 NO_PUBLIC_URL: Final = "not an address such as https://agents.example.com"
 COMMAND_VARIABLES: Final = frozenset({"ORCHESTRATOR_CALLBACK_TOKEN"})
 """What commands read that is no setting of a process."""
+KEY_ARN_PATTERN: Final = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:(key|alias)/[A-Za-z0-9/_-]+")
 _CONTAINER_MARKERS: Final = ("/.dockerenv", "/run/.containerenv")
 
 
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=100.0, ge=0, le=3_600)
     passivate_after_seconds: float = Field(default=30.0, ge=0)
     inline_limit_bytes: int = Field(default=204_800, ge=1_024, le=250_000)
+    payload_key_arn: str | None = None
     retention_days: int = Field(default=90, ge=1, le=3_650)
     tenant_limit: int = Field(default=0, ge=0)
     tenant_budget: Annotated[dict[str, Any] | None, NoDecode] = None
@@ -125,6 +127,14 @@ class Settings(BaseSettings):
         if parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise ValueError("must be https, unless it leads to this machine")
         return url
+
+    @field_validator("payload_key_arn")
+    @classmethod
+    def _check_key(cls, arn: str | None) -> str | None:
+        """Accept the ARN of a key: a mistyped one must not be found out by the first session."""
+        if arn and KEY_ARN_PATTERN.fullmatch(arn) is None:
+            raise ValueError("not the ARN of a KMS key or alias (arn:aws:kms:REGION:ACCOUNT:key/ID)")
+        return arn or None
 
     @field_validator("webhook_secret")
     @classmethod

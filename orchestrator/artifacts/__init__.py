@@ -62,6 +62,12 @@ class ArtifactForeign(ArtifactUnreadable):
     code = "ARTIFACT_FOREIGN"
 
 
+class ArtifactEncrypted(OrchestratorError):
+    """A URL would hand out ciphertext: the object was encrypted by this service, and only it can open it."""
+
+    code = "ARTIFACT_ENCRYPTED"
+
+
 class ArtifactConflict(OrchestratorError):
     """Another content stands under that key. It is untouched, for a journal may refer to it."""
 
@@ -148,7 +154,7 @@ class Artifacts(Protocol):
         object is not looked up.
 
         Raises:
-            ArtifactForeign: see there.
+            ArtifactForeign, ArtifactEncrypted: see there.
             ValueError: `expires` is out of bounds.
         """
         ...

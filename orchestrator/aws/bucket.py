@@ -67,12 +67,16 @@ class Bucket:
             else {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id}
         )
 
-    async def put(self, key: str, body: bytes, *, content_type: str) -> None:
+    async def put(self, key: str, body: bytes, *, content_type: str, content_encoding: str | None = None) -> None:
         """Store an object, in the place of one that is there. Raises `Refused` where the bucket will not take it."""
         await self._insist(
             key,
             lambda: self._client.put_object(
-                Bucket=self.name, Key=key, Body=body, ContentType=content_type, **self._encryption
+                Bucket=self.name,
+                Key=key,
+                Body=body,
+                **_described(content_type, content_encoding),
+                **self._encryption,
             ),
         )
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_bedrock_agentcore import BedrockAgentCoreClient
     from types_aiobotocore_dynamodb import DynamoDBClient
     from types_aiobotocore_events import EventBridgeClient
+    from types_aiobotocore_kms import KMSClient
     from types_aiobotocore_lambda import LambdaClient
     from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_sns import SNSClient
@@ -61,7 +62,7 @@ UNREACHABLE: Final = (BotoCoreError, *CONNECTION_FAULTS)
 
 
 class Outlets(Protocol):
-    """The clients of the services that notices go to; each is opened when it is first asked for."""
+    """The clients of the services that not every node needs; each is opened when it is first asked for."""
 
     async def events(self) -> EventBridgeClient:
         """Return the client of EventBridge."""
@@ -73,6 +74,10 @@ class Outlets(Protocol):
 
     async def stepfunctions(self) -> SFNClient:
         """Return the client of Step Functions."""
+        ...
+
+    async def kms(self, region: str | None = None) -> KMSClient:
+        """Return the client of KMS in that region, or in our own."""
         ...
 
 
@@ -182,7 +187,7 @@ class _Outlets:
         self._region = region
         self._config = config
         self._opening = asyncio.Lock()
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, str], Any] = {}
 
     async def events(self) -> EventBridgeClient:
         client: EventBridgeClient = await self._client("events")
@@ -196,12 +201,17 @@ class _Outlets:
         client: SFNClient = await self._client("stepfunctions")
         return client
 
-    async def _client(self, service: str) -> Any:
+    async def kms(self, region: str | None = None) -> KMSClient:
+        client: KMSClient = await self._client("kms", region)
+        return client
+
+    async def _client(self, service: str, region: str | None = None) -> Any:
+        place = (service, region or self._region)
         async with self._opening:
-            if service not in self._clients:
-                opening = self._session.create_client(service, region_name=self._region, config=self._config)
-                self._clients[service] = await self._stack.enter_async_context(opening)
-            return self._clients[service]
+            if place not in self._clients:
+                opening = self._session.create_client(service, region_name=place[1], config=self._config)
+                self._clients[place] = await self._stack.enter_async_context(opening)
+            return self._clients[place]
 
 
 @asynccontextmanager

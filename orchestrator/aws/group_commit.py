@@ -184,7 +184,8 @@ class GroupCommit:
 def _size(write: Write) -> int:
     """Return about how many bytes the write adds to a request; an event's data and a message's body can be long."""
     if isinstance(write, Insert):
-        data = write.item.get("data") or write.item.get("body")
+        data = write.item.get("encrypted") or write.item.get("data") or write.item.get("body")
     else:
         data = write.sets.get("attributes") or write.sets.get("outbox")
-    return 1_000 + (len(data) if isinstance(data, str) else 0)
+    # Bytes travel as base64.
+    return 1_000 + (len(data) if isinstance(data, str) else 2 * len(data) if isinstance(data, bytes) else 0)

@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from orchestrator.aws.clients import UNREACHABLE, Clients
 from orchestrator.aws.faults import error_code
 from orchestrator.aws.items import PARTITION_KEY, SORT_KEY
+from orchestrator.aws.keys import TABLE_CONTEXT, region_of
 from orchestrator.settings import Settings
 
 ANSWER_SECONDS_MAX: Final = 10.0
@@ -117,6 +118,19 @@ class Inspection:
                 return parsedate_to_datetime(answer.headers["Date"])
         except (aiohttp.ClientError, TimeoutError, KeyError, ValueError):
             return None
+
+    # --- the payload key -----------------------------------------------------------------------------------------
+
+    async def payload_key_permissions(self, key_arn: str) -> AsyncIterator[Permission]:
+        """Yield what a node does with the key that payloads are encrypted under, action by action."""
+        client = await self.clients.outlets.kms(region_of(key_arn))
+        context = {TABLE_CONTEXT: self.settings.table}
+        made = await asked(client.generate_data_key(KeyId=key_arn, KeySpec="AES_256", EncryptionContext=context))
+        yield Permission("kms:GenerateDataKey", key_arn, made)
+        if made.code is None:
+            blob = made.fields["CiphertextBlob"]
+            opened = client.decrypt(KeyId=made.fields["KeyId"], CiphertextBlob=blob, EncryptionContext=context)
+            yield Permission("kms:Decrypt", key_arn, await asked(opened))
 
     # --- the table -----------------------------------------------------------------------------------------------
 

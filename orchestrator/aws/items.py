@@ -5,12 +5,12 @@ A write knows nothing of sessions. Every write names its whole key, so a batch c
 
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, assert_never
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb.type_defs import (
@@ -305,7 +305,15 @@ def batch_statement(table: str, write: Write) -> BatchStatementRequestTypeDef:
 
 def _parameters(values: Iterable[Value]) -> list[AttributeValueTypeDef]:
     # Texts are most of what is written, and this runs for every attribute of every event.
-    return [{"S": value} if type(value) is str else wire_value(value) for value in values]
+    return [{"S": value} if type(value) is str else _json_value(value) for value in values]
+
+
+def _json_value(value: Value) -> AttributeValueTypeDef:
+    """Return the typed form as it stands in JSON, where no SDK comes after us that would encode bytes."""
+    if isinstance(value, bytes):
+        encoded: Any = b64encode(value).decode()
+        return {"B": encoded}
+    return wire_value(value)
 
 
 @lru_cache(maxsize=256)

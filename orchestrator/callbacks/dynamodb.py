@@ -13,7 +13,9 @@ from actors import Clock
 from orchestrator.aws.items import EXPIRES_AT, PARTITION_KEY, SORT_KEY, Insert, Item, Key, Update
 from orchestrator.aws.table import ConditionUnmet, Table
 from orchestrator.callbacks import TOKENS_MAX, Callback, UnreadableCallback
-from orchestrator.session.values import format_instant, instant_of
+from orchestrator.encryption import Altered
+from orchestrator.encryption.cipher import PayloadCipher
+from orchestrator.session.values import compact_json, format_instant, instant_of
 
 CALLBACK: Final = "CALLBACK"
 ISSUE_TRIES_MAX: Final = 10
@@ -23,10 +25,12 @@ _CALLBACK_PREFIX: Final = "CALLBACK#"
 
 
 class DynamoDBCallbacks:
-    """`Callbacks` on the table."""
+    """`Callbacks` on the table. With a payload key, an answer is stored as ciphertext, in bytes."""
 
-    def __init__(self, table: Table, *, clock: Clock) -> None:
+    def __init__(self, table: Table, *, clock: Clock, cipher: PayloadCipher | None = None) -> None:
+        """Without `cipher` it can read no answer that is encrypted."""
         self._table = table
+        self._cipher = cipher
         self._clock = clock
 
     async def issue(self, callback: Callback, *, expires_at: datetime) -> Callback:
@@ -37,7 +41,7 @@ class DynamoDBCallbacks:
             try:
                 await self._table.write(write)
             except ConditionUnmet as unmet:
-                standing = self._unless_expired(unmet.item)
+                standing = await self._unless_expired(unmet.item)
                 if standing is not None:
                     return await self._joined(standing, callback)
                 write = Insert(item) if unmet.item is None else _replacement(unmet.item, item)
@@ -47,7 +51,7 @@ class DynamoDBCallbacks:
 
     async def get(self, callback_id: str) -> Callback | None:
         """See `Callbacks.get`."""
-        return self._unless_expired(await self._table.get(_key(callback_id)))
+        return await self._unless_expired(await self._table.get(_key(callback_id)))
 
     async def add_tokens(self, callback_id: str, token_sha256: Iterable[str]) -> Callback | None:
         """See `Callbacks.add_tokens`."""
@@ -61,7 +65,10 @@ class DynamoDBCallbacks:
     async def decide(self, callback_id: str, answer: str) -> Callback | None:
         """See `Callbacks.decide`."""
         expected: Item = {"answer": None}
-        update = Update(_key(callback_id), sets={"answer": answer}, expected=expected, alive_at=self._now())
+        stored: str | bytes = answer
+        if self._cipher is not None and self._cipher.is_encrypting:
+            stored = await self._cipher.encrypt(_bound_to(callback_id), answer.encode())
+        update = Update(_key(callback_id), sets={"answer": stored}, expected=expected, alive_at=self._now())
         return await self._changed(update)
 
     async def _joined(self, standing: Callback, callback: Callback) -> Callback:
@@ -76,12 +83,25 @@ class DynamoDBCallbacks:
     async def _changed(self, update: Update) -> Callback | None:
         """Return the callback as it stands after the update, whether that took effect or not."""
         try:
-            return self._unless_expired(await self._table.write(update))
+            return await self._unless_expired(await self._table.write(update))
         except ConditionUnmet as unmet:
-            return self._unless_expired(unmet.item)
+            return await self._unless_expired(unmet.item)
 
-    def _unless_expired(self, item: Item | None) -> Callback | None:
-        return None if item is None or not self._is_alive(item) else _callback(item)
+    async def _unless_expired(self, item: Item | None) -> Callback | None:
+        if item is None or not self._is_alive(item):
+            return None
+        encrypted = item.get("answer")
+        if not isinstance(encrypted, bytes):
+            return _callback(item)
+        return _callback({**item, "answer": await self._opened(str(item[PARTITION_KEY]), encrypted)})
+
+    async def _opened(self, pk: str, encrypted: bytes) -> str:
+        if self._cipher is None:
+            raise UnreadableCallback(f"the answer in {pk} is encrypted, and this reader has no keys")
+        try:
+            return (await self._cipher.decrypt(_bound_to(pk.removeprefix(_CALLBACK_PREFIX)), encrypted)).decode()
+        except Altered as altered:
+            raise UnreadableCallback(f"the answer in {pk} cannot be decrypted: {altered}") from None
 
     def _is_alive(self, item: Item) -> bool:
         expires_at = item.get(EXPIRES_AT)
@@ -93,6 +113,10 @@ class DynamoDBCallbacks:
 
 def _key(callback_id: str) -> Key:
     return Key(f"{_CALLBACK_PREFIX}{callback_id}", CALLBACK)
+
+
+def _bound_to(callback_id: str) -> str:
+    return compact_json(["callback", callback_id])
 
 
 def _replacement(expired: Item, item: Item) -> Update:

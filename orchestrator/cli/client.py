@@ -14,11 +14,13 @@ from typing import Final
 
 from actors import SystemClock
 from orchestrator.answers import TIMED_OUT
+from orchestrator.artifacts import Artifacts
 from orchestrator.artifacts.payloads import PayloadStore
 from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.faults import Patience, Reachability
+from orchestrator.aws.keys import MasterKeys
 from orchestrator.aws.queue import BATCH_MAX, MESSAGE_BYTES_MAX, find_queue
 from orchestrator.aws.table import Table
 from orchestrator.callbacks import TOKEN_BYTES, Callback, Callbacks, expiry_of, issued_with
@@ -34,9 +36,12 @@ from orchestrator.deliveries import (
     check_token,
     was_heard,
 )
+from orchestrator.encryption.cipher import PayloadCipher
+from orchestrator.encryption.kms import payload_cipher
 from orchestrator.errors import OrchestratorError
 from orchestrator.inbox import SessionEnded, UnknownSession
 from orchestrator.journal import Journal
+from orchestrator.journal.codec import ENCRYPTED_TEXT
 from orchestrator.journal.dynamodb import DynamoDBJournal
 from orchestrator.journal.folding import read_state
 from orchestrator.session import events as e
@@ -86,10 +91,14 @@ class Client:
     patience: Patience
     heads: Heads
     journal: Journal
+    shown: Journal
+    """The same for people to look at: with a mark for each payload that is encrypted under a key refused to us."""
     callbacks: Callbacks
+    artifacts: Artifacts
     payloads: PayloadStore
     table: Table
     bucket: Bucket
+    cipher: PayloadCipher
 
     async def send(self, message: JsonObject, *, tenant: str | None = None) -> str:
         """Put a message on the queue and return the id that the queue gives it; a start, in its tenant's turn.
@@ -127,7 +136,7 @@ class Client:
             raise UnknownCallback(callback_id)
         check_token(callback, token)
         self._check_time(callback)
-        state = await read_state(self.journal, callback.session_id)
+        state = await read_state(self.shown, callback.session_id)
         if state is not None and state.has_ended and not was_heard(state, callback):
             raise SessionEnded(callback.session_id)
 
@@ -173,7 +182,7 @@ class Client:
     async def view(self, session_id: str) -> JsonObject:
         """Return one session. Raises `UnknownSession`."""
         checked(session_id)
-        return await session_view(self.heads, self.journal, session_id)
+        return await session_view(self.heads, self.shown, session_id)
 
     async def wait_for_end(
         self, session_id: str, message_id: str, payload_sha256: str, *, seconds_max: float
@@ -193,7 +202,7 @@ class Client:
                     await self._check_payload(session_id, payload_sha256)
                     is_ours = True
                 if _has_ended(head):
-                    return await session_view(self.heads, self.journal, session_id, opened=self.payloads.open)
+                    return await session_view(self.heads, self.shown, session_id, opened=self.payloads.open)
             except UnknownSession:
                 if pause > REFUSAL_LOOKS_AFTER:
                     await self.check_refusal(message_id)
@@ -202,9 +211,9 @@ class Client:
         return None
 
     async def _check_payload(self, session_id: str, payload_sha256: str) -> None:
-        async for recorded in self.journal.read(session_id):
+        async for recorded in self.shown.read(session_id):
             first = recorded.event
-            if isinstance(first, e.SessionStarted) and first.payload_sha256 != payload_sha256:
+            if isinstance(first, e.SessionStarted) and first.payload_sha256 not in {payload_sha256, ENCRYPTED_TEXT}:
                 raise SubmissionRefused(
                     f"IDEMPOTENCY_CONFLICT: session {session_id} was accepted with another payload; use another key"
                 )
@@ -222,7 +231,7 @@ class Client:
         seen, pause = 0, POLL_SECONDS_FIRST
         while True:
             before = seen
-            async for recorded in self.journal.read(session_id, after=seen):
+            async for recorded in self.shown.read(session_id, after=seen):
                 seen = recorded.seq
                 show(event_view(session_id, recorded))
             if not follow:
@@ -277,17 +286,22 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
         Unavailable: AWS, the table or the queue cannot be reached.
     """
     async with open_table(settings) as (clients, table, patience):
-        bucket = Bucket(clients.s3, settings.bucket, patience)
+        bucket, retention = Bucket(clients.s3, settings.bucket, patience), timedelta(days=settings.retention_days)
+        cipher = payload_cipher(settings, MasterKeys(clients.outlets, patience), patience.clock)
+        artifacts = S3Artifacts(bucket, cipher)
         yield Client(
             clients=clients,
             settings=settings,
             patience=patience,
             heads=DynamoDBHeads(table),
-            journal=DynamoDBJournal(table, retention=timedelta(days=settings.retention_days)),
-            callbacks=DynamoDBCallbacks(table, clock=patience.clock),
-            payloads=PayloadStore(S3Artifacts(bucket), inline_bytes_max=settings.inline_limit_bytes),
+            journal=DynamoDBJournal(table, retention=retention, cipher=cipher),
+            shown=DynamoDBJournal(table, retention=retention, cipher=cipher, shows_marks=True),
+            callbacks=DynamoDBCallbacks(table, clock=patience.clock, cipher=cipher),
+            artifacts=artifacts,
+            payloads=PayloadStore(artifacts, inline_bytes_max=settings.inline_limit_bytes),
             table=table,
             bucket=bucket,
+            cipher=cipher,
         )
 
 

@@ -80,7 +80,8 @@ def _control(word: str, session_id: str, reason: str | None, *, json_output: boo
         # A node that is out of reach from here is none of an operator's faults: it looks by itself.
         configure_logging(log_format(client.settings), level=logging.ERROR)
         with this_machine() as machine:
-            async with deliveries_of_no_node(client.settings, client.table, client.bucket, machine) as deliveries:
+            leaving = deliveries_of_no_node(client.settings, client.table, client.bucket, client.cipher, machine)
+            async with leaving as deliveries:
                 await _delivery(word, deliveries)(checked(session_id), reason, message_id)
 
     with_client(deliver)

@@ -59,7 +59,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         redrive = Redrive(
             await find_queue(client.clients, settings.queue, patience),
             await find_queue(client.clients, settings.dead_letter_queue_name, patience),
-            client.bucket,
+            client.artifacts,
         )
         return await redrive.run(choice, show, discards=discards, is_dry=is_dry), told
 

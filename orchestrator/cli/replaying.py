@@ -6,8 +6,6 @@ import asyncio
 
 import click
 
-from orchestrator.artifacts.s3 import S3Artifacts
-from orchestrator.aws.bucket import Bucket
 from orchestrator.cli.arguments import id_argument
 from orchestrator.cli.client import Client
 from orchestrator.cli.loading import load_app
@@ -35,9 +33,8 @@ def replay_command(session_id: str, target: str, json_output: bool) -> None:
         journal = [recorded async for recorded in client.journal.read(session_id)]
         if not journal:
             raise UnknownSession(session_id)
-        bucket = S3Artifacts(Bucket(client.clients.s3, client.settings.bucket, client.patience))
         try:
-            return await replay_journal(session_id, journal, app, artifacts=bucket)
+            return await replay_journal(session_id, journal, app, artifacts=client.artifacts)
         except ReplayFailed as failed:
             return failed
 

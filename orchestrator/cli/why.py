@@ -51,7 +51,7 @@ async def _explained(client: Client, session_id: str) -> Explanation:
     nodes = DynamoDBNodes(client.table)
     quotas = DynamoDBQuotas(client.table, limit_default=client.settings.tenant_limit)
     look = _Look(client, nodes)
-    gathering = Gathering(client.heads, client.journal, nodes, quotas, client.patience.clock, look.at)
+    gathering = Gathering(client.heads, client.shown, nodes, quotas, client.patience.clock, look.at)
     try:
         return explain(await gathering.facts(checked(session_id)))
     except UnknownSession:

@@ -8,7 +8,7 @@ from actors import Clock
 from orchestrator.aws.inspection import Inspection
 from orchestrator.cluster import Nodes
 from orchestrator.doctor import Finding, Level
-from orchestrator.doctor.resources import of_bucket, of_queues, of_table
+from orchestrator.doctor.resources import of_bucket, of_payload_key, of_queues, of_table
 from orchestrator.doctor.surroundings import of_clock, of_nodes, of_outlets, of_traces
 
 
@@ -20,7 +20,7 @@ async def examine(found: Inspection, nodes: Nodes, clock: Clock) -> AsyncIterato
         yield finding
     if is_sound:
         can_read = True
-        for check in (of_table, of_queues, of_bucket, of_outlets):
+        for check in (of_table, of_queues, of_bucket, of_payload_key, of_outlets):
             async for finding in check(found):
                 can_read = can_read and (check is not of_table or finding.level is not Level.ERROR)
                 yield finding

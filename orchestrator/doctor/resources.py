@@ -108,6 +108,21 @@ async def of_bucket(found: Inspection) -> AsyncIterator[Finding]:
         yield well("bucket lifecycle", f"{name} has {len(rules.fields['Rules'])} rules")
 
 
+async def of_payload_key(found: Inspection) -> AsyncIterator[Finding]:
+    """Check that payloads can be encrypted, and read again, where the settings name a key for that."""
+    if found.settings.payload_key_arn is None:
+        return
+    async for permission in found.payload_key_permissions(found.settings.payload_key_arn):
+        if permission.answered.code is None or permission.answered.is_denied:
+            yield _allowed(permission, is_nodes=True)
+        else:
+            yield error(
+                "payload key",
+                f"{permission.resource}: {permission.answered.code}: {permission.answered.text:.200}",
+                "ORCHESTRATOR_PAYLOAD_KEY_ARN: enable that key, or name one that is there; nodes do not start",
+            )
+
+
 _INDEXES: Final = (
     "template: Resources.Table.Properties.GlobalSecondaryIndexes (or: aws dynamodb update-table); nodes do not start"
 )

@@ -14,8 +14,10 @@ from typing import Final
 from actors import Clock
 from orchestrator.aws.items import EXPIRES_AT, PARTITION_KEY, SORT_KEY, Insert, Item, Key
 from orchestrator.aws.table import ConditionUnmet, Table
-from orchestrator.inbox import InboxItem, MessageConflict
-from orchestrator.session.values import SESSION_LIFE_MAX
+from orchestrator.encryption import Altered
+from orchestrator.encryption.cipher import PayloadCipher
+from orchestrator.inbox import InboxItem, MessageConflict, UnreadableMessage
+from orchestrator.session.values import SESSION_LIFE_MAX, compact_json
 
 WAKE_UP_LIFE: Final = timedelta(days=1)
 """As long as the tombstone of a dead node: after that, nobody asks for its notes."""
@@ -26,10 +28,14 @@ _WAKE_PREFIX: Final = "WAKE#"
 
 
 class DynamoDBInbox:
-    """An `Inbox` on the table."""
+    """An `Inbox` on the table. With a payload key, a body is stored as ciphertext, in bytes."""
 
-    def __init__(self, table: Table, *, clock: Clock, retention: timedelta) -> None:
+    def __init__(
+        self, table: Table, *, clock: Clock, retention: timedelta, cipher: PayloadCipher | None = None
+    ) -> None:
+        """Without `cipher` it can read no message that is encrypted."""
         self._table = table
+        self._cipher = cipher
         self._clock = clock
         self._life = SESSION_LIFE_MAX + retention
 
@@ -39,7 +45,7 @@ class DynamoDBInbox:
         message: Item = {
             PARTITION_KEY: key.pk,
             SORT_KEY: key.sk,
-            "body": item.body,
+            "body": await self._stored(key, item.body),
             "position": item.position,
             EXPIRES_AT: _expires_at(self._clock, self._life),
         }
@@ -47,13 +53,13 @@ class DynamoDBInbox:
             await self._table.write(Insert(message))
         except ConditionUnmet as unmet:
             # Our own message stands there if the answer to an earlier attempt was lost.
-            if unmet.item is not None and unmet.item.get("body") != item.body:
+            if unmet.item is not None and (await self._message(unmet.item)).body != item.body:
                 raise MessageConflict(session_id, item.message_id) from None
 
     async def read(self, session_id: str) -> tuple[InboxItem, ...]:
         """See `Inbox.read`."""
         pk = _message_key(session_id, "").pk
-        waiting = [_message(item) async for item in _all_with_prefix(self._table, pk, _INBOX_PREFIX)]
+        waiting = [await self._message(item) async for item in _all_with_prefix(self._table, pk, _INBOX_PREFIX)]
         return tuple(sorted(waiting, key=lambda item: (item.position, item.message_id)))
 
     async def delete(self, session_id: str, message_ids: Sequence[str]) -> None:
@@ -66,6 +72,26 @@ class DynamoDBInbox:
             except ExceptionGroup as failed:
                 # What the table refuses has a name of its own, which callers know.
                 raise failed.exceptions[0] from None
+
+    async def _stored(self, key: Key, body: str) -> str | bytes:
+        if self._cipher is None or not self._cipher.is_encrypting:
+            return body
+        return await self._cipher.encrypt(_bound_to(key), body.encode())
+
+    async def _message(self, item: Item) -> InboxItem:
+        encrypted = item.get("body")
+        if not isinstance(encrypted, bytes):
+            return _message(item)
+        key = Key(str(item[PARTITION_KEY]), str(item[SORT_KEY]))
+        return _message({**item, "body": await self._opened(key, encrypted)})
+
+    async def _opened(self, key: Key, encrypted: bytes) -> str:
+        if self._cipher is None:
+            raise UnreadableMessage(f"inbox message {key.sk} is encrypted, and this reader has no keys")
+        try:
+            return (await self._cipher.decrypt(_bound_to(key), encrypted)).decode()
+        except Altered as altered:
+            raise UnreadableMessage(f"inbox message {key.sk} cannot be decrypted: {altered}") from None
 
 
 class DynamoDBWakeUps:
@@ -104,6 +130,10 @@ def _all_with_prefix(table: Table, pk: str, prefix: str) -> AsyncIterator[Item]:
 
 def _message_key(session_id: str, message_id: str) -> Key:
     return Key(f"SESSION#{session_id}", f"{_INBOX_PREFIX}{message_id}")
+
+
+def _bound_to(key: Key) -> str:
+    return compact_json(["inbox", key.pk, key.sk])
 
 
 def _note_key(node_id: str, session_id: str) -> Key:

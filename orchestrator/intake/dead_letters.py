@@ -19,6 +19,8 @@ from orchestrator.session.values import TENANT_DEFAULT, Json, compact_json, deri
 ERROR_CODE: Final = "ErrorCode"
 ERROR_MESSAGE: Final = "ErrorMessage"
 ORIGINAL_ID: Final = "OriginalMessageId"
+DEAD_LETTERS_PREFIX: Final = "dead-letters/"
+"""Of the keys under which the bucket holds bodies that are too long for the queue."""
 OURS: Final = frozenset({ERROR_CODE, ERROR_MESSAGE, ORIGINAL_ID})
 EXHAUSTED: Final = "RECEIVES_EXHAUSTED"
 """Stands for the code of a letter that SQS moved itself: it was received too often, and no node said why."""

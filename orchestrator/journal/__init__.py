@@ -30,6 +30,12 @@ class UnreadableEvent(OrchestratorError):
     code = "UNREADABLE_EVENT"
 
 
+class AlteredEvent(UnreadableEvent):
+    """What is encrypted in an event is not what was encrypted for its place: it was altered, or moved there."""
+
+    code = "ALTERED_EVENT"
+
+
 class UnwritableEvent(Unavailable):
     """An event holds what no journal can. The doors refuse such values: one that came this far found a gap in them."""
 

@@ -21,6 +21,12 @@ from orchestrator.session.events import EVENT_TYPES, TYPE_NAMES, Event
 from orchestrator.session.values import ErrorRecord, Json, JsonObject, RetrySpec, format_instant, instant_of
 
 _OPERATION: Final = "operation"
+_USAGE: Final = "usage"
+_APART: Final = "encrypted"
+ENCRYPTED: Final[JsonObject] = {_APART: True}
+"""Stands for a payload where only its ciphertext is stored, for whoever reads the table without the key."""
+ENCRYPTED_TEXT: Final = "[encrypted]"
+"""The same, where a text is expected."""
 NUMBER_MAX: Final = sys.float_info.max
 """A whole number over this one is no float."""
 
@@ -66,8 +72,31 @@ def encode(event: Event) -> str:
         raise UnwritableEvent(f"a {kind} event holds what is not JSON: {type(error).__name__}") from None
 
 
-def decode(status: str, operation: str | None, data: str) -> Event:
-    """Return the event of such an item.
+def encode_apart(event: Event) -> tuple[str, bytes | None]:
+    """Return the event's `data` text with a mark in place of each payload, and the payloads; `None` where it has none.
+
+    Raises:
+        UnwritableEvent: a field holds what is not JSON.
+    """
+    whole, kind = encode(event), type(event)
+    data = _fields(stored_json(whole))
+    payloads: JsonObject = {}
+    for name, value in data.items():
+        if name in _PAYLOADS[kind] or (name == _USAGE and not _is_counts(value)):
+            payloads[name] = value
+    if not payloads:
+        return whole, None
+    marks = {name: _marked(value, _ANNOTATIONS[kind][name]) for name, value in payloads.items()}
+    # Its own mark: else whoever takes the ciphertext away would have us take the marks for what was recorded.
+    return to_json({**data, **marks, **ENCRYPTED}).decode(), to_json(payloads)
+
+
+def decode(
+    status: str, operation: str | None, data: str, payloads: bytes | None = None, *, shows_marks: bool = False
+) -> Event:
+    """Return the event of such an item; `payloads` are those that `encode_apart` took out.
+
+    Without them, an event that had some is refused, unless the caller `shows_marks` to people in their place.
 
     Raises:
         UnreadableEvent: the type is not known to this version, or its data do not fit.
@@ -77,6 +106,13 @@ def decode(status: str, operation: str | None, data: str) -> Event:
         raise UnreadableEvent(f"the journal holds an event of type {status}, which this version does not know")
     try:
         loaded = _fields(stored_json(data))
+        if payloads is not None:
+            loaded |= _fields(stored_json(payloads.decode()))
+        elif _APART in loaded:
+            if not shows_marks:
+                raise TypeError("its payloads are encrypted, and are not there")
+            # Nobody looks at these by themselves, and a state is folded from what they hold.
+            loaded = {name: value for name, value in loaded.items() if _holds_more(kind, name, value)}
         values = {name: read(loaded[name]) for name, read in _FIELD_READERS[kind] if name in loaded}
         make: Callable[..., Event] = kind
         return make(**values) if operation is None else make(operation=operation, **values)
@@ -185,3 +221,49 @@ _DATA_FIELDS: Final = {
 _FIELD_READERS: Final = {
     kind: tuple((f.name, _READERS[str(f.type)]) for f in fields(kind) if f.name != _OPERATION) for kind in TYPE_NAMES
 }
+
+_CLEAR: Final = frozenset(
+    {
+        *("session_type", "tenant", "trace", "parent", "parent_operation", "time_limit", "patches", "budget"),
+        *("attempt", "agent", "agent_run", _USAGE, "timeout", "retry", "next_attempt_at", "fire_at", "signal"),
+        *(
+            "callback_id",
+            "times_out_at",
+            "name",
+            "message_id",
+            "change_id",
+            "child_id",
+            "cause",
+            "percent",
+            "continued_as",
+        ),
+        # Of `VALUE_RECORDED`, which says where an outcome stands, and never what it is.
+        "value",
+    }
+)
+"""Fields that stay readable in the table whatever is encrypted: the structure that people on call and pollers read.
+
+A new field is a payload unless it is named here. Of an error, the text is one; its type and code are not.
+"""
+
+_PAYLOADS: Final = {
+    kind: frozenset(f.name for f in fields(kind) if f.name != _OPERATION) - _CLEAR for kind in TYPE_NAMES
+}
+"""The fields of each event that may hold what users sent, made or were told."""
+
+_ANNOTATIONS: Final = {kind: {f.name: str(f.type) for f in fields(kind)} for kind in TYPE_NAMES}
+
+
+def _holds_more(kind: type[Event], name: str, value: Json) -> bool:
+    return value != ENCRYPTED or _ANNOTATIONS[kind].get(name) != "JsonObject | None"
+
+
+def _is_counts(value: Json) -> bool:
+    return isinstance(value, dict) and all(isinstance(count, int | float) for count in value.values())
+
+
+def _marked(value: Json, annotation: str) -> Json:
+    """Return what stands for a payload, of a kind that its place in the event can hold."""
+    if annotation == "ErrorRecord" and isinstance(value, dict):
+        return {**value, "message": ENCRYPTED_TEXT}
+    return ENCRYPTED_TEXT if annotation in {"str", "str | None"} else dict(ENCRYPTED)

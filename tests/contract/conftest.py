@@ -14,10 +14,34 @@ from orchestrator.journal import Journal
 from orchestrator.tenants import Quotas
 from orchestrator.usage import Usage
 from tests.contract.fault_proxy import FaultProxy, fault_proxy
-from tests.contract.stage import OpenTable, Store, open_store, open_table, simulated_store
+from tests.contract.stage import OpenTable, Store, cipher, open_store, open_table, simulated_store
 from tests.emulators import Emulator
 
-STORES = ("memory", "simulated", "ministack", "moto", pytest.param("dynamodb_local", marks=pytest.mark.docker))
+STORES = (
+    "memory",
+    "simulated",
+    "encrypted",
+    "ministack",
+    "moto",
+    pytest.param("dynamodb_local", marks=pytest.mark.docker),
+)
+
+
+ENCRYPTED_SUITES = ("test_journal", "test_inbox", "test_callbacks")
+"""Of what is stored, these alone hold payloads."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Hold stores that encrypt payloads to the suites of those alone that have any."""
+    beside = {item for item in items if _is_encrypted(item) and not item.path.stem.startswith(ENCRYPTED_SUITES)}
+    config.hook.pytest_deselected(items=list(beside))
+    items[:] = [item for item in items if item not in beside]
+
+
+def _is_encrypted(item: pytest.Item) -> bool:
+    return (
+        isinstance(item, pytest.Function) and hasattr(item, "callspec") and "encrypted" in item.callspec.params.values()
+    )
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -38,7 +62,7 @@ def read_service_models_once() -> Iterator[None]:
 @pytest.fixture(params=STORES)
 def emulator(request: pytest.FixtureRequest) -> Emulator | None:
     """Each emulator that stores are held to in turn; `None` stands for what needs none."""
-    if request.param in {"memory", "simulated"}:
+    if request.param in {"memory", "simulated", "encrypted"}:
         return None
     running = request.getfixturevalue(request.param)
     assert isinstance(running, Emulator)
@@ -59,8 +83,14 @@ def isolated(emulator: Emulator | None) -> None:
 @pytest.fixture
 async def store(emulator: Emulator | None, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """One implementation of the protocols, empty."""
-    is_simulated = request.node.callspec.params.get("emulator") == "simulated"
-    async with simulated_store() if is_simulated else open_store(emulator) as opened:
+    match request.node.callspec.params.get("emulator"):
+        case "simulated":
+            opening = simulated_store()
+        case "encrypted":
+            opening = simulated_store(cipher())
+        case _:
+            opening = open_store(emulator)
+    async with opening as opened:
         yield opened
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from actors import Clock, SystemClock
+from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.inspection import Inspection
@@ -47,7 +48,7 @@ class Operated:
         redrive = Redrive(
             await find_queue(self.clients, self.settings.queue, patience_of()),
             await find_queue(self.clients, self.settings.dead_letter_queue_name, patience_of()),
-            Bucket(self.clients.s3, self.settings.bucket, patience_of()),
+            S3Artifacts(Bucket(self.clients.s3, self.settings.bucket, patience_of())),
         )
         await redrive.run(choice or Choice(), found.append, discards=discards, is_dry=is_dry)
         return found

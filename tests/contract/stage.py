@@ -26,6 +26,9 @@ from orchestrator.callbacks.memory import MemoryCallbacks
 from orchestrator.cluster import Head, Heads, NodeRecord, Nodes
 from orchestrator.cluster.dynamodb import DynamoDBHeads, DynamoDBNodes
 from orchestrator.cluster.memory import MemoryHeads, MemoryNodes
+from orchestrator.encryption.cipher import PayloadCipher
+from orchestrator.encryption.key_ring import KeyRing
+from orchestrator.encryption.memory import MemoryKeys
 from orchestrator.inbox import Inbox, WakeUps
 from orchestrator.inbox.dynamodb import DynamoDBInbox, DynamoDBWakeUps
 from orchestrator.inbox.memory import MemoryInbox, MemoryWakeUps
@@ -235,26 +238,32 @@ async def open_store(emulator: Emulator | None) -> AsyncIterator[Store]:
         yield _store_on(opened.table, opened.clock)
 
 
+def cipher() -> PayloadCipher:
+    """Return what encrypts under a key of its own."""
+    keys = MemoryKeys()
+    return PayloadCipher(KeyRing(keys, ManualClock(START), key_arn=keys.create(), context={}))
+
+
 @asynccontextmanager
-async def simulated_store() -> AsyncIterator[Store]:
+async def simulated_store(cipher: PayloadCipher | None = None) -> AsyncIterator[Store]:
     """Yield the implementations on the table that the simulation runs on: it must refuse what the real ones refuse."""
     client, signed = clients_at_once(SimTable(World(0), lambda: 0.0, pytest.fail))
     table = Table(client, signed, "orchestrator", patience_of())
     carrier = asyncio.create_task(table.run(), name="table")
     try:
-        yield _store_on(table, ManualClock(START))
+        yield _store_on(table, ManualClock(START), cipher)
     finally:
         await end_tasks(carrier)
 
 
-def _store_on(table: Table, clock: ManualClock) -> Store:
+def _store_on(table: Table, clock: ManualClock, cipher: PayloadCipher | None = None) -> Store:
     return Store(
-        journal=DynamoDBJournal(table, retention=RETENTION),
+        journal=DynamoDBJournal(table, retention=RETENTION, cipher=cipher),
         heads=DynamoDBHeads(table),
         nodes=DynamoDBNodes(table),
-        inbox=DynamoDBInbox(table, clock=clock, retention=RETENTION),
+        inbox=DynamoDBInbox(table, clock=clock, retention=RETENTION, cipher=cipher),
         wake_ups=DynamoDBWakeUps(table, clock=clock),
-        callbacks=DynamoDBCallbacks(table, clock=clock),
+        callbacks=DynamoDBCallbacks(table, clock=clock, cipher=cipher),
         quotas=DynamoDBQuotas(table, limit_default=LIMIT_DEFAULT),
         latest_writes=DynamoDBLatestWrites(table, clock=clock),
         schedules=DynamoDBSchedules(table),

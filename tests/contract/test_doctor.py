@@ -16,7 +16,7 @@ from orchestrator.building import note_clock
 from orchestrator.cluster import NodeRecord
 from orchestrator.cluster.memory import MemoryNodes
 from orchestrator.doctor import Level
-from orchestrator.doctor.resources import of_bucket, of_queues, of_table
+from orchestrator.doctor.resources import of_bucket, of_payload_key, of_queues, of_table
 from orchestrator.doctor.surroundings import of_nodes, of_outlets, of_traces
 from orchestrator.intake import UNKNOWN_RECEIVES_MAX
 from orchestrator.machine import this_machine
@@ -335,3 +335,20 @@ async def test_without_a_collector_there_is_nothing_to_check(monkeypatch: pytest
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", raising=False)
     assert [Level.OK] == [each.level async for each in of_traces()]
+
+
+async def test_a_payload_key_is_tried_where_one_is_set(deployed: Operated, proxy: FaultProxy) -> None:
+    """Making a data key and opening it, each alone; a key that is disabled says so, and nothing is said of none."""
+    assert [] == await deployed.found_by(of_payload_key)
+    kms = await deployed.raw.outlets.kms()
+    arn = (await kms.create_key())["KeyMetadata"]["Arn"]
+    encrypting = replace(deployed, settings=deployed.settings.model_copy(update={"payload_key_arn": arn}))
+    assert [Level.OK, Level.OK] == [each.level for each in await encrypting.found_by(of_payload_key)]
+    for action in ("GenerateDataKey", "Decrypt"):
+        proxy.arm(action, DENIED)
+        ((check, says),) = wrong(await encrypting.found_by(of_payload_key))
+        assert action in f"{check} {says}"
+        assert arn in says
+    await kms.disable_key(KeyId=arn)
+    ((check, says),) = wrong(await encrypting.found_by(of_payload_key))
+    assert ("payload key", True) == (check, "DisabledException" in says)

@@ -17,6 +17,7 @@ import aiohttp
 
 from orchestrator.aws.clients import READ_SECONDS_MAX, Clients
 from tests.simulation.dynamodb import SimTable, canceled, refused
+from tests.simulation.kms import SimKeys
 from tests.simulation.loops import SimLoop, settle
 from tests.simulation.outlets import BUS, TASKS, SimOutlets
 from tests.simulation.s3 import SimBucket
@@ -76,6 +77,7 @@ class Cloud:
     queue: SimQueue
     bucket: SimBucket
     outlets: SimOutlets = field(default_factory=lambda: SimOutlets(Random(0)))
+    keys: SimKeys = field(default_factory=SimKeys)
     faults: Counter[str] = field(default_factory=Counter)
     requests: int = 0
 
@@ -86,6 +88,8 @@ class Cloud:
                 return self.table.perform(operation, request)
             case "queue":
                 return self.queue.perform(operation, request)
+            case "keys":
+                return self.keys.perform(operation, request)
             case _:
                 return self.bucket.perform(operation, request)
 
@@ -360,6 +364,9 @@ class _Outlets:
 
     async def stepfunctions(self) -> Any:
         return _Client(self._line, TASKS, None)
+
+    async def kms(self, region: str | None = None) -> Any:
+        return _Client(self._line, "keys", None)
 
 
 class _Signed:

@@ -91,3 +91,7 @@ class PlayedOutlets:
     async def stepfunctions(self) -> Any:
         """See `Outlets.stepfunctions`."""
         return self._client
+
+    async def kms(self, region: str | None = None) -> Any:
+        """See `Outlets.kms`."""
+        return self._client
