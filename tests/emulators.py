@@ -23,7 +23,10 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import HttpWaitStrategy
 
 REGION: Final = "us-east-1"
-MINISTACK_SERVICES: Final = "dynamodb,sqs,s3,sns,events,states,lambda,sts,iam"
+MINISTACK_SERVICES: Final = (
+    "dynamodb,sqs,s3,sns,events,states,lambda,sts,iam,"
+    "cloudformation,ec2,ecs,elasticloadbalancing,kms,logs,monitoring,scheduler,secretsmanager"
+)
 DYNAMODB_LOCAL_IMAGE: Final = "amazon/dynamodb-local:2.6.1"
 DYNAMODB_LOCAL_PORT: Final = 8000
 DOCKER_HOST_DEFAULT: Final = "unix:///var/run/docker.sock"

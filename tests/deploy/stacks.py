@@ -1,0 +1,103 @@
+"""Stacks on the emulator, deployed by its CloudFormation, each in an account of its own.
+
+The emulator is given the templates as they are, but for two things that it cannot do and AWS can: it has no Application
+Auto Scaling, and hands on a parameter of type Number as text.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import botocore.session
+from botocore.exceptions import WaiterError
+
+from tests.deploy.templates import FOLDER, NEEDED
+from tests.emulators import REGION, Emulator, access_key, fresh_account
+
+STACK: Final = "prod"
+WAIT: Final = {"Delay": 0.05, "MaxAttempts": 400}
+_SCALING: Final = re.compile(r"^  \w+:\n    Type: AWS::ApplicationAutoScaling::.*\n(?:    .*\n|\n)+(?=  \S)", re.MULTILINE)
+_NUMBER: Final = re.compile(r"((?:DesiredCount|Base|Weight): (?:!If .*)?)!Ref (\w+)")
+_DEFAULT: Final = re.compile(r"^  (\w+): \{Type: Number, Default: (\d+)", re.MULTILINE)
+
+
+class StackFailed(Exception):
+    """A stack did not come up; the text says which resource, and why."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One stack that is there: physical ids by logical ones, and its outputs."""
+
+    name: str
+    resources: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+class Account:
+    """An account on the emulator, with a network in it."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.id = fresh_account()
+        self.environment = {
+            "AWS_ENDPOINT_URL": emulator.endpoint_url,
+            "AWS_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": access_key(emulator, self.id),
+            "AWS_SECRET_ACCESS_KEY": "test",
+        }
+        self._session = botocore.session.get_session()
+
+    def client(self, service: str) -> Any:
+        """Return a client of the service."""
+        return self._session.create_client(
+            service,
+            region_name=REGION,
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key="test",
+        )
+
+    @cached_property
+    def network(self) -> dict[str, str]:
+        """The parameters that name a network."""
+        ec2 = self.client("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        subnets = [
+            ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{n}.0/24")["Subnet"]["SubnetId"] for n in range(2)
+        ]
+        return {"VpcId": vpc, "SubnetIds": ",".join(subnets)}
+
+    def deploy(self, template: str, parameters: Mapping[str, str], name: str = STACK) -> Stack:
+        """Create the stack of that template and return it. Raises `StackFailed`."""
+        text = (FOLDER / template).read_text()
+        cloudformation = self.client("cloudformation")
+        cloudformation.create_stack(
+            StackName=name,
+            TemplateBody=_for_the_emulator(text, parameters),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            Capabilities=["CAPABILITY_IAM"],
+        )
+        try:
+            cloudformation.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig=WAIT)
+        except WaiterError:
+            events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+            why = [f"{e['LogicalResourceId']}: {e['ResourceStatusReason']}" for e in events if "FAIL" in e["ResourceStatus"]]
+            raise StackFailed("\n".join(why)) from None
+        (about,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+        found = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
+        return Stack(
+            name,
+            {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in found},
+            {each["OutputKey"]: each["OutputValue"] for each in about.get("Outputs", [])},
+        )
+
+    def deploy_main(self, parameters: Mapping[str, str]) -> Stack:
+        """Create the stack of the main template in this account's network."""
+        return self.deploy("template.yaml", NEEDED | parameters | self.network)
+
+
+def _for_the_emulator(text: str, parameters: Mapping[str, str]) -> str:
+    numbers = dict(_DEFAULT.findall(text)) | parameters
+    return _NUMBER.sub(lambda found: found[1] + numbers[found[2]], _SCALING.sub("", text))
