@@ -17,10 +17,12 @@ from tests.deploy.templates import FOLDER, NEEDED
 from tests.emulators import REGION, Emulator, access_key, fresh_account
 
 STACK: Final = "prod"
+_SESSION: Final = botocore.session.get_session()
+"""One for all: what takes time is to read the models of the services."""
 WAIT: Final = {"Delay": 0.05, "MaxAttempts": 400}
 _SCALING: Final = re.compile(r"^  \w+:\n    Type: AWS::ApplicationAutoScaling::.*\n(?:    .*\n|\n)+(?=  \S)", re.MULTILINE)
 _NUMBER: Final = re.compile(r"((?:DesiredCount|Base|Weight): (?:!If .*)?)!Ref (\w+)")
-_DEFAULT: Final = re.compile(r"^  (\w+): \{Type: Number, Default: (\d+)", re.MULTILINE)
+_DEFAULT: Final = re.compile(r"^  (\w+):\s+\{Type: Number, Default: (\d+)", re.MULTILINE)
 
 
 class StackFailed(Exception):
@@ -47,11 +49,10 @@ class Account:
             "AWS_ACCESS_KEY_ID": access_key(emulator, self.id),
             "AWS_SECRET_ACCESS_KEY": "test",
         }
-        self._session = botocore.session.get_session()
 
     def client(self, service: str) -> Any:
         """Return a client of the service."""
-        return self._session.create_client(
+        return _SESSION.create_client(
             service,
             region_name=REGION,
             endpoint_url=self.environment["AWS_ENDPOINT_URL"],

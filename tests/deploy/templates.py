@@ -4,8 +4,10 @@ What CloudFormation knows only once a resource is there stands as `${Resource}` 
 stack exports as `${stack-name}`. No emulator is asked: this is for what emulators leave out.
 """
 
+import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -58,10 +60,15 @@ _VARIABLE: Final = re.compile(r"\$\{([^!}][^}]*)\}")
 
 
 def parsed(path: Path) -> dict[str, Node]:
-    """Return a template as CloudFormation's JSON has it, `{"Ref": …}` for `!Ref …`."""
+    """Return a template as CloudFormation's JSON has it, `{"Ref": …}` for `!Ref …`; a copy of one's own."""
+    return cast("dict[str, Node]", json.loads(_as_json(path)))
+
+
+@cache
+def _as_json(path: Path) -> str:
     template, problems = decode(str(path))
     assert not problems, problems
-    return cast("dict[str, Node]", template)
+    return json.dumps(template)
 
 
 def resources(template: Mapping[str, Node], parameters: Mapping[str, str]) -> dict[str, Node]:
