@@ -90,8 +90,11 @@ def access_key(emulator: Emulator, account: str) -> str:
 
 
 @contextmanager
-def running_ministack(state: Path | None = None) -> Iterator[Emulator]:
-    """Run ministack with the services that we use; with `state`, a folder, it goes on from what it kept there."""
+def running_ministack(state: Path | None = None, *, enforces_policies: bool = False) -> Iterator[Emulator]:
+    """Run ministack with the services that we use; with `state`, a folder, it goes on from what it kept there.
+
+    One that `enforces_policies` asks IAM about every call, of all but the account itself.
+    """
     environment = {
         "BIND_HOST": "127.0.0.1",  # unless told, it listens on every interface
         "DOCKER_HOST": "unix:///nonexistent",  # or it tidies up containers of the machine's engine
@@ -102,6 +105,8 @@ def running_ministack(state: Path | None = None) -> Iterator[Emulator]:
         "SERVICES": MINISTACK_SERVICES,
         "SFTP_ENABLED": "0",
     }
+    if enforces_policies:
+        environment["AUTH"] = "true"
     if state is not None:
         environment |= {
             "PERSIST_STATE": "1",
