@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Final
 
 import botocore.session
+from botocore.config import Config
 from botocore.exceptions import WaiterError
 
 from tests.deploy.templates import FOLDER, NEEDED
@@ -60,6 +61,8 @@ class Account:
             aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
             aws_session_token=variables.get("AWS_SESSION_TOKEN"),
+            # Some operations want a host of their own (`sync-…`), which no emulator has.
+            config=Config(inject_host_prefix=False),
         )
 
     @cached_property
