@@ -21,7 +21,9 @@ STACK: Final = "prod"
 _SESSION: Final = botocore.session.get_session()
 """One for all: what takes time is to read the models of the services."""
 WAIT: Final = {"Delay": 0.05, "MaxAttempts": 400}
-_SCALING: Final = re.compile(r"^  \w+:\n    Type: AWS::ApplicationAutoScaling::.*\n(?:    .*\n|\n)+(?=  \S)", re.MULTILINE)
+_SCALING: Final = re.compile(
+    r"^  \w+:\n    Type: AWS::ApplicationAutoScaling::.*\n(?:    .*\n|\n)+(?=  \S)", re.MULTILINE
+)
 _NUMBER: Final = re.compile(r"((?:DesiredCount|Base|Weight): (?:!If .*)?)!Ref (\w+)")
 _DEFAULT: Final = re.compile(r"^  (\w+):\s+\{Type: Number, Default: (\d+)", re.MULTILINE)
 
@@ -70,9 +72,7 @@ class Account:
         """The parameters that name a network."""
         ec2 = self.client("ec2")
         vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-        subnets = [
-            ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{n}.0/24")["Subnet"]["SubnetId"] for n in range(2)
-        ]
+        subnets = [ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{n}.0/24")["Subnet"]["SubnetId"] for n in range(2)]
         return {"VpcId": vpc, "SubnetIds": ",".join(subnets)}
 
     def deploy(
@@ -96,7 +96,11 @@ class Account:
             cloudformation.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig=WAIT)
         except WaiterError:
             events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
-            why = [f"{e['LogicalResourceId']}: {e['ResourceStatusReason']}" for e in events if "FAIL" in e["ResourceStatus"]]
+            why = [
+                f"{e['LogicalResourceId']}: {e['ResourceStatusReason']}"
+                for e in events
+                if "FAIL" in e["ResourceStatus"]
+            ]
             raise StackFailed("\n".join(why)) from None
         (about,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
         found = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
@@ -108,9 +112,9 @@ class Account:
 
     def deploy_main(self, parameters: Mapping[str, str], *, without_tls: bool = False) -> Stack:
         """Create the stack of the main template in this account's network."""
-        return self.deploy("template.yaml", NEEDED | parameters | self.network, without_tls=without_tls)
+        return self.deploy("template.yaml", NEEDED | dict(parameters) | self.network, without_tls=without_tls)
 
 
 def _for_the_emulator(text: str, parameters: Mapping[str, str]) -> str:
-    numbers = dict(_DEFAULT.findall(text)) | parameters
+    numbers = dict(_DEFAULT.findall(text)) | dict(parameters)
     return _NUMBER.sub(lambda found: found[1] + numbers[found[2]], _SCALING.sub("", text))

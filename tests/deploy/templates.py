@@ -6,10 +6,10 @@ stack exports as `${stack-name}`. No emulator is asked: this is for what emulato
 
 import json
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from cfnlint.decode import decode
 
@@ -25,7 +25,6 @@ PSEUDO: Final = {
 }
 NEEDED: Final = {
     "Image": "111122223333.dkr.ecr.us-east-1.amazonaws.com/shop@sha256:abc",
-    "App": "shop:app",
     "VpcId": "vpc-1",
     "SubnetIds": "subnet-1,subnet-2",
 }
@@ -37,6 +36,7 @@ EVERYTHING: Final = NEEDED | {
     "AgentRuntimeArns": "arn:aws:bedrock-agentcore:us-east-1:111122223333:runtime/r,"
     "arn:aws:bedrock-agentcore:us-east-1:111122223333:runtime/r/runtime-endpoint/*",
     "AlarmEmail": "operators@example.com",
+    "App": "shop:app",
     "ApprovalEmail": "editors@example.com",
     "CertificateArn": "arn:aws:acm:us-east-1:111122223333:certificate/1",
     "EncryptPayloads": "yes",
@@ -104,7 +104,7 @@ class _Stack:
         if isinstance(node, dict):
             if len(node) == 1:
                 ((name, argument),) = node.items()
-                if name == "Ref" or name == "Condition" and isinstance(argument, str) or name.startswith("Fn::"):
+                if name == "Ref" or (name == "Condition" and isinstance(argument, str)) or name.startswith("Fn::"):
                     return self._call(name, argument)
             values = {str(name): self.value(each) for name, each in node.items()}
             return {name: each for name, each in values.items() if each is not _ABSENT}
@@ -113,37 +113,35 @@ class _Stack:
         return str(node) if isinstance(node, str) else node
 
     def _call(self, name: str, argument: Node) -> Node:
-        match name:
-            case "Ref":
-                return _ABSENT if argument == "AWS::NoValue" else self._values.get(argument, f"${{{argument}}}")
-            case "Condition":
-                return self.holds(argument)
-            case "Fn::GetAtt":
-                return f"${{{'.'.join(argument) if isinstance(argument, list) else argument}}}"
-            case "Fn::ImportValue":
-                return f"${{{self.value(argument)}}}"
-            case "Fn::If":
-                return self.value(argument[1] if self.holds(argument[0]) else argument[2])
-            case "Fn::Sub":
-                text, more = argument if isinstance(argument, list) else (argument, {})
-                return self._text(text, self.value(more))
-        arguments = self.value(argument)
-        match name:
-            case "Fn::Equals":
-                return arguments[0] == arguments[1]
-            case "Fn::Not":
-                return not arguments[0]
-            case "Fn::And":
-                return all(arguments)
-            case "Fn::Or":
-                return any(arguments)
-            case "Fn::Split":
-                return arguments[1].split(arguments[0])
-            case "Fn::Select":
-                return arguments[1][arguments[0]]
-        raise AssertionError(f"{name} is not known here")
+        if name == "Fn::If":
+            return self.value(argument[1] if self.holds(argument[0]) else argument[2])
+        function = self._functions.get(name)
+        return self._lazy[name](argument) if function is None else function(self.value(argument))
 
-    def _text(self, text: str, more: Mapping[str, Node]) -> str:
+    @cached_property
+    def _lazy(self) -> dict[str, Callable[[Node], Node]]:
+        """What takes its argument as it stands."""
+        return {
+            "Ref": lambda name: _ABSENT if name == "AWS::NoValue" else self._values.get(name, f"${{{name}}}"),
+            "Condition": self.holds,
+            "Fn::GetAtt": lambda path: f"${{{'.'.join(path) if isinstance(path, list) else path}}}",
+            "Fn::Sub": lambda given: self._text(*(given if isinstance(given, list) else (given, {}))),
+        }
+
+    _functions: ClassVar[dict[str, Callable[[Node], Node]]] = {
+        "Fn::And": all,
+        "Fn::Equals": lambda both: both[0] == both[1],
+        "Fn::ImportValue": lambda name: f"${{{name}}}",
+        "Fn::Not": lambda one: not one[0],
+        "Fn::Or": any,
+        "Fn::Select": lambda given: given[1][given[0]],
+        "Fn::Split": lambda given: given[1].split(given[0]),
+    }
+    """What takes the values of its arguments."""
+
+    def _text(self, text: str, given: Mapping[str, Node]) -> str:
+        more = self.value(given)
+
         def put_in(found: re.Match[str]) -> str:
             name = found[1]
             return str(more.get(name, self._values.get(name, found[0])))

@@ -22,6 +22,7 @@ from tests.integration.deployment import Deployment, start_message
 README: Final = (FOLDER / "README.md").read_text()
 LEFT: Final = re.compile(rf"^- `({ENV_PREFIX}\w+)`", re.MULTILINE)
 HEARTBEATS: Final = 3
+TOPIC: Final = "arn:aws:sns:us-east-1:111122223333:prod-ApprovalTopic"
 IN_BATCHES: Final = {
     "Table": ["dynamodb:BatchExecuteStatement"],
     "Queue": ["sqs:DeleteMessageBatch", "sqs:ChangeMessageVisibilityBatch"],
@@ -32,9 +33,11 @@ def environment(parameters: dict[str, str]) -> dict[str, str]:
     """Return the environment of the container, with something in the place of each secret."""
     node: Node = resources(parsed(MAIN), parameters)["TaskDefinition"]["ContainerDefinitions"][0]
     secret = {"ORCHESTRATOR_API_KEYS": "a-key", "ORCHESTRATOR_WEBHOOK_SECRET": "whsec_" + "MDAw" * 8}
-    return {each["Name"]: each["Value"] for each in node["Environment"]} | {
-        each["Name"]: secret[each["Name"]] for each in node["Secrets"]
-    }
+    variables = {each["Name"]: each["Value"] for each in node["Environment"]}
+    # All that the settings ask of it is that it is an ARN.
+    assert "${ApprovalTopic}" == variables["ORCHESTRATOR_APPROVAL_TOPIC_ARN"]
+    variables["ORCHESTRATOR_APPROVAL_TOPIC_ARN"] = TOPIC
+    return variables | {each["Name"]: secret[each["Name"]] for each in node["Secrets"]}
 
 
 def loaded(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -58,7 +61,7 @@ def test_the_settings_of_a_task_are_good_ones(parameters: dict[str, str], monkey
     """They are read as a process reads them, and name the resources of the stack."""
     settings = loaded(environment(parameters), monkeypatch)
     assert ("${Table}", "${Bucket}", "${EventBus}") == (settings.table, settings.bucket, settings.event_bus)
-    assert ("${Queue.QueueName}", "${ApprovalTopic}") == (settings.queue, settings.approval_topic_arn)
+    assert ("${Queue.QueueName}", TOPIC) == (settings.queue, settings.approval_topic_arn)
     assert ("0.0.0.0", 8080, "json") == (settings.host, settings.port, settings.log_format)
     address = {"http://${LoadBalancer.DNSName}": NEEDED, EVERYTHING["PublicUrl"]: EVERYTHING, None: BARE}
     assert parameters == address[settings.public_url]
@@ -154,7 +157,7 @@ async def deployment(
 
 
 async def test_a_node_does_all_its_work_with_what_its_role_allows(deployment: Deployment) -> None:
-    """A session with a payload in the bucket, an approval, a dead letter, an end told to bus and task: none is refused."""
+    """A payload in the bucket, an approval, a dead letter, an end told to bus and task: nothing is refused."""
     worker = await deployment.start()
     await deployment.send("this is no message")
     await deployment.send(start_message("large-result", 300_000, session_id="large", task_token="a-token"))

@@ -65,7 +65,9 @@ def test_the_bucket_is_closed_encrypted_and_tidied(account: Account, stack: Stac
     assert "AES256" == rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"]
     rules = resources(parsed(MAIN), NEEDED)["Bucket"]["LifecycleConfiguration"]["Rules"]
     assert {"DaysAfterInitiation": 1} == rules[0]["AbortIncompleteMultipartUpload"]
-    assert {"sessions/": "500", "dead-letters/": "30"} == {each["Prefix"]: str(each["ExpirationInDays"]) for each in rules[1:]}
+    assert {"sessions/": "500", "dead-letters/": "30"} == {
+        each["Prefix"]: str(each["ExpirationInDays"]) for each in rules[1:]
+    }
     (statement,) = json.loads(s3.get_bucket_policy(Bucket=name)["Policy"])["Statement"]
     assert ("Deny", {"Bool": {"aws:SecureTransport": "false"}}) == (statement["Effect"], statement["Condition"])
 
@@ -75,7 +77,9 @@ def test_the_service_rolls_back_by_itself_and_never_runs_fewer(account: Account,
     ecs = account.client("ecs")
     (cluster,) = ecs.describe_clusters(clusters=[stack.outputs["Cluster"]])["clusters"]
     assert ["FARGATE", "FARGATE_SPOT"] == cluster["capacityProviders"]
-    (service,) = ecs.describe_services(cluster=stack.outputs["Cluster"], services=[stack.outputs["Service"]])["services"]
+    (service,) = ecs.describe_services(cluster=stack.outputs["Cluster"], services=[stack.outputs["Service"]])[
+        "services"
+    ]
     assert {
         "deploymentCircuitBreaker": {"enable": True, "rollback": True},
         "maximumPercent": 200,
@@ -94,7 +98,11 @@ def test_nodes_and_the_load_balancer_reach_a_node_and_nobody_else_does(account: 
     """At its port, by their groups, not by addresses; and `/nodes/` stays inside."""
     ec2, elb = account.client("ec2"), account.client("elbv2")
     (group,) = ec2.describe_security_groups(GroupIds=[stack.outputs["TaskSecurityGroup"]])["SecurityGroups"]
-    sources = {(each["FromPort"], each["ToPort"], pair["GroupId"]) for each in group["IpPermissions"] for pair in each["UserIdGroupPairs"]}
+    sources = {
+        (each["FromPort"], each["ToPort"], pair["GroupId"])
+        for each in group["IpPermissions"]
+        for pair in each["UserIdGroupPairs"]
+    }
     lets_in = (stack.outputs["MemberSecurityGroup"], stack.resources["LoadBalancerSecurityGroup"])
     assert {(8080, 8080, each) for each in lets_in} == sources
     assert not [each for each in group["IpPermissions"] if each.get("IpRanges")]
@@ -124,7 +132,12 @@ def test_every_alarm_is_there_and_tells_the_topic(account: Account, stack: Stack
 
 @pytest.mark.parametrize(
     "options",
-    [BARE, EVERYTHING, NEEDED | {"Scaling": "to-zero", "Telemetry": "off"}, NEEDED | {"PublicUrl": "https://x.example"}],
+    [
+        BARE,
+        EVERYTHING,
+        NEEDED | {"Scaling": "to-zero", "Telemetry": "off"},
+        NEEDED | {"PublicUrl": "https://x.example"},
+    ],
     ids=["bare", "everything", "to zero, untold", "behind a name"],
 )
 def test_a_stack_comes_up_with_and_without_its_options(ministack: Emulator, options: dict[str, str]) -> None:

@@ -29,11 +29,11 @@ def container(name: str, parameters: dict[str, str]) -> dict[str, Node]:
 
 
 def test_the_container_is_watched_stopped_in_time_and_writes_nowhere() -> None:
-    """Health by the product's own probe, the longest stop that Fargate allows, a read-only root, logs that hold nobody up."""
+    """Health by the product's own probe, the longest stop of Fargate, a read-only root, logs that hold nobody up."""
     node = container("orchestrator", NEEDED)
     expected = {
         "EntryPoint": ["orchestrator"],
-        "Command": ["serve", "shop:app"],
+        "Command": ["serve"],
         "HealthCheck": {
             "Command": ["CMD", "orchestrator", "health"],
             "Interval": 15,
@@ -87,7 +87,9 @@ def test_the_collector_takes_otlp_on_loopback_alone_and_the_task_outlives_it() -
     named = {"ServiceName": "service.name"}
     assert named == {each["key"]: each["from_attribute"] for each in config["processors"]["resource"]["attributes"]}
     pipelines = config["service"]["pipelines"]
-    assert {"traces": ["awsxray"], "metrics": ["awsemf"]} == {name: each["exporters"] for name, each in pipelines.items()}
+    assert {"traces": ["awsxray"], "metrics": ["awsemf"]} == {
+        name: each["exporters"] for name, each in pipelines.items()
+    }
     used = {name for each in pipelines.values() for name in each["processors"]}
     assert config["processors"].keys() == used
     environment = {each["Name"]: each["Value"] for each in container("orchestrator", NEEDED)["Environment"]}

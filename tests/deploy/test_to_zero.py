@@ -51,7 +51,9 @@ class Service:
     @property
     def tasks(self) -> int:
         """How many tasks the service is to run."""
-        found = self._ecs.describe_services(cluster=self.stack.outputs["Cluster"], services=[self.stack.name])["services"]
+        found = self._ecs.describe_services(cluster=self.stack.outputs["Cluster"], services=[self.stack.name])[
+            "services"
+        ]
         return int(found[0]["desiredCount"])
 
     @tasks.setter
