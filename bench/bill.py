@@ -1,7 +1,7 @@
-"""`python -m bench.bill`: what a deployment costs in a month, from counted requests and AWS's list prices.
+"""`python -m bench.bill`: what a deployment costs in a month, from counted requests and list prices.
 
-The counts are those of `docs/performance.md` (`make bench`). The prices are assumptions, and stand here so that they can
-be checked; the table that comes of them stands in `deploy/ecs/README.md`.
+The counts are those of `docs/performance.md` (`make bench`). The prices are assumptions that stand here to be checked;
+the table that comes of them stands in `deploy/ecs/README.md`.
 """
 
 from __future__ import annotations

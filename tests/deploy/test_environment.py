@@ -16,7 +16,7 @@ from orchestrator.errors import SettingsError
 from orchestrator.settings import ENV_PREFIX, Settings, load
 from tests.deploy.stacks import Account, Stack
 from tests.deploy.templates import BARE, EVERYTHING, FOLDER, MAIN, NEEDED, Node, parsed, resources
-from tests.emulators import running_ministack
+from tests.emulators import REGION, running_ministack
 from tests.integration.deployment import Deployment, start_message
 
 README: Final = (FOLDER / "README.md").read_text()
@@ -91,11 +91,16 @@ def strict_stack(strict_account: Account) -> Stack:
 
 
 def test_who_speaks_no_tls_is_refused(strict_account: Account) -> None:
-    """Be it the owner of the account: so says the queue's policy, as it stands in the template."""
-    parameters = BARE | strict_account.network
-    stack = strict_account.deploy("template.yaml", parameters, "only-tls")
+    """Be it the owner of the account: so says the statement of the queue's policy, on a queue of its own here."""
+    sqs = strict_account.client("sqs")
+    url = sqs.create_queue(QueueName="only-tls")["QueueUrl"]
+    (only_tls, _) = resources(parsed(MAIN), NEEDED)["QueuePolicy"]["PolicyDocument"]["Statement"]
+    only_tls["Resource"] = f"arn:aws:sqs:{REGION}:{strict_account.id}:only-tls"
+    policy = {"Version": "2012-10-17", "Statement": [only_tls]}
+    assert "Messages" not in sqs.receive_message(QueueUrl=url)
+    sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy)})
     with pytest.raises(ClientError, match="AccessDenied"):
-        strict_account.client("sqs").receive_message(QueueUrl=stack.outputs["QueueUrl"])
+        sqs.receive_message(QueueUrl=url)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +189,7 @@ async def test_a_node_does_all_its_work_with_what_its_role_allows(deployment: De
     await deployment.idle(worker)
     assert not [line for line in worker.lines if "AccessDenied" in json.dumps(line)]
     assert not [line for line in worker.lines if line.get("event") in {"notification_failed", "event_bus_missing"}]
+    assert 0 == await deployment.stop(worker)
 
 
 def test_the_emulator_would_have_refused_what_the_role_lacks(
