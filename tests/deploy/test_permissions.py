@@ -217,12 +217,15 @@ def test_each_action_is_granted_on_the_stacks_own_resources() -> None:
 
 
 def test_a_key_at_rest_is_used_through_the_services_alone() -> None:
-    """Who has the task's credentials cannot decrypt with it themselves, unless payloads are encrypted with it."""
+    """Who has the task's credentials decrypts nothing with it but this table's payloads, if these are encrypted."""
     role = resources(parsed(MAIN), EVERYTHING)["TaskRole"]
     (at_rest,) = [each for each in statements(role) if each["Sid"] == "KeyAtRest"]
     assert BY_SERVICES_FOR_US == set(at_rest["Action"])
     through = at_rest["Condition"]["StringEquals"]["kms:ViaService"]
     assert ["dynamodb", "s3", "sns", "sqs"] == [each.partition(".")[0] for each in through]
+    (payloads,) = [each for each in statements(role) if each["Sid"] == "KeyOfPayloads"]
+    # As `orchestrator/encryption` names the table in every data key.
+    assert {"StringEquals": {"kms:EncryptionContext:orchestrator-table": "${Table}"}} == payloads["Condition"]
     unencrypted = resources(parsed(MAIN), EVERYTHING | {"EncryptPayloads": "no"})["TaskRole"]
     assert "KeyOfPayloads" not in resources_granted(unencrypted)
 
