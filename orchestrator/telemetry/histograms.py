@@ -70,7 +70,9 @@ class Spread:
             spread.least = min(spread.least, value)
             spread.most = max(spread.most, value)
 
-    def metric(self, since: int, until: int, temporality: AggregationTemporality) -> Metric | None:
+    def metric(
+        self, since: int, until: int, temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE
+    ) -> Metric | None:
         """Return it as the SDK's exporters take it, over that time (Unix, ns); `None` where nothing was counted.
 
         A delta is what came since the last one.

@@ -1,6 +1,7 @@
 """The templates: what a linter, CloudFormation's own limits, and their parts say of them. Nothing is deployed here."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,31 @@ def test_the_dashboard_is_json_with_a_widget_for_each_thing_to_know() -> None:
         if metric[0] == "SessionOrchestrator"
     ]
     assert all(["ServiceName", "prod"] == metric[2:4] for metric in own)
+
+
+def test_every_metric_that_is_watched_is_one_that_nodes_tell() -> None:
+    """A name that no code counts would be an alarm that never rings; so would an attribute be an empty curve."""
+    source = "".join(path.read_text() for path in (MAIN.parents[2] / "orchestrator" / "telemetry").glob("*.py"))
+    stack = resources(parsed(MAIN), EVERYTHING)
+    watched = {each["MetricName"] for each in stack.values() if each.get("Namespace") == "SessionOrchestrator"}
+    body = stack["Dashboard"]["DashboardBody"]
+    drawn = set(re.findall(r'"(orchestrator\.[a-z_.]+)"', body)) | set(re.findall(r'MetricName=\\"([a-z_.]+)', body))
+    assert watched <= drawn
+    # Messages are counted by what became of them, under a name that is put together.
+    told = set(re.findall(r'"(orchestrator\.[a-z_.]+|gen_ai\.[a-z_.]+)"', source)) | {
+        f"{whole}{what}"
+        for whole in re.findall(r'f"(orchestrator\.[a-z_.]+)\{what\}"', source)
+        for what in ("received", "deleted", "dead_lettered")
+        if f'"{what}"' in source
+    }
+    assert set() == drawn - told
+    searched = set(re.findall(r"SEARCH\('\{SessionOrchestrator,ServiceName,([a-z_.]+)\}", body))
+    (configuration,) = [
+        each["Value"]
+        for each in container("collector", EVERYTHING)["Environment"]
+        if each["Name"] == "AOT_CONFIG_CONTENT"
+    ]
+    (declaration,) = parsed_text(configuration)["exporters"]["awsemf"]["metric_declarations"]
+    declared = {each[1] for each in declaration["dimensions"] if len(each) > 1}
+    assert searched <= declared
+    assert not [name for name in declared if f'"{name}"' not in source]
