@@ -161,14 +161,17 @@ def test_a_fleet_at_zero_raises_no_alarm_for_that() -> None:
     assert {"TasksMissingAlarm", "TelemetryMissingAlarm"} == awake.keys() - to_zero.keys()
 
 
-def test_each_alarm_names_its_page_of_the_runbook_and_tells_the_topic() -> None:
-    """By the alarm's own name, so that whoever is woken finds what to do."""
+def test_each_alarm_names_what_to_read_and_tells_the_topic() -> None:
+    """A section of the runbook by the alarm's own name, so that whoever is woken finds what to do."""
     for path in TEMPLATES:
         for each in parsed(path)["Resources"].values():
             if each["Type"] == "AWS::CloudWatch::Alarm":
                 alarm = each["Properties"]
                 name = alarm["AlarmName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
-                assert alarm["AlarmDescription"].endswith(f" docs/runbook.md#{name}")
+                page, _, section = alarm["AlarmDescription"].rpartition(" ")[2].partition("#")
+                assert (page, section) in {("docs/runbook.md", name), ("deploy/ecs/README.md", "to-zero")}
+                headings = re.findall(r"^#+ (.*)$", (MAIN.parents[2] / page).read_text(), re.MULTILINE)
+                assert section in {heading.lower().replace(" ", "-") for heading in headings}
                 assert 1 == len(alarm["AlarmActions"])
 
 
