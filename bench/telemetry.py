@@ -25,14 +25,10 @@ async def measure() -> Figure:
     async with rig() as bench:
         for round_ in range(size("ROUNDS", ROUNDS)):
             silent.append(await _run(bench, f"silent{round_}", sessions, {}))
-            sink = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "bench.otlp_sink", cwd=ROOT, stdout=PIPE
-            )
+            sink = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.otlp_sink", cwd=ROOT, stdout=PIPE)
             assert sink.stdout is not None
             address = (await sink.stdout.readline()).decode().strip()
-            telling.append(
-                await _run(bench, f"telling{round_}", sessions, {"OTEL_EXPORTER_OTLP_ENDPOINT": address})
-            )
+            telling.append(await _run(bench, f"telling{round_}", sessions, {"OTEL_EXPORTER_OTLP_ENDPOINT": address}))
             sink.send_signal(signal.SIGTERM)
             requests = int((await sink.stdout.readline()).split()[0])
             await sink.wait()

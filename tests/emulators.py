@@ -23,7 +23,10 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import HttpWaitStrategy
 
 REGION: Final = "us-east-1"
-MINISTACK_SERVICES: Final = "dynamodb,sqs,s3,sns,events,states,lambda,sts,iam,kms"
+MINISTACK_SERVICES: Final = (
+    "dynamodb,sqs,s3,sns,events,states,lambda,sts,iam,"
+    "cloudformation,ec2,ecs,elasticloadbalancing,kms,logs,monitoring,scheduler,secretsmanager"
+)
 DYNAMODB_LOCAL_IMAGE: Final = "amazon/dynamodb-local:2.6.1"
 DYNAMODB_LOCAL_PORT: Final = 8000
 DOCKER_HOST_DEFAULT: Final = "unix:///var/run/docker.sock"
@@ -87,8 +90,11 @@ def access_key(emulator: Emulator, account: str) -> str:
 
 
 @contextmanager
-def running_ministack(state: Path | None = None) -> Iterator[Emulator]:
-    """Run ministack with the services that we use; with `state`, a folder, it goes on from what it kept there."""
+def running_ministack(state: Path | None = None, *, enforces_policies: bool = False) -> Iterator[Emulator]:
+    """Run ministack with the services that we use; with `state`, a folder, it goes on from what it kept there.
+
+    One that `enforces_policies` asks IAM about every call, of all but the account itself.
+    """
     environment = {
         "BIND_HOST": "127.0.0.1",  # unless told, it listens on every interface
         "DOCKER_HOST": "unix:///nonexistent",  # or it tidies up containers of the machine's engine
@@ -99,6 +105,8 @@ def running_ministack(state: Path | None = None) -> Iterator[Emulator]:
         "SERVICES": MINISTACK_SERVICES,
         "SFTP_ENABLED": "0",
     }
+    if enforces_policies:
+        environment["AUTH"] = "true"
     if state is not None:
         environment |= {
             "PERSIST_STATE": "1",

@@ -55,16 +55,18 @@ class ObjectReplaced(Exception):
 
 
 class Bucket:
-    """One S3 bucket by its name. What is stored is encrypted by the service, or by that key of KMS."""
+    """One S3 bucket by its name. What is stored is encrypted as the bucket's owner set it, or by that key of KMS.
+
+    A request that named an algorithm would go past the owner's key; one that names none is encrypted by S3's own where
+    the owner set nothing (S3, "Setting default server-side encryption behavior").
+    """
 
     def __init__(self, client: S3Client, name: str, patience: Patience, *, kms_key_id: str | None = None) -> None:
         self._client = client
         self.name = name
         self._patience = patience
         self._encryption: _Encryption = (
-            {"ServerSideEncryption": "AES256"}
-            if kms_key_id is None
-            else {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id}
+            {} if kms_key_id is None else {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id}
         )
 
     async def put(self, key: str, body: bytes, *, content_type: str, content_encoding: str | None = None) -> None:

@@ -18,6 +18,7 @@ from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb.type_defs import CreateTableInputTypeDef, GlobalSecondaryIndexUnionTypeDef
+    from types_aiobotocore_s3.type_defs import ServerSideEncryptionConfigurationTypeDef
 
 RECEIVES_MAX: Final = 10
 """Deliveries before SQS itself moves a message to the dead-letter queue."""
@@ -28,6 +29,11 @@ RETENTION_SECONDS: Final = 1_209_600
 BY_OWNER: Final = "by-owner"
 BY_DUE: Final = "by-due"
 BY_STATE: Final = "by-state"
+
+BUCKET_ENCRYPTION: Final[ServerSideEncryptionConfigurationTypeDef] = {
+    "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+}
+"""What S3 does by itself where nothing is set; an emulator has to be told."""
 
 _EXISTS: Final = frozenset(
     {
@@ -56,16 +62,19 @@ async def provision(clients: Clients, settings: Settings) -> tuple[str, ...]:
         )
         created.append(f"table {settings.table}")
     created += await _queues(clients, settings)
-    if clients.region == "us-east-1":
-        bucket = clients.s3.create_bucket(Bucket=settings.bucket)
-    else:
-        bucket = clients.s3.create_bucket(
-            Bucket=settings.bucket,
-            CreateBucketConfiguration={"LocationConstraint": clients.region},  # type: ignore[typeddict-item]
-        )
-    # us-east-1 answers 200 for a bucket that is there already (S3, CreateBucket), so its creation says nothing.
-    if await _created(bucket) and clients.region != "us-east-1":
-        created.append(f"bucket {settings.bucket}")
+    if await _bucket_is_missing(clients, settings.bucket):
+        if clients.region == "us-east-1":
+            bucket = clients.s3.create_bucket(Bucket=settings.bucket)
+        else:
+            bucket = clients.s3.create_bucket(
+                Bucket=settings.bucket,
+                CreateBucketConfiguration={"LocationConstraint": clients.region},  # type: ignore[typeddict-item]
+            )
+        if await _created(bucket):
+            await clients.s3.put_bucket_encryption(
+                Bucket=settings.bucket, ServerSideEncryptionConfiguration=BUCKET_ENCRYPTION
+            )
+            created.append(f"bucket {settings.bucket}")
     # The default bus is everybody's already, and an ARN may lead to another account's.
     if settings.event_bus not in {"", "default"} and not settings.event_bus.startswith("arn:"):
         events = await clients.outlets.events()
@@ -113,6 +122,15 @@ async def _queue_is_missing(clients: Clients, name: str) -> bool:
         if error_code(error) in {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}:
             return True
         raise Refused(f"queue {name}: {error}") from error
+    return False
+
+
+async def _bucket_is_missing(clients: Clients, name: str) -> bool:
+    # Asked first: us-east-1 answers 200 to the creation of a bucket that is there already (S3, CreateBucket).
+    try:
+        await clients.s3.head_bucket(Bucket=name)
+    except ClientError as error:
+        return error_code(error) == "404"
     return False
 
 

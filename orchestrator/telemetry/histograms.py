@@ -1,7 +1,8 @@
 """Histograms that are summed where they are fed, and join what the SDK exports.
 
 A record costs a tenth of what the SDK's instrument takes, and a session makes half a dozen (ADR 26). They are
-cumulative since the node's start, as the SDK's own are by default.
+cumulative since the node's start, as the SDK's own are by default, or what was counted since the last export where the
+exporter prefers deltas (`OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`): CloudWatch takes each export as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
+from opentelemetry.sdk.metrics import Histogram as Instrument
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Histogram,
@@ -41,6 +43,11 @@ class _Spread:
     most: float = float("-inf")
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def begin_anew(self) -> None:
+        """Forget what was counted."""
+        self.counts = [0] * len(self.counts)
+        self.total, self.least, self.most = 0.0, float("inf"), float("-inf")
+
 
 class Spread:
     """How values are spread over buckets, for each set of labels. `bounds` are the buckets' upper ends."""
@@ -63,25 +70,35 @@ class Spread:
             spread.least = min(spread.least, value)
             spread.most = max(spread.most, value)
 
-    def metric(self, since: int, until: int) -> Metric | None:
-        """Return it as the SDK's exporters take it, over that time (Unix, ns); `None` where nothing was counted."""
-        points = [self._point(labels, spread, since, until) for labels, spread in self._spreads.copy().items()]
-        data = Histogram(points, AggregationTemporality.CUMULATIVE)
+    def metric(
+        self, since: int, until: int, temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE
+    ) -> Metric | None:
+        """Return it as the SDK's exporters take it, over that time (Unix, ns); `None` where nothing was counted.
+
+        A delta is what came since the last one.
+        """
+        points = []
+        for labels, spread in self._spreads.copy().items():
+            with spread.lock:
+                point = self._point(labels, spread, since, until)
+                if temporality is AggregationTemporality.DELTA:
+                    spread.begin_anew()
+            if point.count:
+                points.append(point)
+        data = Histogram(points, temporality)
         return Metric(self.name, self._description, self._unit, data) if points else None
 
     def _point(self, labels: Labels, spread: _Spread, since: int, until: int) -> HistogramDataPoint:
-        with spread.lock:
-            counts, total, least, most = tuple(spread.counts), spread.total, spread.least, spread.most
         return HistogramDataPoint(
             attributes=dict(labels),
             start_time_unix_nano=since,
             time_unix_nano=until,
-            count=sum(counts),
-            sum=total,
-            bucket_counts=counts,
+            count=sum(spread.counts),
+            sum=spread.total,
+            bucket_counts=tuple(spread.counts),
             explicit_bounds=self._bounds,
-            min=least,
-            max=most,
+            min=spread.least,
+            max=spread.most,
         )
 
 
@@ -89,8 +106,11 @@ class WithHistograms(MetricExporter):
     """An exporter that adds these histograms to whatever the SDK exports."""
 
     def __init__(self, exporter: MetricExporter, resource: Resource, scope: InstrumentationScope) -> None:
-        super().__init__()
+        # Its preferences are those of the exporter that it stands for, or the SDK's counters would go by others.
+        super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)
         self._exporter = exporter
+        preferred = exporter._preferred_temporality or {}
+        self._temporality = preferred.get(Instrument, AggregationTemporality.CUMULATIVE)
         self._resource = resource
         self._scope = scope
         self._since = time.time_ns()
@@ -98,7 +118,10 @@ class WithHistograms(MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object) -> MetricExportResult:
         """Export both; see `MetricExporter.export`."""
-        found = [spread.metric(self._since, time.time_ns()) for spread in self.spreads]
+        until = time.time_ns()
+        found = [spread.metric(self._since, until, self._temporality) for spread in self.spreads]
+        if self._temporality is AggregationTemporality.DELTA:
+            self._since = until
         ours = [each for each in found if each is not None]
         return self._exporter.export(self._joined(metrics_data, ours), timeout_millis, **kwargs)
 

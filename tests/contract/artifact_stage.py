@@ -7,15 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.artifacts import ArtifactRef, Artifacts
 from orchestrator.artifacts.memory import MemoryArtifacts, StoredObject
 from orchestrator.artifacts.s3 import S3Artifacts
 from orchestrator.aws.bucket import Bucket
 from orchestrator.aws.clients import Clients
+from orchestrator.aws.provision import BUCKET_ENCRYPTION
 from tests.contract.stage import clients_of, patience_of
 from tests.emulators import Emulator, access_key, fresh_account
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import ServerSideEncryptionConfigurationTypeDef
 
 MEBIBYTE: Final = 1024 * 1024
 
@@ -64,7 +68,11 @@ def memory_stage() -> ArtifactStage:
 
 @asynccontextmanager
 async def s3_stage(
-    emulator: Emulator, *, through: str | None = None, kms_key_id: str | None = None
+    emulator: Emulator,
+    *,
+    through: str | None = None,
+    kms_key_id: str | None = None,
+    encryption: "ServerSideEncryptionConfigurationTypeDef" = BUCKET_ENCRYPTION,
 ) -> AsyncIterator[S3Stage]:
     """Create a bucket in an account of its own; `through` is a proxy's address for the product alone."""
     # The names of buckets are everybody's, whatever the account.
@@ -75,6 +83,7 @@ async def s3_stage(
         clients_of(through or emulator.endpoint_url, key) as clients,
     ):
         await raw.s3.create_bucket(Bucket=name)
+        await raw.s3.put_bucket_encryption(Bucket=name, ServerSideEncryptionConfiguration=encryption)
 
         async def body_of(object_key: str) -> bytes | None:
             listed = await raw.s3.list_objects_v2(Bucket=name)

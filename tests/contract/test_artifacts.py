@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -51,6 +52,9 @@ from tests.contract.fault_proxy import (
 from tests.contract.stage import aws_environment, patience_of
 from tests.contract.waiting import SECONDS_MAX
 from tests.emulators import Emulator
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import ServerSideEncryptionConfigurationTypeDef
 
 KEY = "a/key"
 TEXT = b"It was a bright cold day in April. " * 1_000
@@ -417,16 +421,20 @@ async def test_a_url_lasts_from_a_second_to_seven_days(stage: ArtifactStage) -> 
 
 @pytest.mark.parametrize("length", [100, PART_BYTES + 1], ids=["small", "in parts"])
 async def test_objects_are_encrypted_and_say_what_they_are(s3: S3Stage, ministack: Emulator, length: int) -> None:
-    """By the service's own key, or by the one of KMS that is given."""
+    """By the key that the bucket's owner set, the service's own or one of KMS; or by the one that is given."""
     await s3.put(noise(length), compressed=True)
     head = await s3.raw.s3.head_object(Bucket=s3.name, Key=KEY)
     assert ("AES256", "gzip") == (head["ServerSideEncryption"], head["ContentEncoding"])
     assert "application/octet-stream" == head["ContentType"]
-    async with s3_stage(ministack, kms_key_id="alias/ours") as by_key:
-        await by_key.put(noise(length))
-        head = await by_key.raw.s3.head_object(Bucket=by_key.name, Key=KEY)
-        assert "aws:kms" == head["ServerSideEncryption"]
-        assert head["SSEKMSKeyId"].endswith("alias/ours")
+    owners: ServerSideEncryptionConfigurationTypeDef = {
+        "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "alias/ours"}}]
+    }
+    for stage in (s3_stage(ministack, kms_key_id="alias/ours"), s3_stage(ministack, encryption=owners)):
+        async with stage as by_key:
+            await by_key.put(noise(length))
+            head = await by_key.raw.s3.head_object(Bucket=by_key.name, Key=KEY)
+            assert "aws:kms" == head["ServerSideEncryption"]
+            assert head["SSEKMSKeyId"].endswith("alias/ours")
 
 
 async def test_a_url_names_the_bucket_in_its_host_unless_an_endpoint_is_set(
