@@ -52,10 +52,17 @@ class Account:
             "AWS_ACCESS_KEY_ID": access_key(emulator, self.id),
             "AWS_SECRET_ACCESS_KEY": "test",
         }
+        self._clients: dict[str, Any] = {}
 
     def client(self, service: str, credentials: Mapping[str, str] | None = None) -> Any:
         """Return a client of the service: the account's own, or with those credentials."""
-        variables = self.environment | dict(credentials or {})
+        if credentials is not None:
+            return self._made(service, self.environment | dict(credentials))
+        if service not in self._clients:
+            self._clients[service] = self._made(service, self.environment)
+        return self._clients[service]
+
+    def _made(self, service: str, variables: Mapping[str, str]) -> Any:
         return _SESSION.create_client(
             service,
             region_name=REGION,
