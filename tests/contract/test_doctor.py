@@ -340,7 +340,7 @@ async def test_without_a_collector_there_is_nothing_to_check(monkeypatch: pytest
 async def test_a_payload_key_is_tried_where_one_is_set(deployed: Operated, proxy: FaultProxy) -> None:
     """Making a data key and opening it, each alone; a key that is disabled says so, and nothing is said of none."""
     assert [] == await deployed.found_by(of_payload_key)
-    kms = await deployed.raw.outlets.kms()
+    kms = await deployed.clients.outlets.kms()
     arn = (await kms.create_key())["KeyMetadata"]["Arn"]
     encrypting = replace(deployed, settings=deployed.settings.model_copy(update={"payload_key_arn": arn}))
     assert [Level.OK, Level.OK] == [each.level for each in await encrypting.found_by(of_payload_key)]
