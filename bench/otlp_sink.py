@@ -1,4 +1,4 @@
-"""A collector that takes what it is sent: prints its address, and once told to end, the requests and bytes that came."""
+"""A collector that takes what it is sent: prints its address, and at its end the requests and bytes that came."""
 
 from __future__ import annotations
 

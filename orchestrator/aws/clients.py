@@ -98,6 +98,17 @@ class Clients:
     """By region, too."""
 
 
+def _config() -> AioConfig:
+    return AioConfig(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        max_pool_connections=CONNECTIONS_MAX,
+        connect_timeout=CONNECT_SECONDS_MAX,
+        read_timeout=READ_SECONDS_MAX,
+        # Requests are built in this package alone and typed; checking each against the model costs a tenth of a call.
+        parameter_validation=False,
+    )
+
+
 @asynccontextmanager
 async def connect(agents: Collection[AgentService] = ()) -> AsyncIterator[Clients]:
     """Yield clients made from the environment (region, endpoint and credentials are the SDK's own settings).
@@ -112,14 +123,7 @@ async def connect(agents: Collection[AgentService] = ()) -> AsyncIterator[Client
     region = session.get_config_variable("region") or os.environ.get("AWS_REGION")
     if not region:
         raise SettingsError("AWS_REGION: not set; name the region of the queue, the table and the bucket")
-    config = AioConfig(
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        max_pool_connections=CONNECTIONS_MAX,
-        connect_timeout=CONNECT_SECONDS_MAX,
-        read_timeout=READ_SECONDS_MAX,
-        # Requests are built in this package alone and typed; checking each against the model costs a tenth of a call.
-        parameter_validation=False,
-    )
+    config = _config()
     async with AsyncExitStack() as stack:
         try:
             for service in ("dynamodb", "sqs", "s3", *sorted({each.name for each in agents})):
