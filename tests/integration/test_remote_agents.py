@@ -28,8 +28,13 @@ async def test_a_killed_node_starts_no_second_task_and_a_push_wakes_a_session_th
             ORCHESTRATOR_PASSIVATE_AFTER_SECONDS="0",
         )
         await second.logged("session_claimed", session_id="followed")
-        pushing: JsonObject = {"agent": "pushing", "prompt": "wait push"}
-        await deployment.send(start_message("ask", pushing, session_id="pushing"))
+        pushing: JsonObject = {
+            "session_type": "ask",
+            "session_id": "pushing",
+            "input": {"agent": "pushing", "prompt": "wait push"},
+        }
+        # Not by the queue: the poll of the node that was killed is still open there, and would swallow it for a while.
+        assert 202 == (await deployment.ask(second, "POST", "/sessions", pushing))[0]
         await second.logged("session_suspended", session_id="pushing")
         for gate in ("kill", "push"):
             await remote.release(gate)
