@@ -48,6 +48,7 @@ class Span:
     links: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=4_096)
 def root_id(session_id: str) -> str:
     """Return the id of the session's own span."""
     return _id_of(session_id)
@@ -258,7 +259,6 @@ def _code(error: ErrorRecord | None) -> str | None:
     return None if error is None else error.code
 
 
-@lru_cache(maxsize=4_096)
 def _id_of(text: str) -> str:
     # All zeros is no span id; no text is known to come to that.
     return hashlib.sha256(text.encode()).hexdigest()[:16]
