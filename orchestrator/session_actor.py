@@ -115,6 +115,7 @@ class SessionActor:
             await self._resume()
         else:
             self._bind_trace()
+        self._ports.telemetry.entered(self._state)
         if self._head.is_dismissed and not self._state.has_ended:
             await self._take(dismissal_by(await self._ports.inbox.read(self._session_id)))
             return
@@ -438,7 +439,6 @@ class SessionActor:
     def _bind_trace(self) -> None:
         started = self._state.started
         self._log = self._in_flight.log = self._log.bind(session_type=started.session_type, **trace_ids(started.trace))
-        self._ports.telemetry.entered(self._state)
 
     def _now(self) -> datetime:
         return truncate_to_millis(self._ports.clock.now())

@@ -8,6 +8,7 @@ a session that waits for days holds none.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import Final, Literal, TypeAlias
 from orchestrator.session import events as e
 from orchestrator.session.ending import previous_generation
 from orchestrator.session.frozen import quick
-from orchestrator.session.spending import INPUT_TOKENS, OUTPUT_TOKENS
+from orchestrator.session.spending import INPUT_TOKENS, OUTPUT_TOKENS, number_of
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, SessionStatus
 from orchestrator.session.values import ErrorRecord, JsonObject
@@ -25,8 +26,8 @@ Attribute: TypeAlias = str | int | float | bool
 SpanKind: TypeAlias = Literal["consumer", "internal", "client"]
 SESSION_ID: Final = "orchestrator.session.id"
 OPERATION: Final = "orchestrator.operation"
-_NO_TRACE: Final = 4
-"""Parts of a W3C `traceparent`: version, trace id, parent id, flags (W3C Trace Context, "traceparent header")."""
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+"""Trace id, parent id and flags (W3C Trace Context, "traceparent header"); ids of zeros alone are none."""
 
 
 @quick
@@ -71,8 +72,8 @@ def activation_span_id(session_id: str, seq: int) -> str:
 
 def traceparent_of(trace: str | None, span_id: str) -> str | None:
     """Return the W3C `traceparent` by which others become children of that span; `None` without a trace."""
-    parts = (trace or "").split("-")
-    return None if len(parts) != _NO_TRACE else f"{parts[0]}-{parts[1]}-{span_id}-{parts[3]}"
+    parts = trace_parts(trace)
+    return None if parts is None else f"00-{parts[0]}-{span_id}-{parts[2]}"
 
 
 def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
@@ -86,8 +87,18 @@ def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
 
 def is_sampled(trace: str | None) -> bool:
     """Return whether the trace's spans are to be kept: decided once, when the session was accepted."""
-    parts = (trace or "").split("-")
-    return len(parts) == _NO_TRACE and int(parts[3], 16) % 2 == 1
+    parts = trace_parts(trace)
+    return parts is not None and int(parts[2], 16) % 2 == 1
+
+
+@lru_cache(maxsize=4_096)
+def trace_parts(trace: str | None) -> tuple[str, str, str] | None:
+    """Return a trace's id, its parent's id and its flags; `None` of what is no `traceparent`.
+
+    A journal may hold any text there: a session goes on without a trace then, and never fails of it.
+    """
+    found = None if trace is None else _TRACEPARENT.fullmatch(trace)
+    return None if found is None else (found[1], found[2], found[3])
 
 
 def spans_after(
@@ -168,7 +179,8 @@ def activation_span(state: SessionState, how: str, at: datetime) -> Span:
 
 def _session_span(state: SessionState) -> Span:
     started = state.started
-    parent = (started.trace or "--").split("-")[2]
+    parts = trace_parts(started.trace)
+    parent = "" if parts is None else parts[1]
     own, previous = root_id(state.session_id), previous_generation(state.session_id)
     attributes: dict[str, Attribute] = {
         SESSION_ID: state.session_id,
@@ -248,11 +260,12 @@ def _parent_of(state: SessionState, operation: Operation) -> str:
 
 def _usage_attributes(usage: JsonObject | None) -> dict[str, Attribute]:
     """Return the tokens by their names in OpenTelemetry's semantic conventions ("Generative AI", spans)."""
-    counts = {
-        "gen_ai.usage.input_tokens": (usage or {}).get(INPUT_TOKENS),
-        "gen_ai.usage.output_tokens": (usage or {}).get(OUTPUT_TOKENS),
+    # Bounded as sums are: a number that has no room on the wire would cost all spans of its export.
+    return {
+        name: number_of(usage, key)
+        for name, key in (("gen_ai.usage.input_tokens", INPUT_TOKENS), ("gen_ai.usage.output_tokens", OUTPUT_TOKENS))
+        if isinstance((usage or {}).get(key), int | float)
     }
-    return {name: count for name, count in counts.items() if isinstance(count, int | float)}
 
 
 def _code(error: ErrorRecord | None) -> str | None:

@@ -40,6 +40,7 @@ from orchestrator.session.tracing import (
     new_traceparent,
     spans_after,
     spans_since,
+    trace_parts,
 )
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.telemetry.context import trace_context
@@ -98,8 +99,9 @@ class OtelTelemetry(Telemetry):
         """See `Telemetry.trace_for`."""
         if self._spans is None:
             return trace
-        wanted = trace or new_traceparent(session_id, at, sampled=True)
-        context = None if trace is None else trace_context(trace)
+        given = None if trace_parts(trace) is None else trace
+        wanted = given or new_traceparent(session_id, at, sampled=True)
+        context = None if given is None else trace_context(given)
         decision = self._tracers.sampler.should_sample(
             context, int(wanted.split("-")[1], 16), "session", kind=SpanKind.CONSUMER
         ).decision
@@ -123,6 +125,9 @@ class OtelTelemetry(Telemetry):
 
     def entered(self, state: SessionState) -> None:
         """See `Telemetry.entered`."""
+        if state.has_ended:
+            # HEAD is to be brought to its end here, and no event will tell of that.
+            return
         shown = SessionStatus.PAUSED if state.is_paused else state.status
         self._live[state.session_id] = state.started.session_type, shown.value
 
@@ -236,7 +241,9 @@ class OtelTelemetry(Telemetry):
 
     def _export(self, state: SessionState, span: Span) -> None:
         assert self._spans is not None, "asked for where spans are wanted"
-        told = Told((state.started.trace or "").split("-")[1], span)
+        parts = trace_parts(state.started.trace)
+        assert parts is not None, "asked for where the trace is sampled"
+        told = Told(parts[0], span)
         self._spans.on_end(cast("ReadableSpan", told))
 
 
