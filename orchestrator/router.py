@@ -424,7 +424,8 @@ class Router:
                 head = await self.ports.heads.make_due(head, at=ENDS_NOW)
             if not self.is_draining and await self.claim(head.session_id, only_unowned=True):
                 return
-            if not ends_now:
+            # One that somebody killed before is due before all others, and stays so.
+            if head.wake_at != ENDS_NOW:
                 await self.ports.heads.make_due(head, at=truncate_to_millis(self.ports.clock.now()))
 
     async def _bring_up(self, head: Head, state: SessionState | None, *, was_owned: bool = False) -> None:

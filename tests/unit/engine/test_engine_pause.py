@@ -9,6 +9,7 @@ from engine_world import Diary, Gate, Node, World, app_of
 
 from actors import settle
 from orchestrator import RetryPolicy, SessionContext
+from orchestrator.cluster import ENDS_NOW
 from orchestrator.inbox import MessageConflict, SessionEnded
 from orchestrator.session.events import SessionCancelled, SessionCompleted
 from orchestrator.session.transitions import SessionStatus
@@ -314,6 +315,19 @@ async def test_a_kill_needs_no_free_place() -> None:
         assert (await world.head()).owner is None
         await kill(world, node)
         assert SessionCancelled("runs away") == await world.end()
+
+
+async def test_what_is_told_after_a_kill_does_not_put_the_end_off() -> None:
+    """By a process that is no node, or drains: a cluster that is full would otherwise wait for a free place."""
+    world = World()
+    world.passivate_after = 0.5
+    async with world.node(app_of(napping, helper=helper)) as node, world.node(app_of(napping), "draining") as draining:
+        draining.router.drain()
+        await node.start()
+        await until_suspended(world, node)
+        await draining.deliveries.kill("s", "runs away", None)
+        await draining.deliveries.signal("s", "news", 1, None)
+        assert ENDS_NOW == (await world.head()).wake_at
 
 
 async def test_a_pause_reaches_a_session_that_waits_for_its_slot_before_it_begins() -> None:
