@@ -254,7 +254,7 @@ async def build(
     )
     system = ActorSystem(clock=clock, busy=BusySignal(clock), on_end=capacity.changed)
     capacity.watch(system)
-    supervisor = SessionSupervisor(clock)
+    supervisor = SessionSupervisor(clock, telemetry)
     near = neighbours(table, machine, ports.node_id, pokes_for)
     router = Router(system, ports, near.wake_ups, capacity, supervisor)
     outside.append(NodeOutside(router, ports.new_token))

@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from typing import Final
 
 from actors import Clock, Directive, Failure
+from orchestrator.telemetry.port import SILENT, Telemetry
 
 FAILURES_MAX: Final = 50
 FAILURES_WITHIN_SECONDS: Final = 60.0
@@ -22,8 +23,9 @@ class SessionSupervisor:
     UNHEALTHY.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, telemetry: Telemetry = SILENT) -> None:
         self._clock = clock
+        self._telemetry = telemetry
         self._recent: deque[float] = deque(maxlen=FAILURES_MAX)
         self._held_back: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
@@ -39,6 +41,8 @@ class SessionSupervisor:
         """Return STOP, or ESCALATE after too many failures within a minute."""
         now = self._clock.monotonic()
         self._hold_back(failure.actor_id, now)
+        # Another node may have it next: the actor that failed tells nobody that it left.
+        self._telemetry.forget(failure.actor_id)
         self._recent.append(now)
         is_sick = len(self._recent) == FAILURES_MAX and now - self._recent[0] < FAILURES_WITHIN_SECONDS
         return Directive.ESCALATE if is_sick else Directive.STOP

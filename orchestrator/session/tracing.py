@@ -135,6 +135,7 @@ def operation_span(
 ) -> Span:
     """Return the span of an operation that has ended; `usage` is what a model call within an agent run used."""
     name, kind = _named(operation)
+    started_at = operation.started_at if began_at is None else min(began_at, operation.started_at)
     attributes: dict[str, Attribute] = {
         SESSION_ID: state.session_id,
         OPERATION: operation.operation_id,
@@ -149,8 +150,9 @@ def operation_span(
         parent_id=_parent_of(state, operation),
         name=name,
         kind=kind,
-        started_at=operation.started_at if began_at is None else min(began_at, operation.started_at),
-        ended_at=operation.changed_at,
+        started_at=started_at,
+        # The clock of a node that came later may be behind: no span ends before it began.
+        ended_at=max(operation.changed_at, started_at),
         attributes=attributes,
         error=_code(operation.error),
     )
@@ -199,7 +201,7 @@ def _session_span(state: SessionState) -> Span:
         name=f"session {started.session_type}",
         kind="consumer",
         started_at=state.started_at,
-        ended_at=state.updated_at,
+        ended_at=max(state.updated_at, state.started_at),
         attributes=attributes,
         error=error,
         links=() if previous is None else (root_id(previous),),

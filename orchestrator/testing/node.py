@@ -146,7 +146,8 @@ class Node:
 
 def build_node(setup: Setup, adapters: Adapters) -> Node:
     """Return a node that runs as long as a block of `async with node.system` does."""
-    clock, capacity, supervisor = setup.clock, NodeCapacity(setup.sessions_max), SessionSupervisor(setup.clock)
+    clock, capacity = setup.clock, NodeCapacity(setup.sessions_max)
+    supervisor = SessionSupervisor(clock, setup.telemetry)
 
     def new_id() -> str:
         return f"{setup.node_id}.{setup.number()}"

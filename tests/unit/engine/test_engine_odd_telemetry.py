@@ -1,10 +1,12 @@
 """Odd things that a journal or an agent may say: telemetry takes them as they are, and no session suffers."""
 
+from datetime import timedelta
+
 import pytest
 from engine_life import live
 from engine_line import PowerCut
 from engine_telemetry import Watched
-from engine_world import Gate, app_of
+from engine_world import NOON, Gate, app_of
 
 from actors import settle
 from orchestrator import SessionContext
@@ -97,3 +99,39 @@ async def test_a_session_that_only_has_to_be_brought_to_its_recorded_end_is_not_
         await live(later, node)
     assert {} == watched.metric("orchestrator.sessions.active")
     assert 0 == watched.held_of_sessions()
+
+
+async def test_a_session_whose_actor_failed_is_not_active_here_while_another_node_has_it() -> None:
+    """What fails tells nobody that it leaves: as where HEAD was given up, and the answer to that was lost."""
+    world = Watched()
+    world.passivate_after = 0.5
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.sleep(60)
+
+    async with world.node(app_of(handler)) as node:
+        await node.start()
+        await settle()
+        node.line.fail_once("release", OSError("lost"))
+        await world.pass_time(1)
+        assert [OSError] == world.failures()
+        assert {} == world.metric("orchestrator.sessions.active")
+        assert 0 == world.held_of_sessions()
+
+
+async def test_no_span_ends_before_it_began_whatever_the_clocks_say() -> None:
+    """The node that takes over is a minute behind the one that began."""
+    world = Watched()
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.sleep(3_600)
+
+    async with world.node(app_of(handler)) as node, world.node(app_of(handler), "node-2") as later:
+        await node.start()
+        await settle()
+        node.crash()
+        world.clock.set_wall(NOON - timedelta(minutes=1))
+        assert await later.claim(dead_owner="node-1")
+        await later.deliveries.kill("s", "no more", None)
+        await world.end()
+    assert [] == [span.name for span in world.spans() if span.seconds < 0]
