@@ -6,6 +6,7 @@ A new kind of order is one more arm in `_of_order`.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
@@ -97,7 +98,8 @@ def _approval(operation: Operation, order: e.ApprovalRequested, facts: Facts, du
     else:
         what, asked = "approval", name
         says = f"It waits for {who} to approve `{name}` ({_short(disclosed(order.subject))}), {waiting}."
-    by = "WHO" if not isinstance(order.approvers, list) or not order.approvers else str(order.approvers[0])
+    # A name is any text: it must come through a shell as it is, and as nothing else.
+    by = shlex.quote(str(order.approvers[0])) if isinstance(order.approvers, list) and order.approvers else "WHO"
     commands = tuple(f"orchestrator {word} {session_id} {asked} --by {by}" for word in ("approve", "reject"))
     return Wait(what, says, operation.changed_at, due, name, commands=commands)
 

@@ -1,6 +1,7 @@
 """Whoever asks why a session does not go on is told in words: what it waits for, since when, where, and what to do."""
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -248,6 +249,20 @@ async def test_what_a_suspended_session_waits_for_is_told_with_the_command_that_
         assert ("SUSPENDED", None) == (told.state, told.node)
         (wait,) = told.waits_for
         assert (what, says, commands) == (wait.what, wait.says, wait.commands)
+
+
+async def test_the_name_of_an_approver_comes_through_a_shell_as_it_is() -> None:
+    """It may be any text, and somebody who looks for help copies the command."""
+    name = "Ann O'Neill; reboot"
+
+    async def asks(ctx: SessionContext) -> None:
+        await ctx.request_approval("publish", None, approvers=[name])
+
+    async with running(asks) as (world, _):
+        (wait,) = (await explained(world)).waits_for
+        assert [["orchestrator", word, "s", "publish", "--by", name] for word in ("approve", "reject")] == [
+            shlex.split(command) for command in wait.commands
+        ]
 
 
 async def test_a_callback_is_answered_by_whoever_has_its_token() -> None:
