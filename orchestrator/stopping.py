@@ -85,8 +85,10 @@ class Block:
         return False
 
     def leave(self) -> None:
-        """Cancel the block, wherever it waits, after its grace."""
-        self._timeout.reschedule(asyncio.get_running_loop().time() + self._grace)
+        """Cancel the block, wherever it waits, after its grace; asked again, nothing changes."""
+        # Or who insists every second would put the end off for ever, and one that is being left cannot be cut shorter.
+        if self._timeout.when() is None:
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._grace)
 
 
 @asynccontextmanager

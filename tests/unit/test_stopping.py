@@ -57,6 +57,25 @@ async def test_a_block_with_a_grace_may_end_by_itself() -> None:
     assert ["took its leave"] == reached
 
 
+async def test_who_insists_again_and_again_neither_puts_the_end_off_nor_breaks_it() -> None:
+    """The grace counts from the first time; while a block winds up, more of it changes nothing."""
+    stop, reached = Stop(), list[str]()
+    stop.tell()
+    stop.tell()
+    async with asyncio.timeout(5):
+        async with stop.unless_insisted(grace=0.02):
+            while True:
+                stop.tell()
+                await asyncio.sleep(0)
+        async with stop.unless_insisted():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stop.tell()
+                reached.append("wound up")
+    assert ["wound up"] == reached
+
+
 async def test_a_block_lets_through_what_ends_it_otherwise() -> None:
     """A timeout of its own, an error, a cancellation of the task."""
     stop = Stop()
