@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol
 
-from orchestrator.cluster import Head, claimed
+from orchestrator.cluster import ENDS_NOW, Head, claimed
 from orchestrator.session.transitions import SessionStatus
 
 SLOT: Final = "slot"
@@ -46,7 +46,9 @@ def promoted(head: Head, *, node_id: str | None, nonce: str, at: datetime) -> He
 def dismissed(head: Head, *, node_id: str | None, nonce: str, at: datetime) -> Head:
     """Return what `Quotas.dismiss` makes of a HEAD."""
     head = replace(head, attributes={**head.attributes, DISMISSED: True})
-    return _taken(head, node_id=node_id, nonce=nonce, at=at)
+    taken = _taken(head, node_id=node_id, nonce=nonce, at=at)
+    # It only has to be ended: whoever sees it first does that, however full.
+    return taken if node_id is not None else replace(taken, wake_at=ENDS_NOW)
 
 
 def _taken(head: Head, *, node_id: str | None, nonce: str, at: datetime) -> Head:

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from engine_life import until_suspended
+from engine_life import look_after, until_suspended
 from engine_trials import pass_seconds, same_end_whatever_happens, told, until_end
 from engine_world import Diary, Gate, Node, World, app_of
 
@@ -315,6 +315,24 @@ async def test_a_kill_needs_no_free_place() -> None:
         assert (await world.head()).owner is None
         await kill(world, node)
         assert SessionCancelled("runs away") == await world.end()
+
+
+async def test_a_kill_of_a_session_that_waits_for_its_slot_needs_no_free_place() -> None:
+    """Told by a process that is no node, while the only node is full."""
+    world = World(tenant_limit=1)
+    async with (
+        world.node(app_of(napping, helper=helper), sessions_max=1) as node,
+        world.node(app_of(napping), "x") as no,
+    ):
+        no.router.drain()
+        await node.start()
+        await node.start(session_id="t")
+        await settle()
+        assert SessionStatus.QUEUED == (await world.head("t")).status
+        await no.deliveries.kill("t", "not needed", None)
+        await look_after(world, node)
+        assert SessionCancelled("not needed") == await world.end("t")
+        assert SessionStatus.RUNNING == (await world.head()).status
 
 
 async def test_what_is_told_after_a_kill_does_not_put_the_end_off() -> None:
