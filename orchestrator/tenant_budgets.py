@@ -23,6 +23,7 @@ from orchestrator.usage import Caps, Usage, spent_under, total_of, usage_view
 CAPS_KEPT_SECONDS: Final = 2.0
 """So late a node may hear of a cap that was set."""
 CALLS: Final = "agent_calls"
+REFUSED: Final = "TENANT_BUDGET_EXCEEDED"
 TENANTS_KEPT_MAX: Final = 10_000
 
 
@@ -37,7 +38,12 @@ class TenantBudgets:
 
     async def count(self, state: SessionState) -> None:
         """Count what an ended session has spent."""
-        await self._count(state, at=state.updated_at)
+        total = total_of(state)
+        if state.error is not None and state.error.code == REFUSED:
+            # Each run that began was counted before it did: what is open else was refused, and must not fill the cap.
+            refused = sum(op.kind is OperationKind.AGENT and not op.is_settled for op in state.operations.values())
+            total = replace(total, agent_calls=total.agent_calls - refused)
+        await self._usage.count(state.started.tenant, first_generation(state.session_id), total, at=state.updated_at)
 
     async def refusal(self, state: SessionState, operation: str, attempt: int) -> m.TenantCapReached | None:
         """Return why an agent run may not begin; `None` where it may. What the session spent so far is counted."""

@@ -227,6 +227,20 @@ async def test_a_run_that_begins_again_on_another_node_is_taken_once() -> None:
         assert SessionCompleted("done") == await world.end()
 
 
+async def test_what_was_refused_does_not_fill_the_cap_that_it_met() -> None:
+    """However many sessions were turned away: what is granted on top is there for who comes next."""
+    world = await capped(Caps(agent_calls=2))
+    async with world.node(app_with()) as node:
+        for session_id in ("a", "b", "c", "d"):
+            await node.start(session_id=session_id)
+            await world.end(session_id)
+        assert 2 == (await world.usage.month("default", MONTH)).agent_calls
+        await world.usage.set_caps("default", Caps(agent_calls=4), at=NOON)
+        await world.pass_time(10)
+        await node.start(session_id="late")
+        assert SessionCompleted("done") == await world.end("late")
+
+
 async def test_a_cap_that_is_lifted_lets_new_sessions_spend() -> None:
     """A node hears of it within seconds."""
     world = await capped(Caps(agent_calls=1))
