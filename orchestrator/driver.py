@@ -61,7 +61,7 @@ class Driver:
         self._branches: Branches = set()
         self.tokens = CallbackTokens(state.session_id, ports)
         self._undos: list[Undo] = []
-        self._signal_waits = SignalWaits()
+        self.signal_waits = SignalWaits()
         self._answers = SharedWaits()
         self._patched: set[str] = set()
         self.obstacle: Obstacle | None = None
@@ -92,12 +92,12 @@ class Driver:
 
     def signal_arrived(self, name: str) -> None:
         """Let those who wait for a signal of that name ask again, in the order they asked."""
-        self._signal_waits.arrived(name, self._tell)
+        self.signal_waits.arrived(name, self._tell)
 
     def considered(self, request: m.Request, state: SessionState) -> None:
         """Note that the actor has taken the request; of a signal, it is its arrival that counts from here on."""
         if isinstance(request, m.SignalAwaited):
-            self._signal_waits.considered(request)
+            self.signal_waits.considered(request)
         elif state.is_held and request.operation not in state.operations:
             self._admission.refuse(request.operation)
 
@@ -114,7 +114,7 @@ class Driver:
             return
         for request in self._admission.refused:
             self._tell(request)
-        self._signal_waits.ask_again(self._tell)
+        self.signal_waits.ask_again(self._tell)
         self._admission.open()
 
     def leave(self) -> None:
@@ -151,7 +151,7 @@ class Driver:
         """Whether nothing but what comes from outside can make the handler go on: it may leave memory."""
         living = (*self._branches, *(() if self._task is None else (self._task,)))
         waiting = {task for task in (*self._waiting, *self._admission.held) if task is not None}
-        is_quiet = self._signal_waits.are_answered and self._turnstile.is_quiet
+        is_quiet = self.signal_waits.are_answered and self._turnstile.is_quiet
         return self.only_waits and is_quiet and all_wait(living, waiting)
 
     async def compensate(self) -> None:
@@ -281,7 +281,7 @@ class Driver:
         known = await self._reach(operation, OperationKind.SIGNAL)
         if known is not None and known.is_settled:
             return await self._outcome(known)
-        with self._signal_waits.asking(m.SignalAwaited(operation, name, timeout), self._tell):
+        with self.signal_waits.asking(m.SignalAwaited(operation, name, timeout), self._tell):
             return await self._arrived(operation, known)
 
     async def run_session(self, operation: str, call: ChildCall) -> Json:

@@ -118,6 +118,11 @@ class HandlerRun:
         return self._driver.under_way()
 
     @property
+    def signals_awaited(self) -> tuple[str, ...]:
+        """The operation ids of its open waits for signals."""
+        return self._driver.signal_waits.operations
+
+    @property
     def said(self) -> int:
         """How many messages the handler has sent to its actor."""
         return self._driver.said

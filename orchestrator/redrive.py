@@ -13,7 +13,7 @@ from typing import Final
 from orchestrator.artifacts import ArtifactRef, Artifacts, ArtifactUnreadable
 from orchestrator.aws.queue import BATCH_MAX, Queue
 from orchestrator.errors import Unavailable
-from orchestrator.intake.dead_letters import DEAD_LETTERS_PREFIX, DeadLetter, letter_of, renewed
+from orchestrator.intake.dead_letters import DEAD_LETTERS_PREFIX, DeadLetter, letter_of, renewed, started_by
 from orchestrator.payloads import parse_json
 from orchestrator.session.values import JsonObject, format_instant
 
@@ -66,8 +66,11 @@ class Done:
         }
 
 
-async def letters(dead_letters: Queue, *, most: int = LETTERS_MAX) -> AsyncIterator[DeadLetter]:
-    """Yield the letters that are there; each is hidden from others meanwhile: give back what you do not delete."""
+async def letters(dead_letters: Queue, *, most: int = LETTERS_MAX) -> AsyncIterator[tuple[DeadLetter, ...]]:
+    """Yield the letters that are there, as polls bring them; each is hidden from others meanwhile.
+
+    Give back what you do not delete: of the last poll all, also when you have found what you look for.
+    """
     seen: set[str] = set()
     while len(seen) < most:
         room = min(BATCH_MAX, most - len(seen))
@@ -76,10 +79,23 @@ async def letters(dead_letters: Queue, *, most: int = LETTERS_MAX) -> AsyncItera
         )
         fresh = [message for message in messages if message.message_id not in seen]
         seen |= {message.message_id for message in messages}
-        for message in fresh:
-            yield letter_of(message)
         if not fresh:
             return
+        yield tuple(letter_of(message) for message in fresh)
+
+
+async def letter_about(dead_letters: Queue, session_id: str, *, most: int) -> DeadLetter | None:
+    """Return the letter that starts the session, or has that id; `None` where none of the first `most` does."""
+    held: list[str] = []
+    try:
+        async for batch in letters(dead_letters, most=most):
+            held += [letter.receipt for letter in batch]
+            for letter in batch:
+                if session_id in {started_by(letter), letter.message_id}:
+                    return letter
+    finally:
+        await give_back(dead_letters, held)
+    return None
 
 
 async def give_back(dead_letters: Queue, receipts: list[str]) -> None:
@@ -104,21 +120,22 @@ class Redrive:
         Raises:
             Refused: a queue does not let us. What was told of is done, the rest is as it was.
         """
-        taken, kept, sent = 0, list[str](), set[str]()
+        taken, held, sent = 0, set[str](), set[str]()
         try:
-            async for letter in letters(self.dead_letters):
-                # What was just put back, and refused anew, is for the next run.
-                if taken >= choice.limit or not choice.takes(letter) or letter.message_id in sent:
-                    kept.append(letter.receipt)
-                    continue
-                done = await self._dealt_with(letter, choice, discards=discards, is_dry=is_dry)
-                if is_dry or done.outcome in {"left", "unreadable"}:
-                    kept.append(letter.receipt)
-                taken += done.outcome in {"redriven", "discarded"}
-                sent |= {done.new_id} if done.new_id is not None else set()
-                tell(done)
+            async for batch in letters(self.dead_letters):
+                held |= {letter.receipt for letter in batch}
+                for letter in batch:
+                    # What was just put back, and refused anew, is for the next run.
+                    if taken >= choice.limit or not choice.takes(letter) or letter.message_id in sent:
+                        continue
+                    done = await self._dealt_with(letter, choice, discards=discards, is_dry=is_dry)
+                    if done.outcome in {"redriven", "discarded"}:
+                        taken += 1
+                        held -= set() if is_dry else {letter.receipt}
+                    sent |= {done.new_id} if done.new_id is not None else set()
+                    tell(done)
         finally:
-            await give_back(self.dead_letters, kept)
+            await give_back(self.dead_letters, [*held])
         return taken
 
     async def _dealt_with(self, letter: DeadLetter, choice: Choice, *, discards: bool, is_dry: bool) -> Done:

@@ -27,13 +27,15 @@ class Sight:
     """What is under way for a session. All are operation ids.
 
     `steps` run inside the handler's tasks, `efforts` beside it (agent runs, children being started); `awaited` is what
-    the handler awaits. `only_waits`: no code of the handler's own runs, as far as can be told.
+    the handler awaits, `signals` the waits for signals among that. `only_waits`: no code of the handler's own runs, as
+    far as can be told.
     """
 
     state: SessionState
     steps: tuple[str, ...]
     efforts: tuple[str, ...]
     awaited: tuple[str, ...]
+    signals: tuple[str, ...]
     only_waits: bool
 
     def hangs_on(self, now: datetime) -> tuple[str, ...] | None:
@@ -57,7 +59,8 @@ class Sight:
 
     def signals_awaited(self) -> tuple[str, ...]:
         """Return the waits for signals that have no time limit: no event tells of them before the signal comes."""
-        return tuple(each for each in self._unrecorded() if each not in self.steps)
+        # What else no event tells of has been asked for, and may not begin yet: a session at its cap, or paused.
+        return tuple(each for each in self.signals if each not in self.state.operations)
 
     def _unrecorded(self) -> tuple[str, ...]:
         """Return what the handler awaits and no event tells of; the answer to a callback is told of by its order."""
@@ -85,4 +88,4 @@ def sight_of(state: SessionState | None, run: HandlerRun | None, in_flight: InFl
     if state is None or run is None or state.has_ended:
         return None
     steps, awaited = run.under_way()
-    return Sight(state, steps, in_flight.efforts(), awaited, only_waits=run.only_waits)
+    return Sight(state, steps, in_flight.efforts(), awaited, run.signals_awaited, only_waits=run.only_waits)

@@ -24,6 +24,11 @@ class SignalWaits:
         """Whether the actor has looked for what each of them asked: one may be there already, or set a time limit."""
         return not (self._asking & self._open.keys())
 
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The operation ids of those that are open, in the order they asked."""
+        return tuple(self._open)
+
     @contextmanager
     def asking(self, wait: m.SignalAwaited, tell: Tell) -> Iterator[None]:
         """Ask, and keep the wait open for as long as the block lasts."""

@@ -65,7 +65,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     taken, told = with_client(run)
     if not json_output:
-        tell(f"{told} letters{', nothing was changed' if is_dry else f', {taken} taken'}")
+        tell(f"{told} letter{'' if told == 1 else 's'}{', nothing was changed' if is_dry else f', {taken} taken'}")
 
 
 def _show(done: Done, now: datetime, *, is_dry: bool, json_output: bool) -> None:

@@ -14,8 +14,7 @@ from orchestrator.cli.process import with_client
 from orchestrator.cluster import Head
 from orchestrator.cluster.dynamodb import DynamoDBNodes
 from orchestrator.inbox import UnknownSession
-from orchestrator.intake.dead_letters import DeadLetter, started_by
-from orchestrator.redrive import give_back, letters
+from orchestrator.redrive import letter_about
 from orchestrator.session.values import Json
 from orchestrator.tenants.dynamodb import DynamoDBQuotas
 from orchestrator.why import Explanation, Owner, UnderWay
@@ -63,16 +62,7 @@ async def _explained(client: Client, session_id: str) -> Explanation:
 async def _letter_about(client: Client, session_id: str) -> str | None:
     """Return why the session's start is a dead letter; `None` where none of those that were looked at starts it."""
     queue = await find_queue(client.clients, client.settings.dead_letter_queue_name, client.patience)
-    found: DeadLetter | None = None
-    held: list[str] = []
-    try:
-        async for letter in letters(queue, most=LETTERS_MAX):
-            held.append(letter.receipt)
-            if session_id in {started_by(letter), letter.message_id}:
-                found = letter
-                break
-    finally:
-        await give_back(queue, held)
+    found = await letter_about(queue, session_id, most=LETTERS_MAX)
     return None if found is None else f"{found.code}: {found.reason} (message {found.message_id})"
 
 

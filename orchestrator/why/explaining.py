@@ -19,17 +19,18 @@ from orchestrator.why import Explanation, Facts, Owner, Wait, for_how_long, last
 from orchestrator.why.waits import waits_of
 
 _CODE: Final = "deploy code that matches, and it goes on by itself"
-_MENDING: Final = {
+MENDING: Final = {
     "NON_DETERMINISM": f"Its handler does not match its journal: {_CODE}.",
     "UNKNOWN_CHANGE": f"The code that runs is older than the session: {_CODE}.",
     "UNKNOWN_SESSION_TYPE": f"No node declares its type: {_CODE}.",
     "UNREADABLE_EVENT": "A newer version wrote its journal, or it was changed by hand: run the version that wrote it.",
+    "ALTERED_EVENT": "An encrypted payload of its journal was changed: restore the item, and it goes on by itself.",
     "UNREADABLE_MESSAGE": "A newer version wrote a message in its inbox: run the version that wrote it.",
     "ARTIFACT_MISSING": "A payload is not in the bucket: restore the object, and it goes on by itself.",
     "ARTIFACT_ALTERED": "A payload in the bucket was changed: restore the object, and it goes on by itself.",
+    "ARTIFACT_FOREIGN": "A payload is in another bucket than ours: set ORCHESTRATOR_BUCKET to the one it was put into.",
     "AWS_REFUSED": "AWS refuses us: mend what `orchestrator doctor` finds, and it goes on by itself.",
     "PAYLOAD_KEY_REFUSED": "KMS refuses us the key: mend what `orchestrator doctor` finds, and it goes on by itself.",
-    "CIPHERTEXT_ALTERED": "An encrypted payload was changed: restore it from a backup, and it goes on by itself.",
 }
 """Error code → what mends a session that is blocked by it."""
 _REFUSALS: Final = frozenset({"AWS_REFUSED", "PAYLOAD_KEY_REFUSED"})
@@ -130,7 +131,7 @@ def _blocked(facts: Facts) -> Wait:
     head = facts.head
     error = str(head.attributes.get(BLOCKED_ERROR, "")) or "nobody recorded why"
     code = error.partition(":")[0]
-    mending = _MENDING.get(code, "It is tried again by itself, and goes on once the reason is gone.")
+    mending = MENDING.get(code, "It is tried again by itself, and goes on once the reason is gone.")
     until = head.wake_at
     again = "" if until is None else f" It is tried again at {format_instant(until)}, and when a node starts."
     says = f"It is blocked {for_how_long(head.updated_at, facts.now)} by {error}. {mending}{again}"

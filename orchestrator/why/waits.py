@@ -42,7 +42,7 @@ def waits_of(facts: Facts) -> Iterator[Wait]:
     signals = _signals(facts, state)
     if under_way is not None:
         yield from _unrecorded(under_way, known, facts, state)
-    elif not told and not signals:
+    elif not told and not signals and not (state.is_held and facts.node is None):
         yield _unseen(facts, state)
     for name in signals:
         yield _signal(name, facts, state)

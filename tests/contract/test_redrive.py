@@ -9,9 +9,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from orchestrator.aws.bucket import Bucket
-from orchestrator.aws.queue import QueueMessage
+from orchestrator.aws.queue import QueueMessage, find_queue
 from orchestrator.intake.dead_letters import EXHAUSTED, letter_of, started_by
-from orchestrator.redrive import Choice
+from orchestrator.redrive import Choice, letter_about
 from orchestrator.session.values import compact_json, derive_session_id
 from tests.contract.fault_proxy import FaultProxy, lost_answer, refusal
 from tests.contract.operations_stage import Operated, operated
@@ -67,6 +67,18 @@ async def test_a_dry_run_shows_and_changes_nothing(deployed: Operated) -> None:
     assert all(each.letter.sent_at is not None for each in found)
     assert [] == await deployed.held(deployed.settings.queue_name)
     assert ["one", "two"] == bodies(await deployed.held(deployed.settings.dead_letter_queue_name))
+
+
+async def test_whoever_looks_for_one_letter_hides_none_of_the_others(deployed: Operated) -> None:
+    """Several come with one poll: those behind the one that was found can be seen again at once, too."""
+    name = deployed.settings.dead_letter_queue_name
+    for number in range(5):
+        await deployed.dead(f"letter {number}", **why("INVALID_INPUT", f"m-{number}"))
+    dead = await find_queue(deployed.clients, name, patience_of())
+    found = await letter_about(dead, "m-1", most=200)
+    assert found is not None
+    assert "m-1" == found.message_id
+    assert [f"letter {number}" for number in range(5)] == bodies(await deployed.held(name))
 
 
 async def test_what_can_never_succeed_is_left_unless_somebody_insists(deployed: Operated) -> None:

@@ -50,7 +50,7 @@ def test_twice_the_sessions_cost_twice_what_is_counted_by_session(monkeypatch: p
 def test_every_deployment_names_a_template_and_parameters_that_it_has() -> None:
     """And all that it cannot do without, where it deploys anew."""
     commands = DEPLOYS.findall(README)
-    assert {path.name for path in TEMPLATES} - {"endpoints.yaml"} == {Path(path).name for path, _ in commands}
+    assert {path.name for path in TEMPLATES} == {Path(path).name for path, _ in commands}
     for path, rest in commands:
         parameters = parsed(FOLDER.parents[1] / path)["Parameters"]
         given = set(re.findall(r"\b([A-Z]\w+)=", rest))
@@ -67,7 +67,7 @@ def test_every_name_in_the_page_is_one_of_the_product() -> None:
     )
     assert {"doctor", "submit", "replay", "list", "tenants"} <= commands <= PLACES.keys()
     for link in re.findall(r"\]\(([^)#]+)", README):
-        assert (FOLDER / link).exists() or link == "../../docs/runbook.md"
+        assert (FOLDER / link).exists()
     alarms = {
         each["Properties"]["AlarmName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
         for path in TEMPLATES

@@ -215,10 +215,10 @@ def test_a_schedule_sends_what_starts_a_session(account: Account, stack: Stack) 
     } == json.loads(schedule["Target"]["Input"])
 
 
-def test_endpoints_are_those_of_the_services_that_a_task_calls(account: Account, stack: Stack) -> None:
-    """Each one in the network of the stack, open to its tasks."""
+def test_endpoints_are_those_of_the_services_that_a_task_calls(account: Account) -> None:
+    """Each one open to its network, and asking for no stack: the tasks of one start only where the endpoints are."""
     route_table = account.client("ec2").create_route_table(VpcId=account.network["VpcId"])["RouteTable"]["RouteTableId"]
-    parameters = {"Stack": stack.name, "RouteTableIds": route_table, "CallsKms": "yes", **account.network}
+    parameters = {"ClientCidr": "10.0.0.0/16", "RouteTableIds": route_table, "CallsKms": "yes", **account.network}
     endpoints = account.deploy("endpoints.yaml", parameters, "endpoints")
     found = account.client("ec2").describe_vpc_endpoints()["VpcEndpoints"]
     services = {each["ServiceName"].removeprefix("com.amazonaws.us-east-1."): each for each in found}
@@ -226,3 +226,6 @@ def test_endpoints_are_those_of_the_services_that_a_task_calls(account: Account,
     assert {*needed, "xray"} == services.keys()
     assert [route_table] == services["dynamodb"]["RouteTableIds"]
     assert 13 == len(endpoints.resources)
+    group = endpoints.resources["EndpointSecurityGroup"]
+    (rule,) = account.client("ec2").describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
+    assert ["10.0.0.0/16"] == [each["CidrIp"] for each in rule["IpRanges"]]

@@ -7,8 +7,14 @@ from pathlib import Path
 import click
 import pytest
 
+from orchestrator.artifacts import ArtifactAltered, ArtifactForeign, ArtifactMissing
+from orchestrator.aws.faults import Refused
+from orchestrator.aws.keys import KeyRefused
 from orchestrator.cli.main import commands, imported
+from orchestrator.inbox import UnreadableMessage
+from orchestrator.journal import AlteredEvent, UnreadableEvent
 from orchestrator.session.transitions import ENDED, SessionStatus
+from orchestrator.why.explaining import MENDING
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runbook.md").read_text()
@@ -58,3 +64,14 @@ def test_every_section_of_an_alarm_or_a_state_shows_a_command() -> None:
     without = [text.splitlines()[0] for text in sections if text.strip() and "orchestrator " not in text]
     # Titles over the sections, and a table of what stands in them.
     assert {"Runbook", "Alarms", "States", "Nodes without what they need"} >= set(without)
+
+
+def test_the_page_and_why_say_what_mends_each_code_that_blocks_a_session() -> None:
+    """The same codes in both, and those of whatever cannot be read among them."""
+    blocked = PAGE.split("\n## BLOCKED\n")[1].split("\n## ")[0]
+    codes = {
+        code for row in re.findall(r"^\| (`.+?) \|", blocked, re.MULTILINE) for code in re.findall(r"`(\w+)`", row)
+    }
+    unreadable = UnreadableEvent, AlteredEvent, UnreadableMessage, ArtifactMissing, ArtifactAltered, ArtifactForeign
+    assert set() == {each.code for each in (*unreadable, Refused, KeyRefused)} - codes
+    assert set(MENDING) == codes

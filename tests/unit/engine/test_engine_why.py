@@ -414,6 +414,10 @@ async def test_a_session_at_its_cap_waits_for_people_to_grant_more() -> None:
             'Its budget is spent ({"cap": "agent_calls", "limit": 1, "used": 1}): it waits for anybody to grant more,'
         )
         assert "orchestrator approve s budget --by WHO" == wait.commands[0]
+        # The run that it holds back waits for nothing else, as its node sees it, and as HEAD has it afterwards.
+        assert [wait] == list((await explained(world, node=node)).waits_for)
+        await world.pass_time(60)
+        assert ["budget"] == [each.what for each in (await explained(world)).waits_for]
 
 
 async def gate_of_anything(prompt: object) -> str:
@@ -439,6 +443,24 @@ async def test_a_queued_session_knows_its_place() -> None:
             "1 of 1 are in use, 2 wait, and 1 is before it."
         )
         assert "orchestrator tenants set acme --limit N" == wait.commands[0]
+
+
+async def test_what_a_pause_holds_back_is_no_wait_of_its_own() -> None:
+    """What the handler asks for meanwhile begins with the resume: that is what it waits for, and nothing else."""
+    gate = Gate()
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.invoke_agent("writer", "tea")
+        await ctx.sleep(DAY)
+
+    async with running(handler, writer=gate.passing) as (world, node):
+        await node.deliveries.pause("s", "look at this first", "m-1")
+        gate.open()
+        await settle()
+        assert ["resume"] == [wait.what for wait in (await explained(world, node=node)).waits_for]
+        await world.pass_time(60)
+        assert (await world.head()).owner is None
+        assert ["resume"] == [wait.what for wait in (await explained(world)).waits_for]
 
 
 async def test_a_paused_session_says_why_and_how_it_goes_on() -> None:
