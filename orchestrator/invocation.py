@@ -19,8 +19,9 @@ from orchestrator.errors import NoInvocation, OrchestratorError, storable
 from orchestrator.payloads import to_json
 from orchestrator.session import messages as m
 from orchestrator.session.frozen import quick
+from orchestrator.session.tracing import attempt_span_id, operation_span_id, traceparent_of
 from orchestrator.session.values import Json, JsonObject
-from orchestrator.telemetry.context import trace_context
+from orchestrator.telemetry.context import context_below
 
 PROGRESS_MAX: Final = 1_000
 """Progress events of one attempt of a step or agent; later ones are dropped, for each is an item in the table."""
@@ -100,7 +101,7 @@ class Calls(Protocol):
 class Invocation:
     """What a step or an agent may know about its own run. `attempt` counts from 1.
 
-    `trace` is the W3C `traceparent` of its span, for others to become children of; `None` without a trace.
+    `session_trace` is the trace that the session was accepted under.
 
     Only agents have `calls`, and `is_over()`, which tells a run that is being cancelled whether nobody waits for it any
     more, because its session is to end or its time is up. Otherwise it is carried on elsewhere, or later.
@@ -111,8 +112,19 @@ class Invocation:
     attempt: int
     report: Callable[[str, float | None, object], None]
     calls: Calls | None = None
-    trace: str | None = None
+    session_trace: str | None = None
     is_over: Callable[[], bool] = lambda: False
+
+    @property
+    def trace(self) -> str | None:
+        """The W3C `traceparent` of its span, for others to become children of; `None` without a trace."""
+        # Of an agent run each attempt is a span; of a step the operation is.
+        span_id = (
+            operation_span_id(self.session_id, self.operation)
+            if self.calls is None
+            else attempt_span_id(self.session_id, self.operation, self.attempt)
+        )
+        return traceparent_of(self.session_trace, span_id)
 
     @property
     def idempotency_key(self) -> str:
@@ -145,6 +157,7 @@ def invocation_for(
     attempt: int,
     tell: Callable[[m.Message], None],
     calls: Calls | None = None,
+    session_trace: str | None = None,
 ) -> Invocation:
     """Return the invocation of one attempt; its progress goes to the session's actor, from any thread."""
     loop = asyncio.get_running_loop()
@@ -164,7 +177,7 @@ def invocation_for(
         made = m.ProgressMade(progress_id, storable(message), percent, to_json(data, "data"))
         loop.call_soon_threadsafe(deliver, made)
 
-    return Invocation(session_id, operation, attempt, report, calls)
+    return Invocation(session_id, operation, attempt, report, calls, session_trace)
 
 
 class InvocationScope:
@@ -182,8 +195,9 @@ class InvocationScope:
 
     def __enter__(self) -> None:
         self._token = _invocation.set(self._invocation)
-        if self._invocation.trace is not None:
-            self._trace_token = attach(trace_context(self._invocation.trace))
+        if self._invocation.session_trace is not None:
+            invocation = self._invocation
+            self._trace_token = attach(context_below(lambda: invocation.trace))
 
     def __exit__(self, *_: object) -> None:
         _invocation.reset(self._token)

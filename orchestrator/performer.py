@@ -31,7 +31,6 @@ from orchestrator.session.events import ChildStarted, SessionStarted
 from orchestrator.session.notices import CountUsage, EndChild, FreeSlot, Internal, StartNext, TellParent, end_of_child
 from orchestrator.session.owed import CancelChild, CloseCallback, KeepTask, Publish, Ring, RunAgent, StartChild
 from orchestrator.session.state import SessionState
-from orchestrator.session.tracing import attempt_span_id, traceparent_of
 from orchestrator.session.values import ErrorRecord, RetrySpec
 from orchestrator.telemetry.port import SILENT, Telemetry
 from orchestrator.tenant_budgets import TenantBudgets
@@ -179,9 +178,7 @@ class Performer:
             async with limit:
                 invocation = replace(
                     invocation_for(session_id, effect.operation, effect.attempt, host.tell, calls),
-                    trace=traceparent_of(
-                        host.state().started.trace, attempt_span_id(session_id, effect.operation, effect.attempt)
-                    ),
+                    session_trace=host.state().started.trace,
                     is_over=lambda: limit.has_rung or not host.is_owed(),
                 )
                 with InvocationScope(invocation):

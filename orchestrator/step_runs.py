@@ -18,9 +18,7 @@ from orchestrator.payloads import InvalidPayload, PayloadTooLarge, PayloadType
 from orchestrator.replay import Turnstile
 from orchestrator.requests import Seal
 from orchestrator.session import messages as m
-from orchestrator.session.frozen import replace
 from orchestrator.session.state import SessionState
-from orchestrator.session.tracing import operation_span_id, traceparent_of
 from orchestrator.session.values import ErrorRecord
 from orchestrator.user_code import TimeLimit, belongs_to_runtime
 
@@ -65,10 +63,8 @@ class StepRuns:
             return m.StepAttemptFailed(operation, attempt, error, call.retry.spec, is_retryable, self._ports.draw())
 
         self._ports.began(self._session_id, operation)
-        invocation = invocation_for(self._session_id, operation, attempt, self._ports.tell)
-        if self._trace is not None:
-            span_id = operation_span_id(self._session_id, operation)
-            invocation = replace(invocation, trace=traceparent_of(self._trace, span_id))
+        tell, trace = self._ports.tell, self._trace
+        invocation = invocation_for(self._session_id, operation, attempt, tell, session_trace=trace)
         limit = TimeLimit(self._ports.clock, call.timeout)
 
         async def limited() -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from opentelemetry import trace
@@ -34,10 +34,31 @@ def trace_parent(*, xray_header: str | None, attributes: Mapping[str, str]) -> s
 
 def trace_context(traceparent: str) -> Context:
     """Return the context in which new spans are children of that one, whose `traceparent` is well-formed: our own."""
-    # Not by the propagator, which checks each part by a pattern: this is done for every step.
+    # Not by the propagator, which checks each part by a pattern.
     _, trace_id, span_id, flags = traceparent.split("-")
     parent = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
     return trace.set_span_in_context(trace.NonRecordingSpan(parent), _NOTHING)
+
+
+class _Parent(trace.NonRecordingSpan):
+    """A span that others may become children of; its ids are made when somebody asks for them, which few steps do."""
+
+    def __init__(self, traceparent: Callable[[], str | None]) -> None:
+        super().__init__(trace.INVALID_SPAN_CONTEXT)
+        self._traceparent: Callable[[], str | None] | None = traceparent
+
+    def get_span_context(self) -> SpanContext:
+        """Return its ids."""
+        if self._traceparent is not None:
+            given, self._traceparent = self._traceparent(), None
+            if given is not None:
+                self._context = trace.get_current_span(trace_context(given)).get_span_context()
+        return self._context
+
+
+def context_below(traceparent: Callable[[], str | None]) -> Context:
+    """Return the context in which new spans are children of that one; its `traceparent` is asked for once, if ever."""
+    return trace.set_span_in_context(_Parent(traceparent), _NOTHING)
 
 
 def trace_headers() -> dict[str, str]:

@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from urllib.parse import unquote
 
 import pytest
@@ -38,9 +37,10 @@ from orchestrator.intake import Start
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.remote import ANSWER_BYTES_MAX, AgentService, RemoteFault
 from orchestrator.session.events import AgentRetrying, Event, SessionCompleted, StepCompleted
-from orchestrator.session.tracing import attempt_span_id, traceparent_of
+from orchestrator.session.tracing import attempt_span_id, operation_span_id, traceparent_of
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json
+from orchestrator.telemetry.context import xray_header
 from tests.contract.misbehaving import Behave, Service, answering, cut_in_the_middle, endless, hang_up, serving
 from tests.contract.stage import aws_environment
 from tests.contract.waiting import SECONDS_MAX
@@ -68,7 +68,7 @@ class Stage:
         """Run the agent as one attempt of an operation."""
         agent = self._agents.named("agent")
         assert agent is not None
-        invocation = replace(invocation_for("order-17", "score", 2, lambda _: None), trace=TRACE)
+        invocation = invocation_for("order-17", "score", 2, lambda _: None, session_trace=TRACE)
         with InvocationScope(invocation):
             return await agent.run(prompt, kwargs)
 
@@ -176,7 +176,7 @@ async def test_a_function_sees_whose_run_it_is(service: Service, lent: Connectio
         failure = await node.error("x")
 
     headers = service.asked[0].headers
-    assert "Root=1-0af76519-16cd43dd8448eb211c80319c;Parent=b7ad6b7169203331;Sampled=1" == headers["X-Amzn-Trace-Id"]
+    assert headers["X-Amzn-Trace-Id"] == xray_header(traceparent_of(TRACE, operation_span_id("order-17", "score")))
     context = json.loads(base64.b64decode(headers["X-Amz-Client-Context"]))
     expected = {"session_id": "order-17", "operation": "score", "attempt": 2, "idempotency_key": "order-17/score"}
     assert context == {"custom": expected}
