@@ -7,7 +7,7 @@ is being cancelled, because the session is to end or the run has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from orchestrator.scopes import NAME_LENGTH_MAX
 from orchestrator.session import events as e
 from orchestrator.session import messages as m
 from orchestrator.session.budget import reached
+from orchestrator.session.owed import EffectKey
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import Phase
 from orchestrator.session.values import Json
@@ -56,6 +57,14 @@ class AgentHost(Protocol):
 
     async def record(self, message: m.Message) -> None:
         """Return when the session has taken the message, and what it changed is durable."""
+        ...
+
+    def begun(self) -> Collection[EffectKey]:
+        """Return the session's agent runs that were let begin on this node and have no outcome yet."""
+        ...
+
+    def begin(self) -> None:
+        """Note that the run was let begin."""
         ...
 
     def is_owed(self) -> bool:

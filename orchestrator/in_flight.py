@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -63,6 +63,8 @@ class InFlight:
         """By operation: what one event changes must cost the same among a thousand branches as for one."""
         self._at_work: set[EffectKey] = set()
         self._parked: set[EffectKey] = set()
+        self._begun: dict[str, EffectKey] = {}
+        """Agent runs by their operation; one whose attempt failed stays until its next one begins."""
         self._latest: dict[EffectKey, object] = {}
         """What tells the latest start of an effect from those before it, whose ends may come later."""
         self._is_shut = False
@@ -92,8 +94,18 @@ class InFlight:
         """Note that an event changed the operation; `perform` looks at no others as long as the session goes on."""
         if operation.order is not None:
             self._changed.append(operation.operation_id)
+        if operation.is_settled:
+            self._begun.pop(operation.operation_id, None)
         if operation.agent_run is not None and operation.is_settled:
             self._unpark(operation.agent_run)
+
+    def begin(self, run: EffectKey) -> None:
+        """Note that an agent run was let begin."""
+        self._begun[run[0]] = run
+
+    def begun(self) -> Collection[EffectKey]:
+        """Return the agent runs that were let begin here and have no outcome yet."""
+        return self._begun.values()
 
     async def begin_after(self, first: Awaitable[None]) -> None:
         """Await that, and start nothing before it is done."""
@@ -279,6 +291,12 @@ class _Host:
         done = asyncio.get_running_loop().create_future()
         self.effects.tell_actor(Record(message, done))
         await done
+
+    def begun(self) -> Collection[EffectKey]:
+        return self.effects.begun()
+
+    def begin(self) -> None:
+        self.effects.begin(self.key)
 
     def is_owed(self) -> bool:
         return self.effects.is_owed(self.key)

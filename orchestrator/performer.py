@@ -160,9 +160,10 @@ class Performer:
         if effect.not_before is not None:
             retry = effect.order.retry or RetrySpec()
             await self.clock.sleep(retry.left_until(effect.not_before, self.clock.now()))
-        refusal = await self.budgets.refusal(host.state(), effect.operation, effect.attempt)
+        refusal = await self.budgets.refusal(host.state(), (effect.operation, effect.attempt), host.begun())
         if refusal is not None:
             return refusal
+        host.begin()
         agent = self.agents(effect.order.agent)
         if agent is None:
             error = ErrorRecord(AgentFailed.__name__, "UNKNOWN_AGENT", f"no agent {effect.order.agent!r} is registered")

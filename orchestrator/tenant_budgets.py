@@ -6,6 +6,7 @@ at their end. Which tenants are capped is asked again now and then, so a tenant 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -14,11 +15,12 @@ from actors import Clock
 from orchestrator.session import messages as m
 from orchestrator.session.budget import TENANT_CAPS
 from orchestrator.session.ending import first_generation
+from orchestrator.session.owed import EffectKey
 from orchestrator.session.spending import month_of
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import OperationKind
 from orchestrator.session.values import JsonObject, truncate_to_millis
-from orchestrator.usage import Caps, Usage, spent_under, total_of, usage_view
+from orchestrator.usage import Caps, Total, Usage, spent_under, total_of, usage_view
 
 CAPS_KEPT_SECONDS: Final = 2.0
 """So late a node may hear of a cap that was set."""
@@ -38,15 +40,17 @@ class TenantBudgets:
 
     async def count(self, state: SessionState) -> None:
         """Count what an ended session has spent."""
-        total = total_of(state)
+        left_out = _refused(state)
         if state.error is not None and state.error.code == REFUSED:
-            # Each run that began was counted before it did: what is open else was refused, and must not fill the cap.
-            refused = sum(op.kind is OperationKind.AGENT and not op.is_settled for op in state.operations.values())
-            total = replace(total, agent_calls=total.agent_calls - refused)
-        await self._usage.count(state.started.tenant, first_generation(state.session_id), total, at=state.updated_at)
+            # Each run that began was counted before this end was decided: what is open else never began.
+            left_out += sum(op.kind is OperationKind.AGENT for op in state.open_operations.values())
+        await self._count(state, left_out, at=state.updated_at)
 
-    async def refusal(self, state: SessionState, operation: str, attempt: int) -> m.TenantCapReached | None:
-        """Return why an agent run may not begin; `None` where it may. What the session spent so far is counted."""
+    async def refusal(self, state: SessionState, run: EffectKey, begun: Collection[EffectKey]) -> m.TenantCapReached | None:
+        """Return why an agent run may not begin; `None` where it may. What the session spent so far is counted.
+
+        `begun` are the runs of the session that were let begin on this node.
+        """
         tenant = state.started.tenant
         caps = await self._caps(tenant)
         if not caps.any:
@@ -54,16 +58,13 @@ class TenantBudgets:
         now = truncate_to_millis(self._clock.now())
         month = month_of(now)
         if state.spent.excused_month == month:
-            await self._count(state, at=now)
+            await self._count(state, _refused(state), at=now)
             return None
-        calls_before = await self._take(state, operation, caps, now)
-        if calls_before is not None:
-            return m.TenantCapReached(operation, attempt, CALLS, caps.agent_calls or 0, calls_before, month)
-        for cap, used in spent_under(await self._usage.month(tenant, month)).items():
-            limit = getattr(caps, cap)
-            if cap != CALLS and limit and used >= limit:
-                return m.TenantCapReached(operation, attempt, cap, limit, used, month)
-        return None
+        refused_by = await self._cap_reached(state, run, begun, caps, now)
+        if refused_by is None:
+            return None
+        cap, limit, used = refused_by
+        return m.TenantCapReached(*run, cap, limit, used, month)
 
     async def report(self, *, tenant: str | None = None, month: str | None = None) -> list[JsonObject]:
         """Return what each tenant that spent anything, or `tenant` alone, has spent in a month: in this one if `None`.
@@ -83,16 +84,37 @@ class TenantBudgets:
         caps = (await self._usage.caps(tenant)).over(self._defaults)
         return {cap: getattr(caps, cap) or None for cap in TENANT_CAPS}
 
-    async def _take(self, state: SessionState, operation: str, caps: Caps, now: datetime) -> int | None:
+    async def _cap_reached(
+        self, state: SessionState, run: EffectKey, begun: Collection[EffectKey], caps: Caps, now: datetime
+    ) -> tuple[str, float, float] | None:
+        """Count what has begun, and the run where it may begin; return the cap that is in its way, its limit and use."""
+        tenant = state.started.tenant
+        not_begun = _refused(state) + sum(
+            op.kind is OperationKind.AGENT and (name, op.attempt) not in begun
+            for name, op in state.open_operations.items()
+        )
+        others = {cap: limit for cap in TENANT_CAPS if cap != CALLS and (limit := getattr(caps, cap))}
+        if others:
+            await self._count(state, not_begun, at=now)
+            spent = spent_under(await self._usage.month(tenant, month_of(now)))
+            for cap, limit in others.items():
+                if spent[cap] >= limit:
+                    return cap, limit, spent[cap]
+        if not caps.agent_calls:
+            return None
+        calls_before = await self._take(state, run, caps.agent_calls, now)
+        if calls_before is None:
+            return None
+        # One that began while its tenant had no cap was not taken, and nobody asks for it any more.
+        await self._count(state, not_begun, at=now)
+        return CALLS, caps.agent_calls, calls_before
+
+    async def _take(self, state: SessionState, run: EffectKey, calls_max: int, now: datetime) -> int | None:
         """Count what the session spent up to this run's order; return the calls before it where it does not fit.
 
         What was ordered behind it stays out, so that of runs that are ordered at once as many begin as fit.
         """
-        total = total_of(state)
-        if not caps.agent_calls:
-            await self._count(state, at=now)
-            return None
-        ordered_at = state.operations[operation].changed_seq
+        ordered_at = state.operations[run[0]].changed_seq
         behind = sum(
             other.kind is OperationKind.AGENT and other.changed_seq > ordered_at
             for other in state.open_operations.values()
@@ -100,14 +122,14 @@ class TenantBudgets:
         return await self._usage.take(
             state.started.tenant,
             first_generation(state.session_id),
-            replace(total, agent_calls=total.agent_calls - behind),
-            calls_max=caps.agent_calls,
+            _total(state, _refused(state) + behind),
+            calls_max=calls_max,
             at=now,
         )
 
-    async def _count(self, state: SessionState, *, at: datetime) -> None:
+    async def _count(self, state: SessionState, left_out: int, *, at: datetime) -> None:
         tenant = state.started.tenant
-        await self._usage.count(tenant, first_generation(state.session_id), total_of(state), at=at)
+        await self._usage.count(tenant, first_generation(state.session_id), _total(state, left_out), at=at)
 
     async def _caps(self, tenant: str) -> Caps:
         kept, now = self._kept.get(tenant), self._clock.monotonic()
@@ -118,3 +140,15 @@ class TenantBudgets:
             self._kept.clear()
         self._kept[tenant] = now, caps
         return caps
+
+
+def _refused(state: SessionState) -> int:
+    """Return how many agent runs failed because their tenant's budget was spent."""
+    failed = (op.error for op in state.operations.values() if op.kind is OperationKind.AGENT and op.order is not None)
+    return sum(error is not None and error.code == REFUSED for error in failed)
+
+
+def _total(state: SessionState, left_out: int) -> Total:
+    """Return what a session has spent up to now, without that many agent calls."""
+    total = total_of(state)
+    return replace(total, agent_calls=total.agent_calls - left_out)

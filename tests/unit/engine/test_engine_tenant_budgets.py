@@ -1,6 +1,7 @@
 """What a tenant may spend in a month: counted once whatever dies, over all its sessions and nodes."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -8,7 +9,7 @@ from engine_life import crash_at_every_call, live
 from engine_world import NOON, Gate, Node, World, failed
 
 from actors import settle
-from orchestrator import Budget, Orchestrator, SessionContext, current_invocation
+from orchestrator import Budget, Orchestrator, SessionCancelled, SessionContext, current_invocation
 from orchestrator.session.events import SessionCompleted, SessionFailed
 from orchestrator.session.values import Json
 from orchestrator.usage import NO_CAPS, Caps, Total
@@ -239,6 +240,48 @@ async def test_what_was_refused_does_not_fill_the_cap_that_it_met() -> None:
         await world.pass_time(10)
         await node.start(session_id="late")
         assert SessionCompleted("done") == await world.end("late")
+
+
+async def test_a_run_that_began_before_the_cap_was_set_stays_counted() -> None:
+    """It is under way when another one of its session is refused; what it used up is the tenant's all the same."""
+    gate, world = Gate(), World()
+
+    async def agent(name: object) -> Json:
+        if name == "early":
+            await gate.passing()
+        return {"usage": USAGE}
+
+    async def handler(ctx: SessionContext) -> None:
+        early = ctx.invoke_agent("researcher", "early", name="early")
+        await asyncio.gather(early, later(ctx))
+
+    async def later(ctx: SessionContext) -> None:
+        await ctx.sleep(10)
+        await asyncio.gather(*(ctx.invoke_agent("researcher", n, name=f"late-{n}") for n in range(2)))
+
+    async with world.node(app_with(handler, agent)) as node:
+        await node.start()
+        await gate.reached()
+        await world.usage.set_caps("default", Caps(agent_calls=1), at=NOON)
+        await world.pass_time(11)
+        assert exceeded("1", "1", "agent calls") == await world.end()
+    assert 1 == (await world.usage.month("default", MONTH)).agent_calls
+
+
+async def test_a_run_that_another_cap_refuses_is_not_counted() -> None:
+    """Neither in the session that ends by it, nor what its handler asks for while it cleans up."""
+    world = await capped(Caps(tokens=40))
+
+    async def handler(ctx: SessionContext) -> None:
+        try:
+            await twice(ctx)
+        except SessionCancelled:
+            await ctx.invoke_agent("researcher", "tidy up")
+
+    async with world.node(app_with(handler)) as node:
+        await node.start()
+        assert exceeded("40", "40", "tokens") == await world.end()
+    assert ONE_CALL == replace(await world.usage.month("default", MONTH), agent_millis=0)
 
 
 async def test_a_cap_that_is_lifted_lets_new_sessions_spend() -> None:
