@@ -7,11 +7,10 @@ monotonic clock, or when its process is provably gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from actors import Clock, Signal
@@ -178,12 +177,12 @@ class Rescuer:
         if self._tombstones[dead] < SHARES_FOR_BEATS:
             own_id = self._ports.node.node_id
             owned = _only(owned, lambda session_id: first_taker(session_id, takers) == own_id)
-        await self._activate_all(owned, tasks, dead_owner=dead)
+        await self._activate_all(owned, tasks, owners=(dead,))
 
     async def _audit_itself(self, tasks: asyncio.TaskGroup) -> None:
         """Take up what HEAD says is ours and has no actor here: a claim whose answer was lost, an actor that failed."""
         mine = self._ports.heads.owned_by(self._ports.node.node_id)
-        await self._activate_all(_only(mine, self._ports.may_retry), tasks)
+        await self._activate_all(_only(mine, self._ports.may_retry), tasks, owners=(self._ports.node.node_id,))
 
     # --- the due -------------------------------------------------------------------------------------------------
 
@@ -212,11 +211,12 @@ class Rescuer:
             with self._keeping_on("limits"):
                 await self._ports.router.slots.refresh()
             with self._keeping_on("due"):
-                # One that is only to be ended needs no room.
+                # One that is only to be ended needs no room, and nobody's share of the dead nodes' sessions to be met.
                 is_full = self._ports.capacity.free() <= 0
                 until = ENDS_NOW if is_full else self._now()
                 due = _only(self._ports.heads.due(until), self._turns.look(self._ports.directory.takers))
-                await self._activate_all(due, tasks, only_unowned=True, due_before=until, needs_room=not is_full)
+                dead = tuple(self._tombstones)
+                await self._activate_all(due, tasks, owners=dead, due_before=until, needs_room=not is_full)
             await self._ports.clock.sleep(DUE_EVERY_SECONDS)
 
     async def _wake(self, session_id: str) -> None:
@@ -232,7 +232,7 @@ class Rescuer:
                     status=SessionStatus.BLOCKED, session_type=None, tenant=None, cursor=cursor, limit=BLOCKED_PAGE
                 )
                 blocked = _each(tuple(head.session_id for head in page.heads))
-                await self._activate_all(blocked, tasks, only_unowned=True)
+                await self._activate_all(blocked, tasks)
                 cursor = page.cursor
                 if cursor is None:
                     return
@@ -242,8 +242,7 @@ class Rescuer:
         session_ids: AsyncIterator[str],
         tasks: asyncio.TaskGroup,
         *,
-        dead_owner: str | None = None,
-        only_unowned: bool = False,
+        owners: Collection[str] = (),
         due_before: datetime | None = None,
         needs_room: bool = True,
     ) -> None:
@@ -253,19 +252,15 @@ class Rescuer:
             if self._is_draining or (needs_room and self._ports.capacity.free() <= 0):
                 self._claims.release()
                 return
-            claim = partial(
-                self._ports.router.claim,
-                session_id,
-                dead_owner=dead_owner,
-                only_unowned=only_unowned,
-                due_before=due_before,
-            )
-            tasks.create_task(self._carry_out(claim, session_id, dead_owner), name=f"claim {session_id}")
+            claim = self._claim(session_id, owners=owners, due_before=due_before)
+            tasks.create_task(claim, name=f"claim {session_id}")
 
-    async def _carry_out(self, claim: Callable[[], Awaitable[bool]], session_id: str, dead_owner: str | None) -> None:
+    async def _claim(self, session_id: str, *, owners: Collection[str], due_before: datetime | None) -> None:
         try:
             with self._keeping_on("claim"):
-                if await claim():
+                met = await self._ports.router.claim(session_id, owners=owners, due_before=due_before)
+                if met is not None:
+                    dead_owner = None if met.owner == self._ports.node.node_id else met.owner
                     self._ports.log.info("session_claimed", session_id=session_id, dead_owner=dead_owner)
         finally:
             self._claims.release()

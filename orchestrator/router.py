@@ -6,7 +6,7 @@ the session, whoever wrote event 1; one claim or creation of a session at a time
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -151,7 +151,7 @@ class Router:
         async with self._guards.holding(session_id):
             ref = self._system.get(session_id)
         if ref is None:
-            await self.claim(session_id)
+            await self.claim(session_id, owners=(self.ports.node_id,))
             return
         # One that stops just now left memory: whoever takes its place reads the inbox first of all.
         with suppress(ActorStopped):
@@ -169,36 +169,41 @@ class Router:
         self,
         session_id: str,
         *,
-        dead_owner: str | None = None,
-        only_unowned: bool = False,
+        owners: Collection[str] = (),
         due_before: datetime | None = None,
-    ) -> bool:
-        """Take the session over if its owner is dead, this node without an actor, or nobody; return whether we did.
+    ) -> Head | None:
+        """Take the session over if nobody owns it, or one of `owners` does; return HEAD as we met it, if we did.
 
-        With `due_before`, an unowned session is taken only if it is due by then.
+        Those are dead nodes, and this one, whose sessions are taken where they have no actor. With `due_before`, it is
+        taken only if it is due by then.
         """
-        if dead_owner is None and not only_unowned and self._system.get(session_id) is not None:
+        if self.ports.node_id in owners and self._system.get(session_id) is not None:
             # An audit of our own list: whatever HEAD says, an actor that lives here needs no claim.
-            return False
+            return None
         async with self._guards.holding(session_id):
             head = await self.ports.heads.get(session_id)
-            if head is None or not self._may_claim(head, dead_owner, only_unowned=only_unowned, due_before=due_before):
-                return False
+            if head is None or not self._may_claim(head, owners):
+                return None
+            # The index lags: what was due may have been claimed, and blocked anew, since.
+            if due_before is not None and (head.wake_at is None or head.wake_at > due_before):
+                return None
             if head.status in ENDED and not head.outbox:
-                return False
+                return None
             if head.status is not SessionStatus.QUEUED:
-                return await self._claim_if_there_is_room(head, dead_owner)
+                return head if await self._claim_if_there_is_room(head) else None
         # Without its guard: others of its tenant may have to run before it.
-        return await self.slots.look_at(head)
+        return head if await self.slots.look_at(head) else None
 
-    async def _claim_if_there_is_room(self, head: Head, dead_owner: str | None) -> bool:
+    def _may_claim(self, head: Head, owners: Collection[str]) -> bool:
+        if head.owner == self.ports.node_id and self._system.get(head.session_id) is not None:
+            return False
+        return head.owner is None or head.owner in owners
+
+    async def _claim_if_there_is_room(self, head: Head) -> bool:
         with self._capacity.place() as has_place:
-            # One that its owner handed over before it died was not taken from the dead (rule 12).
-            from_dead_owner = dead_owner is not None and head.owner == dead_owner
-            may_take = has_place or head.wake_at == ENDS_NOW
-            return may_take and await self._take_over(head, from_dead_owner=from_dead_owner)
+            return (has_place or head.wake_at == ENDS_NOW) and await self._take_over(head)
 
-    async def _take_over(self, head: Head, *, from_dead_owner: bool) -> bool:
+    async def _take_over(self, head: Head) -> bool:
         """Claim HEAD and bring the session to life here; return whether HEAD was still as it was read."""
         try:
             claimed = await self.ports.heads.claim(
@@ -206,24 +211,13 @@ class Router:
                 node_id=self.ports.node_id,
                 nonce=self.ports.new_id(),
                 at=truncate_to_millis(self.ports.clock.now()),
-                from_dead_owner=from_dead_owner,
+                # One that its owner handed over before it died was not taken from the dead (rule 12).
+                from_dead_owner=head.owner not in {None, self.ports.node_id},
             )
         except NotOwner:
             return False
         await self._bring_up(claimed, None, was_owned=head.owner is not None)
         return True
-
-    def _may_claim(
-        self, head: Head, dead_owner: str | None, *, only_unowned: bool, due_before: datetime | None
-    ) -> bool:
-        if head.owner is None:
-            # The index lags: what was due may have been claimed, and blocked anew, since.
-            return due_before is None or (head.wake_at is not None and head.wake_at <= due_before)
-        if only_unowned:
-            return False
-        return head.owner == dead_owner or (
-            head.owner == self.ports.node_id and self._system.get(head.session_id) is None
-        )
 
     async def _inserted_first(self, session_id: str, event: SessionStarted, marks: Sequence[str]) -> bool:
         """Return whether the session is new, and then accepted and begun."""
@@ -391,12 +385,8 @@ class Router:
         elif not has_new_id and await self._contradicts_journal(session_id, message):
             await self.ports.inbox.delete(session_id, [message_id])
             raise MessageConflict(session_id, message_id)
-        elif bumped.owner is None:
-            await self._wake_unowned(bumped, ends_now=isinstance(message, m.KillAsked))
-        elif bumped.owner == self.ports.node_id:
-            await self.wake(session_id)
         else:
-            await self._wake_ups.put(bumped.owner, session_id)
+            await self._wake_whoever_has_it(bumped, ends_now=isinstance(message, m.KillAsked))
 
     async def _contradicts_journal(self, session_id: str, message: m.Delivered) -> bool:
         """Return whether the session took another message under that id, while nobody here holds it in memory.
@@ -413,20 +403,31 @@ class Router:
             return False
         return state is not None and state.mail.contradicts(message)
 
-    async def _wake_unowned(self, head: Head, *, ends_now: bool) -> None:
-        """Claim it here, whatever actor of it this node still holds (rule 7); or leave it to a node that has room."""
+    async def _wake_whoever_has_it(self, head: Head, *, ends_now: bool) -> None:
+        """Let its owner read the inbox, or the next one."""
         if head.status is SessionStatus.QUEUED:
             # It takes what waits in its inbox when its turn comes.
             return
         # Somebody may have claimed it since, and reads the inbox.
         with suppress(NotOwner):
             if ends_now:
+                # Should its owner be dead, or die now, any other node may end it, however full.
                 head = await self.ports.heads.make_due(head, at=ENDS_NOW)
-            if not self.is_draining and await self.claim(head.session_id, only_unowned=True):
+            if head.owner is None:
+                await self._wake_unowned(head)
                 return
-            # One that somebody killed before is due before all others, and stays so.
-            if head.wake_at != ENDS_NOW:
-                await self.ports.heads.make_due(head, at=truncate_to_millis(self.ports.clock.now()))
+        if head.owner == self.ports.node_id:
+            await self.wake(head.session_id)
+        elif head.owner is not None:
+            await self._wake_ups.put(head.owner, head.session_id)
+
+    async def _wake_unowned(self, head: Head) -> None:
+        """Claim it here, whatever actor of it this node still holds (rule 7); or leave it to a node that has room."""
+        if not self.is_draining and await self.claim(head.session_id):
+            return
+        # One that somebody killed before is due before all others, and stays so.
+        if head.wake_at != ENDS_NOW:
+            await self.ports.heads.make_due(head, at=truncate_to_millis(self.ports.clock.now()))
 
     async def _bring_up(self, head: Head, state: SessionState | None, *, was_owned: bool = False) -> None:
         owned = OwnedHead(self.ports.heads, head, self.ports.node_id, was_owned=was_owned)
@@ -444,6 +445,6 @@ class Router:
             except SystemDraining:
                 # Whoever has it by now needs nobody to give it up.
                 with suppress(Stale):
-                    now = truncate_to_millis(self.ports.clock.now())
-                    await owned.release(Rest(head.status, wake_at=now), last_seq=head.last_seq, at=head.updated_at)
+                    due_at = head.wake_at or truncate_to_millis(self.ports.clock.now())
+                    await owned.release(Rest(head.status, wake_at=due_at), last_seq=head.last_seq, at=head.updated_at)
                 return

@@ -46,7 +46,9 @@ class TenantBudgets:
             left_out += sum(op.kind is OperationKind.AGENT for op in state.open_operations.values())
         await self._count(state, left_out, at=state.updated_at)
 
-    async def refusal(self, state: SessionState, run: EffectKey, begun: Collection[EffectKey]) -> m.TenantCapReached | None:
+    async def refusal(
+        self, state: SessionState, run: EffectKey, begun: Collection[EffectKey]
+    ) -> m.TenantCapReached | None:
         """Return why an agent run may not begin; `None` where it may. What the session spent so far is counted.
 
         `begun` are the runs of the session that were let begin on this node.
@@ -87,7 +89,7 @@ class TenantBudgets:
     async def _cap_reached(
         self, state: SessionState, run: EffectKey, begun: Collection[EffectKey], caps: Caps, now: datetime
     ) -> tuple[str, float, float] | None:
-        """Count what has begun, and the run where it may begin; return the cap that is in its way, its limit and use."""
+        """Count what has begun, and the run where it may begin; return the cap in its way, with its limit and use."""
         tenant = state.started.tenant
         not_begun = _refused(state) + sum(
             op.kind is OperationKind.AGENT and (name, op.attempt) not in begun

@@ -22,7 +22,7 @@ DynamoDB Developer Guide, "Designing partition keys")."""
 DUE_EVERY_SECONDS: Final = 1.0
 """How often every node looks for what is due, what it was left a note of, and which tenants are limited."""
 ENDS_NOW: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""`wake_at` of an unowned session that is to be ended before all that is due: a full node takes it, too."""
+"""`wake_at` of a session that is to be ended before all that is due: nobody's or a dead node's, a full one takes it."""
 BLOCKED_ERROR: Final = "blocked_error"
 """Attribute of a BLOCKED session's HEAD: what it waits for."""
 SIGNALS_AWAITED: Final = "signals_awaited"
@@ -88,7 +88,7 @@ def claimed(head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_own
         claim_nonce=nonce,
         status=head.status if has_ended else SessionStatus.RUNNING,
         takeovers=head.takeovers + (1 if from_dead_owner else 0),
-        wake_at=None,
+        wake_at=ENDS_NOW if head.wake_at == ENDS_NOW else None,
         updated_at=head.updated_at if has_ended else at,
     )
 
@@ -115,8 +115,8 @@ class Heads(Protocol):
     async def claim(self, head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_owner: bool) -> Head:
         """Take the session over with the next epoch, if owner and epoch are still what `head` says.
 
-        Removes `wake_at`; adds 1 to `takeovers` where the owner is dead. An ended session keeps its status, the instant
-        of its end and its outbox: it is claimed in order to send that.
+        Removes `wake_at`, but for `ENDS_NOW`; adds 1 to `takeovers` where the owner is dead. An ended session keeps its
+        status, the instant of its end and its outbox: it is claimed in order to send that.
 
         Raises:
             NotOwner: somebody else changed HEAD first.
@@ -186,10 +186,10 @@ class Heads(Protocol):
         ...
 
     async def make_due(self, head: Head, *, at: datetime) -> Head:
-        """Let whoever has room claim an unowned session from `at` on.
+        """Let whoever has room claim the session from `at` on, as soon as nobody owns it or its owner is dead.
 
         Raises:
-            NotOwner: somebody owns it, or owned it since HEAD was read.
+            NotOwner: somebody else owns it now than when HEAD was read, or owned it since.
         """
         ...
 

@@ -99,7 +99,7 @@ class MemoryHeads:
         """See `Heads.make_due`."""
         await asyncio.sleep(0)
         standing = self._heads.get(head.session_id)
-        if standing is None or standing.owner is not None or standing.epoch != head.epoch:
+        if standing is None or (standing.owner, standing.epoch) != (head.owner, head.epoch):
             raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
         return self.put(replace(standing, wake_at=at))
 

@@ -190,7 +190,7 @@ class Environment:
             await self._rise()
             for head in self._tables.heads.all():
                 if head.owner == dead:
-                    await self._node.router.claim(head.session_id, dead_owner=dead)
+                    await self._node.router.claim(head.session_id, owners=(dead,))
             await self._rest()
 
     # --- for the sessions' handles -------------------------------------------------------------------------------
@@ -277,17 +277,17 @@ class Environment:
 
     async def _attend(self) -> bool:
         """Do what a node's rescuer does: wake what is due, and take up what lost its actor; return whether it did."""
-        router, has_claimed = self._node.router, False
-        async for session_id in self._tables.wake_ups.take(self._node.node_id):
+        router, own_id, has_claimed = self._node.router, self._node.node_id, False
+        async for session_id in self._tables.wake_ups.take(own_id):
             await router.wake(session_id)
             has_claimed = True
         now = truncate_to_millis(self._clock.now())
         for head in self._tables.heads.all():
             if head.owner is None and head.wake_at is not None and head.wake_at <= now:
-                has_claimed |= await router.claim(head.session_id, only_unowned=True, due_before=now)
-            elif head.owner == self._node.node_id and self._node.system.get(head.session_id) is None:
+                has_claimed |= await router.claim(head.session_id, due_before=now) is not None
+            elif head.owner == own_id and self._node.system.get(head.session_id) is None:
                 may_retry = self._node.supervisor.may_retry(head.session_id)
-                has_claimed |= may_retry and await router.claim(head.session_id)
+                has_claimed |= may_retry and await router.claim(head.session_id, owners=(own_id,)) is not None
         return has_claimed
 
     # --- the node's life -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from orchestrator.cluster import Head, Heads, NotOwner
+from orchestrator.cluster import ENDS_NOW, Head, Heads, NotOwner
 from orchestrator.session.transitions import SessionStatus
 from tests.contract.head_stage import HOUR, LATER, claim, end, listed, release
 from tests.contract.stage import SESSION, head, ids
@@ -432,14 +432,37 @@ async def test_a_session_that_is_due_can_be_made_due_at_another_time(heads: Head
     assert [SESSION] == await ids(heads.due(START))
 
 
-async def test_an_owned_session_cannot_be_made_due(heads: Heads) -> None:
-    """Who owns it wakes it; even where HEAD was read before it was claimed."""
+async def test_a_session_is_made_due_as_long_as_its_owner_has_it(heads: Heads) -> None:
+    """Should that one be dead; but not where HEAD was read before it was claimed."""
     owned = await heads.create(head())
-    with pytest.raises(NotOwner):
-        await heads.make_due(owned, at=LATER)
     with pytest.raises(NotOwner):
         await heads.make_due(replace(owned, owner=None), at=LATER)
     assert owned == await heads.get(SESSION)
+    assert replace(owned, wake_at=ENDS_NOW) == await heads.make_due(owned, at=ENDS_NOW) == await heads.get(SESSION)
+    assert [SESSION] == await ids(heads.due(ENDS_NOW))
+    taken = await claim(heads, owned)
+    with pytest.raises(NotOwner):
+        await heads.make_due(owned, at=ENDS_NOW)
+    assert taken == await heads.get(SESSION)
+
+
+async def test_what_is_to_end_now_stays_so_from_owner_to_owner(heads: Heads) -> None:
+    """The one that claims it may die, too."""
+    owned = await heads.create(head())
+    taken = await claim(heads, await heads.make_due(owned, at=ENDS_NOW))
+    assert ENDS_NOW == taken.wake_at
+    assert [SESSION] == await ids(heads.due(ENDS_NOW))
+
+
+@pytest.mark.parametrize(("give_up", "due_at"), [(end, None), (release, LATER + HOUR)])
+async def test_who_gives_up_a_session_says_when_it_is_due(
+    heads: Heads, give_up: Callable[[Heads, Head], Awaitable[Head]], due_at: datetime | None
+) -> None:
+    """Also where it was made due since its owner read HEAD."""
+    owned = await heads.create(head())
+    await heads.make_due(owned, at=ENDS_NOW)
+    assert due_at == (await give_up(heads, owned)).wake_at
+    assert [] == await ids(heads.due(LATER))
 
 
 async def test_a_session_that_was_owned_since_cannot_be_made_due(heads: Heads) -> None:

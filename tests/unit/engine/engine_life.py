@@ -28,14 +28,14 @@ async def look_after(world: World, node: Node, *, dead: Sequence[str] = ()) -> N
     """Do one round of the rescuer: the dead's sessions, our own without an actor, wake-ups, and what is due."""
     for owner in dead:
         async for session_id in world.heads.owned_by(owner):
-            await node.router.claim(session_id, dead_owner=owner)
+            await node.router.claim(session_id, owners=(owner,))
     async for session_id in world.heads.owned_by(node.node_id):
-        await node.router.claim(session_id)
+        await node.router.claim(session_id, owners=(node.node_id,))
     async for session_id in world.wake_ups.take(node.node_id):
         await node.router.wake(session_id)
     now = world.clock.now()
     async for session_id in world.heads.due(now):
-        await node.router.claim(session_id, only_unowned=True, due_before=now)
+        await node.router.claim(session_id, owners=dead, due_before=now)
     await settle()
 
 

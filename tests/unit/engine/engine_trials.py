@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeAlias
 
-from engine_world import Node, World
+from engine_world import Diary, Node, World
 
-from orchestrator import Orchestrator
+from orchestrator import Orchestrator, SessionContext
 from orchestrator.deliveries import CallbackAnswered, CallbackExpired, UnknownCallback, WrongToken
 from orchestrator.inbox import SessionEnded
 from orchestrator.session.events import Event
@@ -101,3 +101,24 @@ async def same_end_whatever_happens(app: Orchestrator, plot: Plot) -> list[str]:
                 assert len(set(outcomes)) == len(outcomes), f"after {recorded[:seq]}: {after}"
                 assert [] == world.errors_logged(), f"after {recorded[:seq]}"
     return story
+
+
+async def kill(_: World, node: Node) -> None:
+    """End it, always under the same message id."""
+    await node.deliveries.kill("s", "runs away", "kill-1")
+
+
+async def napping(ctx: SessionContext) -> object:
+    """Do one thing after the other, with naps between."""
+    diary = Diary()
+    await diary.step(ctx, "a")
+    await ctx.sleep(3)
+    await diary.step(ctx, "b")
+    await ctx.invoke_agent("helper", "go")
+    await ctx.sleep(1)
+    return "slept well"
+
+
+async def helper(prompt: object) -> object:
+    """Answer at once."""
+    return "done"

@@ -87,9 +87,10 @@ class Node:
 
     async def claim(self, session_id: str = "s", *, dead_owner: str | None = None, only_unowned: bool = False) -> bool:
         """Take the session over as the rescuer would, and let it go as far as it goes without time passing."""
-        is_claimed = await self.router.claim(session_id, dead_owner=dead_owner, only_unowned=only_unowned)
+        owners = () if only_unowned else (self.node_id if dead_owner is None else dead_owner,)
+        met = await self.router.claim(session_id, owners=owners)
         await settle()
-        return is_claimed
+        return met is not None
 
     def crash(self) -> None:
         """Lose power: from here on nothing this node does reaches the table."""

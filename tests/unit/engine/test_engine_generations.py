@@ -280,7 +280,7 @@ async def test_nothing_overtakes_what_waits_to_be_handed_to_the_next_generation(
         await settle()
         if generations > 2:
             # It goes on once more, before anybody sees to the first one's outbox.
-            assert await other.router.claim("s:g2", dead_owner="node-1")
+            assert await other.router.claim("s:g2", owners=("node-1",))
             await settle()
         await other.deliveries.signal("s", "go", "second", "m-2")
         await live(world, other, f"s:g{generations}", dead=("node-1",))

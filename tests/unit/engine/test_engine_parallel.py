@@ -406,7 +406,7 @@ async def test_a_thousand_branches_work_and_replay(handler: Handler) -> None:
     for seq in (len(story) // 2, len(story) - 1):
         world = await whole.as_of(seq)
         async with world.node(app, "node-2") as node:
-            assert await node.router.claim("s", dead_owner="node-1")
+            assert await node.router.claim("s", owners=("node-1",))
             await settle(TURNS_MAX)
             await world.play()
             assert end == await world.end()

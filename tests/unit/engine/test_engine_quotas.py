@@ -66,7 +66,7 @@ async def look_at_due(world: World, node: Node) -> None:
     """Claim what is due, as the rescuer does every second."""
     now = world.clock.now()
     for session_id in [each async for each in world.heads.due(now)]:
-        await node.router.claim(session_id, only_unowned=True, due_before=now)
+        await node.router.claim(session_id, due_before=now)
         await settle()
 
 
@@ -274,7 +274,7 @@ async def test_a_suspended_session_keeps_its_slot() -> None:
         assert SessionStatus.QUEUED == await status_of(world, "b")
         await assert_exact(world)
         await world.pass_time(3_600)
-        await other.router.claim("a", only_unowned=True)
+        await other.router.claim("a")
         await world.until(lambda: world.standing["a"].status in ENDED)
         assert SessionStatus.RUNNING == await status_of(world, "b")
         await assert_exact(world)

@@ -105,9 +105,9 @@ async def test_what_is_due_no_longer_is_left_alone() -> None:
         head = await world.head()
         later = NOON + timedelta(hours=1)
         world.heads.put(replace(head, owner=None, wake_at=later))
-        assert not await other.router.claim("s", only_unowned=True, due_before=NOON)
+        assert not await other.router.claim("s", due_before=NOON)
         assert (None, 1) == ((await world.head()).owner, (await world.head()).epoch)
-        assert await other.router.claim("s", only_unowned=True, due_before=later)
+        assert await other.router.claim("s", due_before=later)
         await other.deliveries.signal("s", "go", 1, "m-1")
         await world.end()
 

@@ -254,3 +254,16 @@ def test_what_is_passed_over_has_a_limit_and_still_is_not_left_behind() -> None:
         is_ours = turns.look(["a", "b"])
         taken |= {session_id for session_id in listed if session_id not in taken and is_ours(session_id)}
     assert set(listed) == taken
+
+
+async def test_what_a_dead_node_left_to_be_ended_now_is_claimed_by_a_full_node() -> None:
+    """As soon as its owner is known as dead; nothing else of what that one left."""
+    async with town() as running:
+        first, full = await running.join(2, 0)
+        await running.start(first, sessions=2)
+        first.die()
+        await full.deliveries.kill("s1", "stop now", None)
+        for _ in range(int(NODE_TIMEOUT_SECONDS + 2 * HEARTBEAT_SECONDS)):
+            await running.cluster.pass_time(1)
+        assert SessionStatus.CANCELLED == (await running.world.head("s1")).status
+        assert first.node_id == (await running.world.head("s0")).owner

@@ -108,7 +108,7 @@ async def test_a_former_owners_last_event_counts_if_it_came_before_the_successor
 
 async def claimed_and_read(group: asyncio.TaskGroup, successor: Node) -> None:
     """Let the successor claim HEAD and read the journal, and hold its first append."""
-    group.create_task(successor.router.claim("s", dead_owner="node-1"))
+    group.create_task(successor.router.claim("s", owners=("node-1",)))
     successor.line.hold_on("append")
     await successor.line.until_held()
 
