@@ -196,8 +196,7 @@ class InvocationScope:
     def __enter__(self) -> None:
         self._token = _invocation.set(self._invocation)
         if self._invocation.session_trace is not None:
-            invocation = self._invocation
-            self._trace_token = attach(context_below(lambda: invocation.trace))
+            self._trace_token = attach(context_below(self._invocation))
 
     def __exit__(self, *_: object) -> None:
         _invocation.reset(self._token)

@@ -7,11 +7,11 @@ a session that waits for days holds none.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
 
 from orchestrator.session import events as e
@@ -26,33 +26,46 @@ Attribute: TypeAlias = str | int | float | bool
 SpanKind: TypeAlias = Literal["consumer", "internal", "client"]
 SESSION_ID: Final = "orchestrator.session.id"
 OPERATION: Final = "orchestrator.operation"
+CONVERSATION_ID: Final = "gen_ai.conversation.id"
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 """Trace id, parent id and flags (W3C Trace Context, "traceparent header"); ids of zeros alone are none."""
+
+
+Attributes: TypeAlias = tuple[tuple[str, Attribute], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpanType:
+    """What spans of many sessions have in common: made once for them all, so that it is encoded once, too."""
+
+    name: str
+    kind: SpanKind
+    attributes: Attributes
 
 
 @quick
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One span that has ended. Ids are 16 hex digits; `links` are spans of the same trace that came before it.
+    """One span that has ended, of a session. Ids are 16 hex digits; `links` are spans of its trace that came before it.
 
-    `error` is the stable code of what it failed with; its text may be payload, and stays in the journal.
+    `attributes` are what it has besides those of its type and its session's id. `error` is the stable code of what it
+    failed with; its text may be payload, and stays in the journal.
     """
 
+    session_id: str
+    type: SpanType
     span_id: str
     parent_id: str | None
-    name: str
-    kind: SpanKind
     started_at: datetime
     ended_at: datetime
-    attributes: dict[str, Attribute]
+    attributes: Attributes = ()
     error: str | None = None
     links: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=4_096)
 def root_id(session_id: str) -> str:
     """Return the id of the session's own span."""
-    return _id_of(session_id)
+    return _digest_of(session_id)[:16]
 
 
 def operation_span_id(session_id: str, operation: str) -> str:
@@ -81,14 +94,15 @@ def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
 
     The id begins with the time in seconds, as X-Ray wants it ("Tracing header", "trace ID format").
     """
-    digest = hashlib.sha256(f"trace\n{session_id}".encode()).hexdigest()
-    return f"00-{int(at.timestamp()):08x}{digest[:24]}-{root_id(session_id)}-{int(sampled):02x}"
+    digest = _digest_of(session_id)
+    return f"00-{int(at.timestamp()):08x}{digest[16:40]}-{digest[:16]}-{int(sampled):02x}"
 
 
-def is_sampled(trace: str | None) -> bool:
-    """Return whether the trace's spans are to be kept: decided once, when the session was accepted."""
+@lru_cache(maxsize=4_096)
+def sampled_trace(trace: str | None) -> str | None:
+    """Return the trace's id if its spans are to be kept: decided once, when the session was accepted."""
     parts = trace_parts(trace)
-    return parts is not None and int(parts[2], 16) % 2 == 1
+    return parts[0] if parts is not None and int(parts[2], 16) % 2 == 1 else None
 
 
 @lru_cache(maxsize=4_096)
@@ -101,29 +115,6 @@ def trace_parts(trace: str | None) -> tuple[str, str, str] | None:
     return None if found is None else (found[1], found[2], found[3])
 
 
-def spans_after(
-    before: SessionState | None, state: SessionState, recorded: e.Recorded, *, began_at: datetime | None = None
-) -> tuple[Span, ...]:
-    """Return the spans that an event has ended.
-
-    `began_at` is when an operation began of which the journal holds its end alone, as of most steps.
-    """
-    event = recorded.event
-    if state.has_ended and isinstance(event, _ENDS):
-        last = (activation_span(state, "ended", recorded.at),) if state.activation.previous is not None else ()
-        return (*last, _session_span(state))
-    operation_id: str | None = getattr(event, "operation", None)
-    operation = None if operation_id is None else state.operations.get(operation_id)
-    if operation is None:
-        return ()
-    was = None if before is None else before.operations.get(operation.operation_id)
-    attempts = () if was is None or not isinstance(event, _AGENTS) else (_attempt_span(state, was, event, recorded.at),)
-    if operation.is_settled and operation.kind is not OperationKind.PROGRESS:
-        usage = event.usage if isinstance(event, e.StepCompleted) else None
-        return (*attempts, operation_span(state, operation, began_at, usage))
-    return attempts
-
-
 def spans_since(state: SessionState, since: datetime) -> tuple[Span, ...]:
     """Return the spans of operations that ended after that instant: whoever was to tell of them may have died first."""
     settled = (op for op in state.operations.values() if op.is_settled and op.changed_at > since)
@@ -134,27 +125,25 @@ def operation_span(
     state: SessionState, operation: Operation, began_at: datetime | None = None, usage: JsonObject | None = None
 ) -> Span:
     """Return the span of an operation that has ended; `usage` is what a model call within an agent run used."""
-    name, kind = _named(operation)
-    started_at = operation.started_at if began_at is None else min(began_at, operation.started_at)
-    attributes: dict[str, Attribute] = {
-        SESSION_ID: state.session_id,
-        OPERATION: operation.operation_id,
-        "orchestrator.operation.kind": operation.kind.value,
-        "orchestrator.epoch": state.epoch,
-    }
-    if operation.attempt > 1:
-        attributes["orchestrator.operation.attempts"] = operation.attempt
-    attributes |= _usage_attributes(usage)
+    operation_id, order = operation.operation_id, operation.order
+    started_at, ended_at = operation.started_at, operation.changed_at
+    if began_at is not None and began_at < started_at:
+        started_at = began_at
+    calls: str | None = None
+    if isinstance(order, e.AgentStarted):
+        calls = order.agent
+    elif isinstance(order, e.ChildStarted):
+        calls = order.session_type
     return Span(
-        span_id=operation_span_id(state.session_id, operation.operation_id),
-        parent_id=_parent_of(state, operation),
-        name=name,
-        kind=kind,
+        session_id=state.session_id,
+        type=_operation_type(operation.kind, operation_id, operation.attempt, state.epoch, calls),
+        span_id=operation_span_id(state.session_id, operation_id),
+        parent_id=root_id(state.session_id) if operation.agent_run is None else _parent_of(state, operation.agent_run),
         started_at=started_at,
         # The clock of a node that came later may be behind: no span ends before it began.
-        ended_at=max(operation.changed_at, started_at),
-        attributes=attributes,
-        error=_code(operation.error),
+        ended_at=started_at if ended_at < started_at else ended_at,
+        attributes=() if usage is None else _usage_attributes(usage),
+        error=None if operation.error is None else operation.error.code,
     )
 
 
@@ -163,111 +152,123 @@ def activation_span(state: SessionState, how: str, at: datetime) -> Span:
     activation = state.activation
     links = () if activation.previous is None else (activation_span_id(state.session_id, activation.previous),)
     return Span(
+        session_id=state.session_id,
+        type=_activation_type(how, activation.node, activation.epoch),
         span_id=activation_span_id(state.session_id, activation.seq),
         parent_id=root_id(state.session_id),
-        name="activation",
-        kind="internal",
         started_at=activation.at,
         ended_at=max(at, activation.at),
-        attributes={
-            SESSION_ID: state.session_id,
-            "orchestrator.activation.ended": how,
-            "orchestrator.node": activation.node,
-            "orchestrator.epoch": activation.epoch,
-        },
         links=links,
     )
 
 
-def _session_span(state: SessionState) -> Span:
+def session_span(state: SessionState) -> Span:
+    """Return the span of a session that has ended."""
     started = state.started
     parts = trace_parts(started.trace)
     parent = "" if parts is None else parts[1]
     own, previous = root_id(state.session_id), previous_generation(state.session_id)
-    attributes: dict[str, Attribute] = {
-        SESSION_ID: state.session_id,
-        "orchestrator.session.type": started.session_type,
-        "orchestrator.tenant": started.tenant,
-        "orchestrator.session.status": state.status.value,
-        "orchestrator.session.resumes": state.resumes,
-        "gen_ai.conversation.id": state.session_id,
-        **_usage_attributes(state.usage),
-    }
     # What a session was cancelled with is no fault of its own.
     error = _code(state.error) if state.status is SessionStatus.FAILED else None
     return Span(
+        session_id=state.session_id,
+        type=_session_type(started.session_type, started.tenant, state.status, state.resumes),
         span_id=own,
         parent_id=None if parent in {own, ""} else parent,
-        name=f"session {started.session_type}",
-        kind="consumer",
         started_at=state.started_at,
         ended_at=max(state.updated_at, state.started_at),
-        attributes=attributes,
+        attributes=((CONVERSATION_ID, state.session_id), *_usage_attributes(state.usage)),
         error=error,
         links=() if previous is None else (root_id(previous),),
     )
 
 
-def _attempt_span(state: SessionState, was: Operation, event: _AgentEvent, at: datetime) -> Span:
-    """Return the span of one attempt at an agent run, which may have begun on a node before this one."""
+AgentOutcome: TypeAlias = e.AgentCompleted | e.AgentFailed | e.AgentRetrying
+
+
+def attempt_span(state: SessionState, was: Operation, event: AgentOutcome, at: datetime) -> Span:
+    """Return the span of an attempt at an agent run, `was` before its end; it may have begun on a node before this."""
     agent = was.order.agent if isinstance(was.order, e.AgentStarted) else ""
-    attributes: dict[str, Attribute] = {
-        SESSION_ID: state.session_id,
-        OPERATION: was.operation_id,
-        "orchestrator.operation.attempt": was.attempt,
-        "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.agent.name": agent,
-        "gen_ai.conversation.id": state.session_id,
-    }
-    error: ErrorRecord | None = None
-    if isinstance(event, e.AgentCompleted):
-        attributes |= _usage_attributes(event.usage)
-    else:
-        error = event.error
+    usage, error = (event.usage, None) if isinstance(event, e.AgentCompleted) else (None, event.error)
     return Span(
+        session_id=state.session_id,
+        type=_attempt_type(was.operation_id, was.attempt, agent),
         span_id=attempt_span_id(state.session_id, was.operation_id, was.attempt),
         parent_id=operation_span_id(state.session_id, was.operation_id),
-        name=f"invoke_agent {agent}",
-        kind="client",
         started_at=min(at, was.next_attempt_at or was.changed_at),
         ended_at=at,
-        attributes=attributes,
+        attributes=((CONVERSATION_ID, state.session_id), *_usage_attributes(usage)),
         error=_code(error),
     )
 
 
-_AgentEvent: TypeAlias = e.AgentCompleted | e.AgentFailed | e.AgentRetrying
-_AGENTS: Final = (e.AgentCompleted, e.AgentFailed, e.AgentRetrying)
-_ENDS: Final = (e.SessionCompleted, e.SessionFailed, e.SessionCancelled, e.SessionContinued)
+@lru_cache(maxsize=4_096)
+def _operation_type(kind: OperationKind, operation_id: str, attempt: int, epoch: int, calls: str | None) -> SpanType:
+    """Return the type of an operation's span; `calls` is the agent or the session type that it runs.
+
+    Its name is one of few, so that spans of all sessions can be compared.
+    """
+    attributes: Attributes = (
+        (OPERATION, operation_id),
+        ("orchestrator.operation.kind", kind.value),
+        ("orchestrator.epoch", epoch),
+    )
+    if attempt > 1:
+        attributes += (("orchestrator.operation.attempts", attempt),)
+    if calls is None:
+        name = operation_id.rpartition("/")[2].partition("#")[0]
+        return SpanType(f"{kind.value} {name}", "internal", attributes)
+    if kind is OperationKind.AGENT:
+        return SpanType(f"agent {calls}", "internal", attributes)
+    return SpanType(f"run_session {calls}", "client", attributes)
 
 
-def _named(operation: Operation) -> tuple[str, SpanKind]:
-    """Return the name of an operation's span: of few values, so that spans of all sessions can be compared."""
-    name = operation.operation_id.rpartition("/")[2].partition("#")[0]
-    match operation.order:
-        case e.AgentStarted(agent=agent):
-            return f"agent {agent}", "internal"
-        case e.ChildStarted(session_type=session_type):
-            return f"run_session {session_type}", "client"
-        case _:
-            return f"{operation.kind.value} {name}", "internal"
+@lru_cache(maxsize=4_096)
+def _attempt_type(operation_id: str, attempt: int, agent: str) -> SpanType:
+    attributes: Attributes = (
+        (OPERATION, operation_id),
+        ("orchestrator.operation.attempt", attempt),
+        ("gen_ai.operation.name", "invoke_agent"),
+        ("gen_ai.agent.name", agent),
+    )
+    return SpanType(f"invoke_agent {agent}", "client", attributes)
 
 
-def _parent_of(state: SessionState, operation: Operation) -> str:
-    if operation.agent_run is None:
-        return root_id(state.session_id)
-    run = state.operations[operation.agent_run]
+@lru_cache(maxsize=4_096)
+def _activation_type(how: str, node: str, epoch: int) -> SpanType:
+    attributes: Attributes = (
+        ("orchestrator.activation.ended", how),
+        ("orchestrator.node", node),
+        ("orchestrator.epoch", epoch),
+    )
+    return SpanType("activation", "internal", attributes)
+
+
+@lru_cache(maxsize=4_096)
+def _session_type(session_type: str, tenant: str, status: SessionStatus, resumes: int) -> SpanType:
+    attributes: Attributes = (
+        ("orchestrator.session.type", session_type),
+        ("orchestrator.tenant", tenant),
+        ("orchestrator.session.status", status.value),
+        ("orchestrator.session.resumes", resumes),
+    )
+    return SpanType(f"session {session_type}", "consumer", attributes)
+
+
+def _parent_of(state: SessionState, agent_run: str) -> str:
+    run = state.operations[agent_run]
     return attempt_span_id(state.session_id, run.operation_id, run.attempt)
 
 
-def _usage_attributes(usage: JsonObject | None) -> dict[str, Attribute]:
+def _usage_attributes(usage: JsonObject | None) -> Attributes:
     """Return the tokens by their names in OpenTelemetry's semantic conventions ("Generative AI", spans)."""
+    if not usage:
+        return ()
     # Bounded as sums are: a number that has no room on the wire would cost all spans of its export.
-    return {
-        name: number_of(usage, key)
-        for name, key in (("gen_ai.usage.input_tokens", INPUT_TOKENS), ("gen_ai.usage.output_tokens", OUTPUT_TOKENS))
-        if isinstance((usage or {}).get(key), int | float)
-    }
+    return tuple((name, number_of(usage, key)) for name, key in _TOKENS if isinstance(usage.get(key), int | float))
+
+
+_TOKENS: Final = (("gen_ai.usage.input_tokens", INPUT_TOKENS), ("gen_ai.usage.output_tokens", OUTPUT_TOKENS))
 
 
 def _code(error: ErrorRecord | None) -> str | None:
@@ -276,4 +277,10 @@ def _code(error: ErrorRecord | None) -> str | None:
 
 def _id_of(text: str) -> str:
     # All zeros is no span id; no text is known to come to that.
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@lru_cache(maxsize=4_096)
+def _digest_of(session_id: str) -> str:
+    """Return what the ids of a session's trace and of its own span are cut from."""
+    return blake2b(session_id.encode(), digest_size=20).hexdigest()

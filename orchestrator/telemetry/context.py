@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -40,25 +40,37 @@ def trace_context(traceparent: str) -> Context:
     return trace.set_span_in_context(trace.NonRecordingSpan(parent), _NOTHING)
 
 
+class Traced(Protocol):
+    """What has a span, by its `traceparent`; `None` without a trace."""
+
+    @property
+    def trace(self) -> str | None:
+        """The `traceparent` of its span."""
+
+
 class _Parent(trace.NonRecordingSpan):
     """A span that others may become children of; its ids are made when somebody asks for them, which few steps do."""
 
-    def __init__(self, traceparent: Callable[[], str | None]) -> None:
-        super().__init__(trace.INVALID_SPAN_CONTEXT)
-        self._traceparent: Callable[[], str | None] | None = traceparent
+    _context = trace.INVALID_SPAN_CONTEXT
+    """The one field of the class above, for whoever looks before it is asked for: its `__init__` would set it."""
+
+    def __init__(self, of: Traced) -> None:
+        self._of: Traced | None = of
 
     def get_span_context(self) -> SpanContext:
         """Return its ids."""
-        if self._traceparent is not None:
-            given, self._traceparent = self._traceparent(), None
-            if given is not None:
-                self._context = trace.get_current_span(trace_context(given)).get_span_context()
+        if self._of is not None:
+            given = self._of.trace
+            within = _NOTHING if given is None else trace_context(given)
+            self._context = trace.get_current_span(within).get_span_context()
+            # Last: another thread may ask meanwhile.
+            self._of = None
         return self._context
 
 
-def context_below(traceparent: Callable[[], str | None]) -> Context:
-    """Return the context in which new spans are children of that one; its `traceparent` is asked for once, if ever."""
-    return trace.set_span_in_context(_Parent(traceparent), _NOTHING)
+def context_below(of: Traced) -> Context:
+    """Return the context in which new spans are children of its span; its `trace` is asked for once, if ever."""
+    return trace.set_span_in_context(_Parent(of), _NOTHING)
 
 
 def trace_headers() -> dict[str, str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from opentelemetry.sdk.metrics import Histogram as Instrument
@@ -35,18 +35,40 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 6
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 
-@dataclass(slots=True)
+UNCOUNTED_MAX: Final = 1_024
+"""So many values of one set of labels are kept as they came, and counted together: that is most of the price."""
+
+
 class _Spread:
-    counts: list[int]
-    total: float = 0.0
-    least: float = float("inf")
-    most: float = float("-inf")
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Values, counted into buckets. Added to by one thread, counted and read under the lock."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.uncounted: list[float] = []
+        self.lock = threading.Lock()
+        self.begin_anew()
 
     def begin_anew(self) -> None:
         """Forget what was counted."""
-        self.counts = [0] * len(self.counts)
+        self.counts = [0] * (len(self._bounds) + 1)
         self.total, self.least, self.most = 0.0, float("inf"), float("-inf")
+
+    def count(self) -> None:
+        """Count what came since the last time."""
+        # Each of the two in one step of the interpreter: what comes in between is behind them.
+        values = self.uncounted[:]
+        del self.uncounted[: len(values)]
+        if not values:
+            return
+        values.sort()
+        below = 0
+        for bucket, bound in enumerate(self._bounds):
+            upto = bisect_right(values, bound)
+            self.counts[bucket] += upto - below
+            below = upto
+        self.counts[-1] += len(values) - below
+        self.total += sum(values)
+        self.least, self.most = min(self.least, values[0]), max(self.most, values[-1])
 
 
 class Spread:
@@ -63,12 +85,11 @@ class Spread:
         """Count a value."""
         spread = self._spreads.get(labels)
         if spread is None:
-            spread = self._spreads.setdefault(labels, _Spread([0] * (len(self._bounds) + 1)))
-        with spread.lock:
-            spread.counts[bisect_left(self._bounds, value)] += 1
-            spread.total += value
-            spread.least = min(spread.least, value)
-            spread.most = max(spread.most, value)
+            spread = self._spreads.setdefault(labels, _Spread(self._bounds))
+        spread.uncounted.append(value)
+        if len(spread.uncounted) >= UNCOUNTED_MAX:
+            with spread.lock:
+                spread.count()
 
     def metric(
         self, since: int, until: int, temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE
@@ -80,6 +101,7 @@ class Spread:
         points = []
         for labels, spread in self._spreads.copy().items():
             with spread.lock:
+                spread.count()
                 point = self._point(labels, spread, since, until)
                 if temporality is AggregationTemporality.DELTA:
                     spread.begin_anew()

@@ -15,6 +15,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from orchestrator.session import events as e
 from orchestrator.session.spending import COST, INPUT_TOKENS, OUTPUT_TOKENS, number_of
 from orchestrator.session.state import Operation, SessionState
+from orchestrator.session.tracing import AgentOutcome
 from orchestrator.session.transitions import OperationKind, Phase
 from orchestrator.telemetry.histograms import Labels, Spread
 from orchestrator.telemetry.port import GAUGES
@@ -112,36 +113,29 @@ class Metrics:
 
         self._meter.create_observable_gauge(name, callbacks=[observed], unit=unit, description=description)
 
-    def recorded(
-        self, before: SessionState | None, state: SessionState, recorded: e.Recorded, began_at: datetime | None
-    ) -> None:
-        """Count one event that was made durable."""
+    def session(self, before: SessionState | None, state: SessionState, recorded: e.Recorded) -> None:
+        """Count an event of the session itself that was made durable."""
         event = recorded.event
-        match event:
-            case e.SessionStarted():
-                self.started.add(1, (("session_type", event.session_type),))
-            case e.StepRetrying():
-                self.retries.add(1, _OF_STEPS)
-            case e.AgentCompleted() | e.AgentFailed() | e.AgentRetrying():
-                self._agent(before, event, recorded.at)
-            case e.SessionResumed():
-                if before is not None and before.fruitless_resumes:
-                    self.fruitless.add()
         if state.has_ended:
             labels = (("session_type", state.started.session_type), ("status", state.status.value))
             self.ended.add(1, labels)
             self.session_seconds.record(_between(state.started_at, recorded.at), labels)
-            return
-        operation_id: str | None = getattr(event, "operation", None)
-        operation = None if operation_id is None else state.operations.get(operation_id)
-        if operation is not None and operation.is_settled and operation.kind is not OperationKind.PROGRESS:
-            began = operation.started_at if began_at is None else began_at
-            self.operation_seconds.record(_between(began, recorded.at), _OUTCOMES[operation.kind, operation.phase])
+        elif isinstance(event, e.SessionStarted):
+            self.started.add(1, (("session_type", event.session_type),))
+        elif isinstance(event, e.SessionResumed) and before is not None and before.fruitless_resumes:
+            self.fruitless.add()
 
-    def _agent(
-        self, before: SessionState | None, event: e.AgentCompleted | e.AgentFailed | e.AgentRetrying, at: datetime
-    ) -> None:
-        was: Operation | None = None if before is None else before.operations.get(event.operation)
+    def settled(self, operation: Operation, began_at: datetime | None, at: datetime) -> None:
+        """Count an operation that has its outcome; `began_at` is when it began, where the journal does not say."""
+        began = operation.started_at if began_at is None else began_at
+        self.operation_seconds.record(_between(began, at), _OUTCOMES[operation.kind, operation.phase])
+
+    def step_retried(self) -> None:
+        """Count a step that is to be tried again."""
+        self.retries.add(1, _OF_STEPS)
+
+    def attempt(self, was: Operation | None, event: AgentOutcome, at: datetime) -> None:
+        """Count an attempt at an agent run that has ended; `was` is the run before that."""
         if was is None or not isinstance(was.order, e.AgentStarted):
             return
         agent = was.order.agent
@@ -170,4 +164,4 @@ _OUTCOMES: Final[dict[tuple[OperationKind, Phase], Labels]] = {
 
 def _between(began: datetime, ended: datetime) -> float:
     # A clock that was set back makes no time negative.
-    return max(0.0, (ended - began).total_seconds())
+    return (ended - began).total_seconds() if began < ended else 0.0

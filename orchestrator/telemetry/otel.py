@@ -26,7 +26,7 @@ from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetr
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource, get_aggregated_resources
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind
 
@@ -36,26 +36,34 @@ from orchestrator.session.state import SessionState
 from orchestrator.session.tracing import (
     Span,
     activation_span,
-    is_sampled,
+    attempt_span,
     new_traceparent,
-    spans_after,
+    operation_span,
+    sampled_trace,
+    session_span,
     spans_since,
     trace_parts,
 )
-from orchestrator.session.transitions import SessionStatus
+from orchestrator.session.transitions import OperationKind, SessionStatus
 from orchestrator.telemetry.context import trace_context
 from orchestrator.telemetry.histograms import Labels, Spread, WithHistograms
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.port import Telemetry
 from orchestrator.telemetry.wanted import METRICS, TRACES, endpoint_of
-from orchestrator.telemetry.wire import SessionSpanExporter, Told
+from orchestrator.telemetry.wire import SessionSpanExporter, encoded
 
 SCOPE: Final = "session-orchestrator"
 FLUSH_SECONDS_MAX: Final = 5.0
 LOST_SECONDS: Final = 10.0
 """What a dead node recorded so shortly before its last event is told of again: it may not have exported that. Twice the
 SDK's pause between two exports (OpenTelemetry, `OTEL_BSP_SCHEDULE_DELAY`)."""
+SIZES: Final = ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
+QUEUED_SPANS_MAX: Final = 8_192
+BATCH_SPANS_MAX: Final = 2_048
+"""Four times the SDK's own, where its variables set neither: some 700 KB a request."""
 UNDELIVERED_MAX: Final = 10_000
+_ATTEMPTS: Final = (e.AgentCompleted, e.AgentFailed, e.AgentRetrying)
+_PAUSES: Final = (e.PauseRequested, e.ResumeRequested)
 TRIED_WITHIN: Final = timedelta(minutes=10)
 """So long after its time a notice counts as one that this node is to try again."""
 
@@ -99,7 +107,11 @@ class OtelTelemetry(Telemetry):
         """See `Telemetry.trace_for`."""
         if self._spans is None:
             return trace
-        given = None if trace_parts(trace) is None else trace
+        parts = trace_parts(trace)
+        given = None if parts is None else trace
+        if self._tracers.sampler is DEFAULT_ON:
+            # Everything but what the submitter does not keep: most nodes' sampler, and half the price of asking it.
+            return given or new_traceparent(session_id, at, sampled=True)
         wanted = given or new_traceparent(session_id, at, sampled=True)
         context = None if given is None else trace_context(given)
         decision = self._tracers.sampler.should_sample(
@@ -109,19 +121,34 @@ class OtelTelemetry(Telemetry):
 
     def began(self, session_id: str, operation: str) -> None:
         """See `Telemetry.began`."""
-        self._began.setdefault(session_id, {}).setdefault(operation, self._clock.now())
+        operations = self._began.get(session_id)
+        if operations is None:
+            self._began[session_id] = {operation: self._clock.now()}
+        elif operation not in operations:
+            operations[operation] = self._clock.now()
 
     def recorded(self, before: SessionState | None, state: SessionState, recorded: e.Recorded) -> None:
         """See `Telemetry.recorded`."""
-        began_at = self._began_at(state, recorded.event)
-        self._metrics.recorded(before, state, recorded, began_at)
-        if isinstance(recorded.event, e.PauseRequested | e.ResumeRequested):
-            self.entered(state)
-        elif state.has_ended:
-            self._live.pop(state.session_id, None)
-        if self._spans is not None and is_sampled(state.started.trace):
-            for span in spans_after(before, state, recorded, began_at=began_at):
-                self._export(state, span)
+        event = recorded.event
+        trace_id = self._trace_of(state)
+        operation_id: str | None = getattr(event, "operation", None)
+        operation = None if operation_id is None else state.operations.get(operation_id)
+        if operation is None:
+            self._recorded_of_session(before, state, recorded, trace_id)
+            return
+        if isinstance(event, _ATTEMPTS):
+            was = None if before is None else before.operations.get(operation.operation_id)
+            self._metrics.attempt(was, event, recorded.at)
+            if was is not None and trace_id is not None:
+                self._export(trace_id, attempt_span(state, was, event, recorded.at))
+        elif isinstance(event, e.StepRetrying):
+            self._metrics.step_retried()
+        if operation.is_settled and operation.kind is not OperationKind.PROGRESS:
+            began_at = self._began_at(state.session_id, operation.operation_id)
+            self._metrics.settled(operation, began_at, recorded.at)
+            if trace_id is not None:
+                usage = event.usage if isinstance(event, e.StepCompleted) else None
+                self._export(trace_id, operation_span(state, operation, began_at, usage))
 
     def entered(self, state: SessionState) -> None:
         """See `Telemetry.entered`."""
@@ -134,19 +161,21 @@ class OtelTelemetry(Telemetry):
     def took_over(self, before: SessionState) -> None:
         """See `Telemetry.took_over`."""
         self._metrics.taken_over.add()
-        if self._spans is not None and is_sampled(before.started.trace):
+        trace_id = self._trace_of(before)
+        if trace_id is not None:
             # Whoever had it can tell no more: its stay ended, as far as anybody knows, with the last it recorded.
-            self._export(before, activation_span(before, "lost", before.updated_at))
+            self._export(trace_id, activation_span(before, "lost", before.updated_at))
             for span in spans_since(before, before.updated_at - timedelta(seconds=LOST_SECONDS)):
-                self._export(before, span)
+                self._export(trace_id, span)
 
     def left(self, state: SessionState, how: str, at: datetime) -> None:
         """See `Telemetry.left`."""
         self.forget(state.session_id)
         if how == "suspended":
             self._metrics.passivated.add()
-        if self._spans is not None and is_sampled(state.started.trace):
-            self._export(state, activation_span(state, how, at))
+        trace_id = self._trace_of(state)
+        if trace_id is not None:
+            self._export(trace_id, activation_span(state, how, at))
 
     def forget(self, session_id: str) -> None:
         """See `Telemetry.forget`."""
@@ -227,24 +256,31 @@ class OtelTelemetry(Telemetry):
         waiting = [since for since, until in self._undelivered.copy().values() if until > now]
         return {(): max((now - min(waiting)).total_seconds(), 0.0) if waiting else 0.0}
 
-    def _began_at(self, state: SessionState, event: e.Event) -> datetime | None:
-        operations = self._began.get(state.session_id)
-        if operations is None:
-            return None
-        if state.has_ended:
-            del self._began[state.session_id]
-            return None
-        operation: str | None = getattr(event, "operation", None)
-        if operation is None or not state.operations[operation].is_settled:
-            return None
-        return operations.pop(operation, None)
+    def _recorded_of_session(
+        self, before: SessionState | None, state: SessionState, recorded: e.Recorded, trace_id: str | None
+    ) -> None:
+        self._metrics.session(before, state, recorded)
+        if isinstance(recorded.event, _PAUSES):
+            self.entered(state)
+        if not state.has_ended:
+            return
+        self.forget(state.session_id)
+        if trace_id is not None:
+            if state.activation.previous is not None:
+                self._export(trace_id, activation_span(state, "ended", recorded.at))
+            self._export(trace_id, session_span(state))
 
-    def _export(self, state: SessionState, span: Span) -> None:
+    def _began_at(self, session_id: str, operation: str) -> datetime | None:
+        operations = self._began.get(session_id)
+        return None if operations is None else operations.pop(operation, None)
+
+    def _trace_of(self, state: SessionState) -> str | None:
+        """Return the id of the session's trace, where its spans are to be exported."""
+        return None if self._spans is None else sampled_trace(state.started.trace)
+
+    def _export(self, trace_id: str, span: Span) -> None:
         assert self._spans is not None, "asked for where spans are wanted"
-        parts = trace_parts(state.started.trace)
-        assert parts is not None, "asked for where the trace is sampled"
-        told = Told(parts[0], span)
-        self._spans.on_end(cast("ReadableSpan", told))
+        self._spans.on_end(cast("ReadableSpan", encoded(trace_id, span)))
 
 
 def open_telemetry(
@@ -268,7 +304,10 @@ def open_telemetry(
     spans: SpanProcessor | None = None
     if traces_to:
         signed = session_for(traces_to)
-        spans = BatchSpanProcessor(SessionSpanExporter(resource, SCOPE, session=signed))
+        # One request for a hundred sessions or for five hundred costs about the same.
+        queue, batch = (None, None) if any(name in environ for name in SIZES) else (QUEUED_SPANS_MAX, BATCH_SPANS_MAX)
+        ours = SessionSpanExporter(resource, SCOPE, session=signed)
+        spans = BatchSpanProcessor(ours, max_queue_size=queue, max_export_batch_size=batch)
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=signed)))
     readers: list[MetricReader] = []
     histograms: WithHistograms | None = None

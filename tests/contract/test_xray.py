@@ -10,7 +10,7 @@ from aiobotocore.session import get_session
 from orchestrator.aws.xray import signed_session
 from orchestrator.session import events as e
 from orchestrator.session.state import begin, evolve
-from orchestrator.session.tracing import Span, new_traceparent, spans_after
+from orchestrator.session.tracing import Span, new_traceparent, operation_span, session_span
 from tests.contract.stage import aws_environment
 from tests.emulators import REGION, Emulator, access_key
 
@@ -29,11 +29,10 @@ def spans_of_a_session() -> tuple[str, list[Span]]:
         e.Recorded(seq, event, NOW + timedelta(seconds=seq), 1, "node-1", f"id-{seq}")
         for seq, event in enumerate(journal, 1)
     ]
-    state, spans = begin("s", recorded[0]), list[Span]()
+    state = begin("s", recorded[0])
     for each in recorded[1:]:
-        before, state = state, evolve(state, each)
-        spans += spans_after(before, state, each)
-    return trace, spans
+        state = evolve(state, each)
+    return trace, [operation_span(state, state.operations["work"]), session_span(state)]
 
 
 async def test_x_ray_takes_the_ids_of_a_session_that_nobody_elses_trace_led_to(moto: Emulator, account: str) -> None:
@@ -48,7 +47,7 @@ async def test_x_ray_takes_the_ids_of_a_session_that_nobody_elses_trace_led_to(m
                 "trace_id": trace_id,
                 "id": span.span_id,
                 **({} if span.parent_id is None else {"parent_id": span.parent_id}),
-                "name": span.name,
+                "name": span.type.name,
                 "start_time": span.started_at.timestamp(),
                 "end_time": span.ended_at.timestamp(),
             }

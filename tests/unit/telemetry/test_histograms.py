@@ -5,6 +5,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Histogram,
+    HistogramDataPoint,
     MetricExportResult,
     MetricsData,
 )
@@ -75,3 +76,18 @@ def test_counters_of_the_sdk_go_by_the_same_preference(monkeypatch: pytest.Monke
     whole = WithHistograms(kept, Resource({}), InstrumentationScope("test"))
     assert kept._preferred_temporality == whole._preferred_temporality
     assert AggregationTemporality.DELTA in (whole._preferred_temporality or {}).values()
+
+
+@pytest.mark.parametrize("times", [1, 1_000, 5_000])
+def test_values_are_counted_once_into_their_buckets_however_many_come(times: int) -> None:
+    """A bucket holds its upper bound; what is above all bounds has one of its own."""
+    spread = Spread("took", "s", "How long", (1, 2, 3))
+    for value in (0.5, 1, 1.5, 3, 9) * times:
+        spread.record(value)
+    for _ in range(2):
+        metric = spread.metric(0, 1)
+        assert metric is not None
+        (point,) = metric.data.data_points
+        assert isinstance(point, HistogramDataPoint)
+        assert (2 * times, times, times, times) == tuple(point.bucket_counts)
+        assert (5 * times, 15.0 * times, 0.5, 9) == (point.count, point.sum, point.min, point.max)
