@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from orchestrator.cluster import BLOCKED_ERROR, Head, Heads, NotOwner
+from orchestrator.cluster import BLOCKED_ERROR, ENDS_NOW, Head, Heads, NotOwner
 from orchestrator.errors import Stale
 from orchestrator.session.ending import time_is_up_at
 from orchestrator.session.state import SessionState
@@ -79,7 +79,10 @@ class OwnedHead:
     async def release(self, rest: Rest, *, last_seq: int, at: datetime) -> None:
         """Give the session up, whatever came into its inbox meanwhile: it is due soon, or its message woke somebody."""
         while not await self.released(rest, last_seq=last_seq, at=at):
-            await self.refresh()
+            known = self.current.wake_at
+            if (await self.refresh()).wake_at == ENDS_NOW != known:
+                # Somebody killed it meanwhile: whoever comes next has to hear of that, however full.
+                rest = replace(rest, wake_at=ENDS_NOW)
 
     async def released(self, rest: Rest, *, last_seq: int, at: datetime) -> bool:
         """Give the session up and return True; False when a message came in since HEAD was read (rule 5)."""

@@ -16,7 +16,7 @@ from orchestrator.session import messages as m
 from orchestrator.session.budget import TENANT_CAPS
 from orchestrator.session.ending import first_generation
 from orchestrator.session.owed import EffectKey
-from orchestrator.session.spending import month_of
+from orchestrator.session.spending import TENANTS, month_of
 from orchestrator.session.state import SessionState
 from orchestrator.session.transitions import OperationKind
 from orchestrator.session.values import JsonObject, truncate_to_millis
@@ -41,8 +41,10 @@ class TenantBudgets:
     async def count(self, state: SessionState) -> None:
         """Count what an ended session has spent."""
         left_out = _refused(state)
-        if state.error is not None and state.error.code == REFUSED:
-            # Each run that began was counted before this end was decided: what is open else never began.
+        asking = state.spent.asking
+        was_asked = asking is not None and asking.cap.startswith(TENANTS)
+        if was_asked or (state.error is not None and state.error.code == REFUSED):
+            # Each run that began was counted before the cap was met: what is open else never began.
             left_out += sum(op.kind is OperationKind.AGENT for op in state.open_operations.values())
         await self._count(state, left_out, at=state.updated_at)
 
@@ -103,6 +105,8 @@ class TenantBudgets:
                 if spent[cap] >= limit:
                     return cap, limit, spent[cap]
         if not caps.agent_calls:
+            # Once it runs, it is counted, whatever becomes of it and of this node.
+            await self._count(state, not_begun - (run not in begun), at=now)
             return None
         calls_before = await self._take(state, run, caps.agent_calls, now)
         if calls_before is None:

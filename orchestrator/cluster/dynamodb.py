@@ -72,8 +72,10 @@ class DynamoDBHeads:
     async def claim(self, head: Head, *, node_id: str, nonce: str, at: datetime, from_dead_owner: bool) -> Head:
         """See `Heads.claim`."""
         wanted = claimed(head, node_id=node_id, nonce=nonce, at=at, from_dead_owner=from_dead_owner)
-        # Somebody may have made it due since HEAD was read, which changes no epoch.
-        changed = changes(head, wanted) | due_attributes(head.session_id, wanted.wake_at)
+        changed = changes(head, wanted)
+        if head.owner is None:
+            # Somebody may have made it due since HEAD was read, which changes no epoch.
+            changed |= due_attributes(head.session_id, wanted.wake_at)
         taken = await self._write(head, wanted, changed, expected={"owner": head.owner, "epoch": head.epoch})
         if taken is not wanted:
             return taken
@@ -113,7 +115,7 @@ class DynamoDBHeads:
             continued_as=continued_as,
             outbox=outbox,
         )
-        return await self._give_up(head, wanted)
+        return await self._change(head, wanted, expected=_unmoved(head))
 
     async def annotate(self, head: Head, attributes: Mapping[str, Json]) -> Head:
         """See `Heads.annotate`."""
@@ -151,7 +153,16 @@ class DynamoDBHeads:
     async def make_due(self, head: Head, *, at: datetime) -> Head:
         """See `Heads.make_due`."""
         expected: Item = {"owner": head.owner, "epoch": head.epoch}
-        return await self._write(head, replace(head, wake_at=at), due_attributes(head.session_id, at), expected)
+        due = due_attributes(head.session_id, at)
+        if head.owner is None:
+            return await self._write(head, replace(head, wake_at=at), due, expected)
+        update = Update(key=head_key(head.session_id), sets=due, adds={"inbox_version": 1}, expected=expected)
+        try:
+            item = await self._table.write(update)
+        except ConditionUnmet as unmet:
+            raise NotOwner(f"HEAD of {head.session_id} moved on: {unmet.item}") from None
+        assert item is not None, "an update that travels alone returns its item"
+        return head_of(item)
 
     async def release(
         self,
@@ -173,7 +184,7 @@ class DynamoDBHeads:
             updated_at=at,
             attributes=head.attributes if attributes is None else attributes,
         )
-        return await self._give_up(head, wanted)
+        return await self._change(head, wanted, expected=_unmoved(head))
 
     async def owned_by(self, node_id: str) -> AsyncIterator[str]:
         """See `Heads.owned_by`."""
@@ -224,11 +235,6 @@ class DynamoDBHeads:
             if start is None or _rank(head) > start:
                 found.append(head)
         return found
-
-    async def _give_up(self, head: Head, wanted: Head) -> Head:
-        """Write what an owner leaves, if nobody delivered since HEAD was read; a kill may have made it due since."""
-        changed = changes(head, wanted) | due_attributes(head.session_id, wanted.wake_at)
-        return await self._write(head, wanted, changed, _unmoved(head))
 
     async def _change(self, head: Head, wanted: Head, *, expected: Item) -> Head:
         return await self._write(head, wanted, changes(head, wanted), expected)

@@ -101,7 +101,8 @@ class MemoryHeads:
         standing = self._heads.get(head.session_id)
         if standing is None or (standing.owner, standing.epoch) != (head.owner, head.epoch):
             raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
-        return self.put(replace(standing, wake_at=at))
+        delivered = standing.inbox_version + (standing.owner is not None)
+        return self.put(replace(standing, wake_at=at, inbox_version=delivered))
 
     async def release(
         self,

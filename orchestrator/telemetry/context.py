@@ -59,8 +59,9 @@ class _Parent(trace.NonRecordingSpan):
 
     def get_span_context(self) -> SpanContext:
         """Return its ids."""
-        if self._of is not None:
-            given = self._of.trace
+        of = self._of
+        if of is not None:
+            given = of.trace
             within = _NOTHING if given is None else trace_context(given)
             self._context = trace.get_current_span(within).get_span_context()
             # Last: another thread may ask meanwhile.

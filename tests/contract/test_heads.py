@@ -438,7 +438,8 @@ async def test_a_session_is_made_due_as_long_as_its_owner_has_it(heads: Heads) -
     with pytest.raises(NotOwner):
         await heads.make_due(replace(owned, owner=None), at=LATER)
     assert owned == await heads.get(SESSION)
-    assert replace(owned, wake_at=ENDS_NOW) == await heads.make_due(owned, at=ENDS_NOW) == await heads.get(SESSION)
+    due = await heads.make_due(owned, at=ENDS_NOW)
+    assert replace(owned, wake_at=ENDS_NOW, inbox_version=owned.inbox_version + 1) == due == await heads.get(SESSION)
     assert [SESSION] == await ids(heads.due(ENDS_NOW))
     taken = await claim(heads, owned)
     with pytest.raises(NotOwner):
@@ -458,10 +459,12 @@ async def test_what_is_to_end_now_stays_so_from_owner_to_owner(heads: Heads) -> 
 async def test_who_gives_up_a_session_says_when_it_is_due(
     heads: Heads, give_up: Callable[[Heads, Head], Awaitable[Head]], due_at: datetime | None
 ) -> None:
-    """Also where it was made due since its owner read HEAD."""
+    """Where it was made due since its owner read HEAD, that one has to read it again."""
     owned = await heads.create(head())
-    await heads.make_due(owned, at=ENDS_NOW)
-    assert due_at == (await give_up(heads, owned)).wake_at
+    due = await heads.make_due(owned, at=ENDS_NOW)
+    with pytest.raises(NotOwner):
+        await give_up(heads, owned)
+    assert due_at == (await give_up(heads, due)).wake_at
     assert [] == await ids(heads.due(LATER))
 
 

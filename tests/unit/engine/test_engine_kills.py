@@ -12,6 +12,7 @@ from actors import settle
 from orchestrator import SessionContext
 from orchestrator.cluster import ENDS_NOW
 from orchestrator.inbox import SessionEnded
+from orchestrator.journal import UnwritableEvent
 from orchestrator.session.events import SessionCancelled
 from orchestrator.session.transitions import SessionStatus
 
@@ -211,3 +212,31 @@ async def test_a_kill_is_not_lost_with_the_node_that_took_it_up() -> None:
         await live(world, full, dead=("node-1",))
         assert SessionCancelled("runs away") == await world.end()
         gate.open()
+
+
+async def test_a_kill_is_not_lost_where_its_owner_gives_the_session_up_as_blocked() -> None:
+    """Told while that is on its way to the table, and all nodes are full from then on."""
+    gate, busy, world = Gate(), Gate(), World()
+
+    async def handler(ctx: SessionContext, works: bool = False) -> None:
+        await (busy.passing() if works else ctx.step("a", gate.passing))
+
+    app = app_of(handler)
+    async with world.node(app, sessions_max=1) as node, world.node(app, "cli") as cli:
+        cli.router.drain()
+        await node.start(False)
+        await gate.reached()
+        node.line.hold_on("release")
+        node.line.fail_once("append", UnwritableEvent("no JSON"), after=0)
+        gate.open()
+        await node.line.until_held()
+        await kill(world, cli)
+        node.line.thaw()
+        await settle()
+        assert SessionStatus.BLOCKED == (await world.head()).status
+        await node.start(True, session_id="works")
+        await busy.reached()
+        await world.pass_time(1)
+        await look_after(world, node)
+        assert SessionCancelled("runs away") == await world.end()
+        busy.open()

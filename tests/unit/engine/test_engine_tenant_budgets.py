@@ -10,6 +10,7 @@ from engine_world import NOON, Gate, Node, World, failed
 
 from actors import settle
 from orchestrator import Budget, Orchestrator, SessionCancelled, SessionContext, current_invocation
+from orchestrator.session.events import SessionCancelled as Cancelled
 from orchestrator.session.events import SessionCompleted, SessionFailed
 from orchestrator.session.values import Json
 from orchestrator.usage import NO_CAPS, Caps, Total
@@ -282,6 +283,41 @@ async def test_a_run_that_another_cap_refuses_is_not_counted() -> None:
         await node.start()
         assert exceeded("40", "40", "tokens") == await world.end()
     assert ONE_CALL == replace(await world.usage.month("default", MONTH), agent_millis=0)
+
+
+async def test_a_run_that_began_stays_counted_though_its_node_dies_and_it_may_not_begin_again() -> None:
+    """Others spent what was left meanwhile."""
+    gate, world = Gate(), await capped(Caps(tokens=100))
+
+    async def agent(_: object) -> Json:
+        await gate.passing()
+        return {"usage": USAGE}
+
+    app = app_with(agent=agent)
+    async with world.node(app) as node, world.node(app, "node-2") as successor:
+        await node.start()
+        await gate.reached()
+        node.crash()
+        await world.usage.count("default", "other", Total(tokens=120), at=NOON)
+        await live(world, successor, dead=("node-1",))
+        assert exceeded("120", "100", "tokens") == await world.end()
+    assert 1 == (await world.usage.month("default", MONTH)).agent_calls
+
+
+@pytest.mark.parametrize("caps", [Caps(agent_calls=1), Caps(tokens=40)], ids=["calls", "tokens"])
+@pytest.mark.parametrize("how", ["kill", "cancel"])
+async def test_a_run_that_people_are_asked_about_is_not_counted_when_nobody_waits_for_them(
+    caps: Caps, how: str
+) -> None:
+    """The session ends by something else than its tenant's cap, and the run never began."""
+    world = await capped(caps)
+    async with world.node(app_with(budget=Budget(on_reached="ask"))) as node:
+        await node.start()
+        await settle()
+        assert "APPROVAL_REQUESTED @budget" in await world.story()
+        await getattr(node.deliveries, how)("s", "too late", None)
+        assert Cancelled("too late") == await world.end()
+    assert 1 == (await world.usage.month("default", MONTH)).agent_calls
 
 
 async def test_a_cap_that_is_lifted_lets_new_sessions_spend() -> None:
