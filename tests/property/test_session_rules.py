@@ -1,5 +1,6 @@
 """Laws of the pure rules, for any messages in any order: late, repeated, wrong, of another attempt or kind."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -43,6 +44,7 @@ from orchestrator.session import messages as m
 from orchestrator.session.decide import CLEAN_UP_EVENTS, EVENTS_MAX, decide, start
 from orchestrator.session.notices import EndChild, StartNext, notices
 from orchestrator.session.owed import Ring, next_instant, owed, owed_for
+from orchestrator.session.spending import is_of_session
 from orchestrator.session.state import Operation, SessionState, begin, evolve, replay
 from orchestrator.session.transitions import OperationKind, SessionStatus
 from orchestrator.session.values import RetrySpec, truncate_to_millis
@@ -340,7 +342,28 @@ def owed_by_the_journal(state: SessionState, journal: Journal) -> set[str]:
         for name, order in open_orders.items()
         if isinstance(order, e.CallbackCreated) and order.times_out_at is None
     }
-    return {"", *open_orders} - silent
+    return {"", *open_orders} - silent - waiting_for_a_grant(journal, open_orders)
+
+
+def waiting_for_a_grant(journal: Journal, open_orders: Mapping[str, e.Event]) -> set[str]:
+    """Return the agent runs that begin, or begin anew, only once people have said whether the session may go on."""
+    asked = next((each for each in journal if each.event in open_orders.values() and is_asking(each.event)), None)
+    if asked is None or first_stop(journal) is not None:
+        return set()
+    taken_over = max((each.seq for each in journal if isinstance(each.event, e.SessionResumed)), default=0)
+    waiting = set()
+    for name, order in open_orders.items():
+        latest = [each for each in journal if getattr(each.event, "operation", None) == name][-1]
+        retried = latest.event.next_attempt_at if isinstance(latest.event, e.AgentRetrying) else asked.at
+        lost_its_node = asked.seq < taken_over and latest.seq < taken_over
+        if isinstance(order, e.AgentStarted) and (lost_its_node or retried > asked.at):
+            waiting.add(name)
+    return waiting
+
+
+def is_asking(event: e.Event) -> bool:
+    """Return whether people are asked by the session itself, and not by its handler."""
+    return isinstance(event, e.ApprovalRequested) and is_of_session(event.operation)
 
 
 def first_stop(journal: Journal) -> e.Event | None:
