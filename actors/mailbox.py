@@ -20,13 +20,14 @@ _NOTHING: deque[Any] = deque(maxlen=0)
 class Mailbox(Generic[M]):
     """Messages in order of acceptance, and the senders that wait for room in order of arrival."""
 
-    __slots__ = ("_closed", "_granted", "_items", "_items_max", "_owner", "_putters", "_sealed", "_taker")
+    __slots__ = ("_closed", "_granted", "_items", "_items_max", "_loop", "_owner", "_putters", "_sealed", "_taker")
 
     def __init__(self, items_max: int, owner: str = "") -> None:
         assert items_max > 0, "a mailbox holds at least one message"
         self._items: deque[M] = _NOTHING
         self._items_max = items_max
         self._owner = owner
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._taker: asyncio.Future[None] | None = None
         self._putters: deque[asyncio.Future[None]] | None = None
         self._granted = 0
@@ -91,7 +92,10 @@ class Mailbox(Generic[M]):
     def arrival(self) -> asyncio.Future[None]:
         """Return what is done when a message comes, the mailbox closes, or somebody calls `wake`. One at a time."""
         assert not self.is_awaited, "a mailbox has one taker"
-        taker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            # Asked for once: to ask takes a system call each time.
+            self._loop = asyncio.get_running_loop()
+        taker: asyncio.Future[None] = self._loop.create_future()
         self._taker = taker
         if self._items or self._closed:
             self.wake()

@@ -18,7 +18,7 @@ import pydantic_core
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from orchestrator.errors import NotSerializable, OrchestratorError
-from orchestrator.session.values import Json, JsonObject
+from orchestrator.session.values import Json, JsonObject, json_bytes
 
 DEPTH_MAX: Final = 200
 """Levels of nesting: deeper JSON parses here and there, depending on how deep the parser's caller already is."""
@@ -126,7 +126,7 @@ def to_json(value: object, name: str, *, bytes_max: int = BYTES_MAX) -> Json:
     try:
         plain = _plain_copy(value, DEPTH_MAX)
         # This encoder is fast, but writes some floats at another length than the journal's, up to twice or half.
-        if 2 * len(pydantic_core.to_json(plain)) <= bytes_max:
+        if 2 * len(json_bytes(plain)) <= bytes_max:
             return plain
     except (_NotPlain, ValueError, RecursionError):
         # The way below takes what can be made JSON, and says what is wrong with the rest.
@@ -143,7 +143,7 @@ def to_json(value: object, name: str, *, bytes_max: int = BYTES_MAX) -> Json:
 
 def size_of(value: Json) -> int:
     """Return about how many bytes the value's JSON takes: some floats are written longer or shorter elsewhere."""
-    return len(pydantic_core.to_json(value))
+    return len(json_bytes(value))
 
 
 def parse_json(text: str) -> Json:
@@ -176,7 +176,7 @@ def stored_json(text: str) -> Json:
         raise ValueError("nested too deep") from None
     # What holds a payload is a few levels deeper than one, so these are not counted: the encoder has its own limit.
     if "\\ud" in text or "\\uD" in text or text.count("[") + text.count("{") > DEPTH_MAX:
-        pydantic_core.to_json(value)
+        json_bytes(value)
     return value
 
 

@@ -77,7 +77,8 @@ class Turnstile:
         self._handler: asyncio.Task[object] | None = None
         self._branches: Branches = set()
         self._is_concurrent = False
-        self._settling = Settling()
+        self.loop = asyncio.get_running_loop()
+        self._settling = Settling(self.loop)
         self._is_over = self._is_forced = self._has_struck = False
 
     @property
@@ -200,7 +201,7 @@ class Turnstile:
         """
         self._arrivals += 1
         self._asked.add(operation_id)
-        self._is_concurrent = self._is_concurrent or asyncio.current_task() is not self._handler
+        self._is_concurrent = self._is_concurrent or asyncio.current_task(self.loop) is not self._handler
         self._unasked.pop(operation_id, None)
         if operation_id in self._passed:
             return self._known[operation_id]
@@ -215,7 +216,7 @@ class Turnstile:
                 # They waited for this to be asked for.
                 self._settling.call(self._hand_over)
             return self._known.get(operation_id)
-        reached: asyncio.Future[Operation | None] = asyncio.get_running_loop().create_future()
+        reached: asyncio.Future[Operation | None] = self.loop.create_future()
         self._reaching[operation_id] = reached
         if not self._settling.is_on:
             # Branches that began together ask one after the other: none is overtaken because another asked first.
@@ -238,7 +239,7 @@ class Turnstile:
             known = self._known.get(operation_id)
             if known is not None and known.changed_seq > after_seq:
                 return known
-            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            changed: asyncio.Future[None] = self.loop.create_future()
             self._awaiting[operation_id] = changed
             if self._changes and self._is_interrupted_next() and not self._settling.is_on:
                 self._hand_over()
@@ -251,7 +252,7 @@ class Turnstile:
     async def reported(self, operation_id: str) -> None:
         """Return once that news for people is journaled; a stop of the session does not break it off."""
         if operation_id not in self._known:
-            reported = self._reporting[operation_id] = asyncio.get_running_loop().create_future()
+            reported = self._reporting[operation_id] = self.loop.create_future()
             try:
                 await self._settling.rest(reported)
             finally:
@@ -406,7 +407,7 @@ class Turnstile:
         if not self._is_stalled(arrivals):
             return
         if turns > 1:
-            asyncio.get_running_loop().call_soon(self._watch_for_stall, arrivals, turns - 1)
+            self.loop.call_soon(self._watch_for_stall, arrivals, turns - 1)
         elif self._branches:
             self._clock.call_later(STALL_SECONDS, lambda: self._report_stall(arrivals))
         else:

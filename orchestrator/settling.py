@@ -23,8 +23,9 @@ SETTLES_MAX: Final = 50
 class Settling:
     """Waits for the tasks of one run to come to rest, for one that wants to know at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.is_on = False
+        self._loop = loop
         self._handler: asyncio.Task[object] | None = None
         self._branches: Branches = set()
         self._resting: dict[asyncio.Task[object] | None, asyncio.Future[Any]] = {}
@@ -39,7 +40,7 @@ class Settling:
 
     async def rest(self, waiter: asyncio.Future[T]) -> T:
         """Return the result of the future; until then it is known what the task waits for."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         self._resting[task] = waiter
         try:
             return await waiter
@@ -65,7 +66,7 @@ class Settling:
 
     def _turn(self, turns: int, then: Callable[[], None], repeats: int) -> None:
         if turns:
-            asyncio.get_running_loop().call_soon(self._turn, turns - 1, then, repeats)
+            self._loop.call_soon(self._turn, turns - 1, then, repeats)
         elif repeats and self.is_due:
             self._turn(SETTLE_TURNS, then, repeats - 1)
         else:

@@ -91,7 +91,7 @@ class StepRuns:
 
     async def _breakably(self, operation: str, work: Awaitable[T]) -> T:
         """Await what runs inside the handler's own tasks; a stop of the session breaks it off."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._turnstile.loop)
         assert task is not None, "an operation outside of any task"
 
         self._turnstile.breakable(operation, task)

@@ -12,7 +12,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Protocol, Self, TypeAlias, TypeVar
 
 from actors import Cancellable, Clock
@@ -135,6 +135,9 @@ class TimeLimit:
 
 def is_async(fn: Callable[..., object]) -> bool:
     """Return whether calling it gives a coroutine: async functions, partials of them, objects with an async call."""
+    if type(fn) is FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
+        # Most steps, and a tenth of the price of asking.
+        return True
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 

@@ -72,6 +72,7 @@ class GroupCommit:
     def __init__(self, send: Send, patience: Patience, *, batch_writes_max: int = BATCH_WRITES_MAX) -> None:
         self._send = send
         self._patience = patience
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._batch_writes_max = batch_writes_max
         self._pending: deque[_Pending] = deque()
         self._arrived = asyncio.Event()
@@ -82,7 +83,10 @@ class GroupCommit:
 
         A cancelled caller leaves its write behind: whether it took effect is for a later reader to see.
         """
-        decided: asyncio.Future[Done | Unmet] = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            # Asked for once: to ask takes a system call each time.
+            self._loop = asyncio.get_running_loop()
+        decided: asyncio.Future[Done | Unmet] = self._loop.create_future()
         self._pending.append(_Pending(write, write.partition, _size(write), decided))
         self._arrived.set()
         return decided

@@ -304,8 +304,11 @@ def batch_statement(table: str, write: Write) -> BatchStatementRequestTypeDef:
 
 
 def _parameters(values: Iterable[Value]) -> list[AttributeValueTypeDef]:
-    # Texts are most of what is written, and this runs for every attribute of every event.
-    return [{"S": value} if type(value) is str else _json_value(value) for value in values]
+    # Texts are most of what is written, numbers the rest, and this runs for every attribute of every event.
+    return [
+        {"S": value} if type(value) is str else {"N": repr(value)} if type(value) is int else _json_value(value)
+        for value in values
+    ]
 
 
 def _json_value(value: Value) -> AttributeValueTypeDef:

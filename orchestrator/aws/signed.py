@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from botocore.exceptions import ClientError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from orchestrator.aws.exchange import Exchange
-from orchestrator.session.values import Json, JsonObject
+from orchestrator.session.values import Json, JsonObject, json_bytes
 
 if TYPE_CHECKING:
     from aiobotocore.credentials import AioCredentials
@@ -74,7 +74,7 @@ class SignedClient:
             ClientError: the service answered with an error.
             aiohttp.ClientError, TimeoutError: no answer, or half of one.
         """
-        body = to_json(request)
+        body = json_bytes(request)
         headers = await self._headers(f"{self._target}.{operation}", body, time.gmtime())
         status, answered, raw = await self._exchange.post(headers, body)
         if status != OK:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final, Literal
 
+import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
@@ -53,7 +54,12 @@ def configure_logging(log_format: Literal["json", "console"], *, level: int = lo
 
 
 def _json_line(event: EventDict, *, default: Callable[[object], object]) -> str:
-    return _line_encoder(default).encode(event)
+    try:
+        # A fifth of the CPU of the standard library's encoder.
+        return orjson.dumps(event, default).decode()
+    except TypeError:
+        # A text has no UTF-8, or a number has more than 64 bits.
+        return _line_encoder(default).encode(event)
 
 
 @cache

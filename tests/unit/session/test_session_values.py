@@ -15,6 +15,7 @@ from orchestrator.session.values import (
     format_instant,
     is_valid_id,
     is_valid_session_id,
+    json_bytes,
     payload_digest,
     truncate_to_millis,
 )
@@ -124,3 +125,24 @@ def test_an_id_is_made_of_few_characters_and_leaves_room_for_generations(
 ) -> None:
     """1 to 128 of `A-Z a-z 0-9 _ . : -`; one that a caller chooses at most 110, and no generation of another."""
     assert (is_id, is_session_id) == (is_valid_id(text), is_valid_session_id(text))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": 'ä\n\u2028"', "n": [1, 1.5, -0.0, True, None]},
+        10**30,
+        json.loads("[" * 210 + "]" * 210),
+        {"a": {"b": {}}},
+        "x" * 5_000,
+    ],
+)
+def test_json_bytes_are_the_values_json_without_white_space(value: Json) -> None:
+    assert json.loads(json_bytes(value)) == value
+    assert b" " not in json_bytes(value)
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\udfff": 1}, object(), [object()], json.loads("[" * 500 + "]" * 500)])
+def test_json_bytes_refuse_what_has_no_json(value: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        json_bytes(value)
