@@ -252,7 +252,7 @@ class Router:
                 standing = await self.ports.heads.create(head)
             if standing.claim_nonce != head.claim_nonce:
                 return False
-            self.ports.telemetry.recorded(None, state, first)
+            self.ports.telemetry.recorded(None, state, first, None)
             if standing.owner is not None:
                 await self._bring_up(standing, state)
             return True

@@ -188,16 +188,15 @@ class SessionActor:
     def _fold(self, recorded: e.Recorded) -> None:
         before = self._state
         state = self._known_state = evolve(before, recorded)
-        self._ports.telemetry.recorded(before, state, recorded)
         event = recorded.event
         operation_id = getattr(event, "operation", None)
-        if operation_id is not None:
-            operation = state.operations[operation_id]
+        operation = None if operation_id is None else state.operations[operation_id]
+        self._ports.telemetry.recorded(before, state, recorded, operation)
+        if operation is not None:
             self._in_flight.changed(operation)
-            self._log.debug(
-                "event_recorded", status=e.TYPE_NAMES[type(event)], operation=operation_id, attempt=operation.attempt
-            )
-            if self._run is not None and not is_of_session(operation_id):
+            status, name = e.TYPE_NAMES[type(event)], operation.operation_id
+            self._log.debug("event_recorded", status=status, operation=name, attempt=operation.attempt)
+            if self._run is not None and not is_of_session(name):
                 self._run.changed(operation)
         elif self._run is not None and isinstance(event, e.SignalReceived):
             self._run.signal_arrived(event.name)

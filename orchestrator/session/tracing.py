@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from orchestrator.session import events as e
 from orchestrator.session.ending import previous_generation
-from orchestrator.session.frozen import quick
 from orchestrator.session.spending import INPUT_TOKENS, OUTPUT_TOKENS, number_of
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.transitions import OperationKind, SessionStatus
@@ -43,50 +42,47 @@ class SpanType:
     attributes: Attributes
 
 
-@quick
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One span that has ended, of a session. Ids are 16 hex digits; `links` are spans of its trace that came before it.
+class Span(NamedTuple):
+    """One span that has ended, of a session. Ids are 8 bytes; `links` are spans of its trace that came before it.
 
     `attributes` are what it has besides those of its type and its session's id. `error` is the stable code of what it
     failed with; its text may be payload, and stays in the journal.
     """
 
-    session_id: str
     type: SpanType
-    span_id: str
-    parent_id: str | None
+    span_id: bytes
+    parent_id: bytes | None
     started_at: datetime
     ended_at: datetime
     attributes: Attributes = ()
     error: str | None = None
-    links: tuple[str, ...] = ()
+    links: tuple[bytes, ...] = ()
 
 
-def root_id(session_id: str) -> str:
+def root_id(session_id: str) -> bytes:
     """Return the id of the session's own span."""
-    return _digest_of(session_id)[:16]
+    return _digest_of(session_id)[:8]
 
 
-def operation_span_id(session_id: str, operation: str) -> str:
+def operation_span_id(session_id: str, operation: str) -> bytes:
     """Return the id of an operation's span."""
     return _id_of(f"{session_id}\n{operation}")
 
 
-def attempt_span_id(session_id: str, operation: str, attempt: int) -> str:
+def attempt_span_id(session_id: str, operation: str, attempt: int) -> bytes:
     """Return the id of the span of one attempt at an agent run."""
     return _id_of(f"{session_id}\n{operation}\n{attempt}")
 
 
-def activation_span_id(session_id: str, seq: int) -> str:
+def activation_span_id(session_id: str, seq: int) -> bytes:
     """Return the id of the span of a session's stay in one node's memory that began with that event."""
     return _id_of(f"{session_id}\n\n{seq}")
 
 
-def traceparent_of(trace: str | None, span_id: str) -> str | None:
+def traceparent_of(trace: str | None, span_id: bytes) -> str | None:
     """Return the W3C `traceparent` by which others become children of that span; `None` without a trace."""
     parts = trace_parts(trace)
-    return None if parts is None else f"00-{parts[0]}-{span_id}-{parts[2]}"
+    return None if parts is None else f"00-{parts[0]}-{span_id.hex()}-{parts[2]}"
 
 
 def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
@@ -95,10 +91,9 @@ def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
     The id begins with the time in seconds, as X-Ray wants it ("Tracing header", "trace ID format").
     """
     digest = _digest_of(session_id)
-    return f"00-{int(at.timestamp()):08x}{digest[16:40]}-{digest[:16]}-{int(sampled):02x}"
+    return f"00-{int(at.timestamp()):08x}{digest[8:].hex()}-{digest[:8].hex()}-{int(sampled):02x}"
 
 
-@lru_cache(maxsize=4_096)
 def sampled_trace(trace: str | None) -> str | None:
     """Return the trace's id if its spans are to be kept: decided once, when the session was accepted."""
     parts = trace_parts(trace)
@@ -135,7 +130,6 @@ def operation_span(
     elif isinstance(order, e.ChildStarted):
         calls = order.session_type
     return Span(
-        session_id=state.session_id,
         type=_operation_type(operation.kind, operation_id, operation.attempt, state.epoch, calls),
         span_id=operation_span_id(state.session_id, operation_id),
         parent_id=root_id(state.session_id) if operation.agent_run is None else _parent_of(state, operation.agent_run),
@@ -152,7 +146,6 @@ def activation_span(state: SessionState, how: str, at: datetime) -> Span:
     activation = state.activation
     links = () if activation.previous is None else (activation_span_id(state.session_id, activation.previous),)
     return Span(
-        session_id=state.session_id,
         type=_activation_type(how, activation.node, activation.epoch),
         span_id=activation_span_id(state.session_id, activation.seq),
         parent_id=root_id(state.session_id),
@@ -166,15 +159,14 @@ def session_span(state: SessionState) -> Span:
     """Return the span of a session that has ended."""
     started = state.started
     parts = trace_parts(started.trace)
-    parent = "" if parts is None else parts[1]
+    parent = b"" if parts is None else bytes.fromhex(parts[1])
     own, previous = root_id(state.session_id), previous_generation(state.session_id)
     # What a session was cancelled with is no fault of its own.
     error = _code(state.error) if state.status is SessionStatus.FAILED else None
     return Span(
-        session_id=state.session_id,
         type=_session_type(started.session_type, started.tenant, state.status, state.resumes),
         span_id=own,
-        parent_id=None if parent in {own, ""} else parent,
+        parent_id=None if parent in {own, b""} else parent,
         started_at=state.started_at,
         ended_at=max(state.updated_at, state.started_at),
         attributes=((CONVERSATION_ID, state.session_id), *_usage_attributes(state.usage)),
@@ -191,7 +183,6 @@ def attempt_span(state: SessionState, was: Operation, event: AgentOutcome, at: d
     agent = was.order.agent if isinstance(was.order, e.AgentStarted) else ""
     usage, error = (event.usage, None) if isinstance(event, e.AgentCompleted) else (None, event.error)
     return Span(
-        session_id=state.session_id,
         type=_attempt_type(was.operation_id, was.attempt, agent),
         span_id=attempt_span_id(state.session_id, was.operation_id, was.attempt),
         parent_id=operation_span_id(state.session_id, was.operation_id),
@@ -255,7 +246,7 @@ def _session_type(session_type: str, tenant: str, status: SessionStatus, resumes
     return SpanType(f"session {session_type}", "consumer", attributes)
 
 
-def _parent_of(state: SessionState, agent_run: str) -> str:
+def _parent_of(state: SessionState, agent_run: str) -> bytes:
     run = state.operations[agent_run]
     return attempt_span_id(state.session_id, run.operation_id, run.attempt)
 
@@ -275,12 +266,12 @@ def _code(error: ErrorRecord | None) -> str | None:
     return None if error is None else error.code
 
 
-def _id_of(text: str) -> str:
+def _id_of(text: str) -> bytes:
     # All zeros is no span id; no text is known to come to that.
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+    return blake2b(text.encode(), digest_size=8).digest()
 
 
 @lru_cache(maxsize=4_096)
-def _digest_of(session_id: str) -> str:
+def _digest_of(session_id: str) -> bytes:
     """Return what the ids of a session's trace and of its own span are cut from."""
-    return blake2b(session_id.encode(), digest_size=20).hexdigest()
+    return blake2b(session_id.encode(), digest_size=20).digest()

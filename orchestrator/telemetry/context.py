@@ -13,6 +13,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 TRACEPARENT: Final = "traceparent"
 _NOTHING: Final = Context()
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, _NOTHING)
+"""What a context keeps its span under: to make one of it alone takes a quarter of what it takes to add it to one."""
 _W3C: Final = TraceContextTextMapPropagator()
 _XRAY: Final = AwsXRayPropagator()
 
@@ -71,7 +73,7 @@ class _Parent(trace.NonRecordingSpan):
 
 def context_below(of: Traced) -> Context:
     """Return the context in which new spans are children of its span; its `trace` is asked for once, if ever."""
-    return trace.set_span_in_context(_Parent(of), _NOTHING)
+    return Context({_SPAN_KEY: _Parent(of)})
 
 
 def trace_headers() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -16,7 +17,7 @@ from orchestrator.session import events as e
 from orchestrator.session.spending import COST, INPUT_TOKENS, OUTPUT_TOKENS, number_of
 from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.tracing import AgentOutcome
-from orchestrator.session.transitions import OperationKind, Phase
+from orchestrator.session.transitions import OperationKind, Phase, SessionStatus
 from orchestrator.telemetry.histograms import Labels, Spread
 from orchestrator.telemetry.port import GAUGES
 
@@ -117,7 +118,7 @@ class Metrics:
         """Count an event of the session itself that was made durable."""
         event = recorded.event
         if state.has_ended:
-            labels = (("session_type", state.started.session_type), ("status", state.status.value))
+            labels = _of_ended(state.started.session_type, state.status)
             self.ended.add(1, labels)
             self.session_seconds.record(_between(state.started_at, recorded.at), labels)
         elif isinstance(event, e.SessionStarted):
@@ -153,6 +154,11 @@ class Metrics:
                 self.tokens.record(number_of(event.usage, name), labels)
         if COST in event.usage:
             self.cost.add(number_of(event.usage, COST), (("agent", agent),))
+
+
+@lru_cache(maxsize=256)
+def _of_ended(session_type: str, status: SessionStatus) -> Labels:
+    return (("session_type", session_type), ("status", status.value))
 
 
 _OF_STEPS: Final[Labels] = (("kind", OperationKind.STEP.value),)

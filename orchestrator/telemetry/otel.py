@@ -32,14 +32,13 @@ from opentelemetry.trace import SpanKind
 
 from actors import Clock
 from orchestrator.session import events as e
-from orchestrator.session.state import SessionState
+from orchestrator.session.state import Operation, SessionState
 from orchestrator.session.tracing import (
     Span,
     activation_span,
     attempt_span,
     new_traceparent,
     operation_span,
-    sampled_trace,
     session_span,
     spans_since,
     trace_parts,
@@ -50,7 +49,7 @@ from orchestrator.telemetry.histograms import Labels, Spread, WithHistograms
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.port import Telemetry
 from orchestrator.telemetry.wanted import METRICS, TRACES, endpoint_of
-from orchestrator.telemetry.wire import SessionSpanExporter, encoded
+from orchestrator.telemetry.wire import SessionSpanExporter, encoded, of_session
 
 SCOPE: Final = "session-orchestrator"
 FLUSH_SECONDS_MAX: Final = 5.0
@@ -127,28 +126,28 @@ class OtelTelemetry(Telemetry):
         elif operation not in operations:
             operations[operation] = self._clock.now()
 
-    def recorded(self, before: SessionState | None, state: SessionState, recorded: e.Recorded) -> None:
+    def recorded(
+        self, before: SessionState | None, state: SessionState, recorded: e.Recorded, operation: Operation | None
+    ) -> None:
         """See `Telemetry.recorded`."""
         event = recorded.event
-        trace_id = self._trace_of(state)
-        operation_id: str | None = getattr(event, "operation", None)
-        operation = None if operation_id is None else state.operations.get(operation_id)
+        shared = self._shared(state)
         if operation is None:
-            self._recorded_of_session(before, state, recorded, trace_id)
+            self._recorded_of_session(before, state, recorded, shared)
             return
         if isinstance(event, _ATTEMPTS):
             was = None if before is None else before.operations.get(operation.operation_id)
             self._metrics.attempt(was, event, recorded.at)
-            if was is not None and trace_id is not None:
-                self._export(trace_id, attempt_span(state, was, event, recorded.at))
+            if was is not None and shared is not None:
+                self._export(shared, attempt_span(state, was, event, recorded.at))
         elif isinstance(event, e.StepRetrying):
             self._metrics.step_retried()
         if operation.is_settled and operation.kind is not OperationKind.PROGRESS:
             began_at = self._began_at(state.session_id, operation.operation_id)
             self._metrics.settled(operation, began_at, recorded.at)
-            if trace_id is not None:
+            if shared is not None:
                 usage = event.usage if isinstance(event, e.StepCompleted) else None
-                self._export(trace_id, operation_span(state, operation, began_at, usage))
+                self._export(shared, operation_span(state, operation, began_at, usage))
 
     def entered(self, state: SessionState) -> None:
         """See `Telemetry.entered`."""
@@ -161,21 +160,21 @@ class OtelTelemetry(Telemetry):
     def took_over(self, before: SessionState) -> None:
         """See `Telemetry.took_over`."""
         self._metrics.taken_over.add()
-        trace_id = self._trace_of(before)
-        if trace_id is not None:
+        shared = self._shared(before)
+        if shared is not None:
             # Whoever had it can tell no more: its stay ended, as far as anybody knows, with the last it recorded.
-            self._export(trace_id, activation_span(before, "lost", before.updated_at))
+            self._export(shared, activation_span(before, "lost", before.updated_at))
             for span in spans_since(before, before.updated_at - timedelta(seconds=LOST_SECONDS)):
-                self._export(trace_id, span)
+                self._export(shared, span)
 
     def left(self, state: SessionState, how: str, at: datetime) -> None:
         """See `Telemetry.left`."""
         self.forget(state.session_id)
         if how == "suspended":
             self._metrics.passivated.add()
-        trace_id = self._trace_of(state)
-        if trace_id is not None:
-            self._export(trace_id, activation_span(state, how, at))
+        shared = self._shared(state)
+        if shared is not None:
+            self._export(shared, activation_span(state, how, at))
 
     def forget(self, session_id: str) -> None:
         """See `Telemetry.forget`."""
@@ -257,7 +256,7 @@ class OtelTelemetry(Telemetry):
         return {(): max((now - min(waiting)).total_seconds(), 0.0) if waiting else 0.0}
 
     def _recorded_of_session(
-        self, before: SessionState | None, state: SessionState, recorded: e.Recorded, trace_id: str | None
+        self, before: SessionState | None, state: SessionState, recorded: e.Recorded, shared: bytes | None
     ) -> None:
         self._metrics.session(before, state, recorded)
         if isinstance(recorded.event, _PAUSES):
@@ -265,22 +264,22 @@ class OtelTelemetry(Telemetry):
         if not state.has_ended:
             return
         self.forget(state.session_id)
-        if trace_id is not None:
+        if shared is not None:
             if state.activation.previous is not None:
-                self._export(trace_id, activation_span(state, "ended", recorded.at))
-            self._export(trace_id, session_span(state))
+                self._export(shared, activation_span(state, "ended", recorded.at))
+            self._export(shared, session_span(state))
 
     def _began_at(self, session_id: str, operation: str) -> datetime | None:
         operations = self._began.get(session_id)
         return None if operations is None else operations.pop(operation, None)
 
-    def _trace_of(self, state: SessionState) -> str | None:
-        """Return the id of the session's trace, where its spans are to be exported."""
-        return None if self._spans is None else sampled_trace(state.started.trace)
+    def _shared(self, state: SessionState) -> bytes | None:
+        """Return what the session's spans share on the wire; `None` where they are not to be exported."""
+        return None if self._spans is None else of_session(state.session_id, state.started.trace)
 
-    def _export(self, trace_id: str, span: Span) -> None:
+    def _export(self, shared: bytes, span: Span) -> None:
         assert self._spans is not None, "asked for where spans are wanted"
-        self._spans.on_end(cast("ReadableSpan", encoded(trace_id, span)))
+        self._spans.on_end(cast("ReadableSpan", encoded(shared, span)))
 
 
 def open_telemetry(

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from orchestrator.session.events import Recorded
-from orchestrator.session.state import SessionState
+from orchestrator.session.state import Operation, SessionState
 
 BLOCKED: Final = "orchestrator.sessions.blocked"
 STUCK: Final = "orchestrator.sessions.stuck"
@@ -43,8 +43,13 @@ class Telemetry:
     def began(self, session_id: str, operation: str) -> None:
         """Note that the first attempt at a step begins now: the journal holds its end alone."""
 
-    def recorded(self, before: SessionState | None, state: SessionState, recorded: Recorded) -> None:
-        """Note an event that this node made durable, with the state before and after it."""
+    def recorded(
+        self, before: SessionState | None, state: SessionState, recorded: Recorded, operation: Operation | None
+    ) -> None:
+        """Note an event that this node made durable, with the state before and after it.
+
+        `operation` is what it is an event of, as it stands after it; `None` for those of the session itself.
+        """
 
     def entered(self, state: SessionState) -> None:
         """Note that the session is in this node's memory now."""

@@ -45,8 +45,8 @@ async def test_x_ray_takes_the_ids_of_a_session_that_nobody_elses_trace_led_to(m
         json.dumps(
             {
                 "trace_id": trace_id,
-                "id": span.span_id,
-                **({} if span.parent_id is None else {"parent_id": span.parent_id}),
+                "id": span.span_id.hex(),
+                **({} if span.parent_id is None else {"parent_id": span.parent_id.hex()}),
                 "name": span.type.name,
                 "start_time": span.started_at.timestamp(),
                 "end_time": span.ended_at.timestamp(),

@@ -336,8 +336,8 @@ async def test_whoever_hears_of_an_end_hears_of_its_trace() -> None:
         await settle()
     trace_id = SUBMITTER.split("-")[1]
     (asked,), (ended,) = world.notifications.approvals, world.notifications.ends
-    assert f"00-{trace_id}-{operation_span_id('s', 'ok')}-01" == asked.trace
-    assert f"00-{trace_id}-{root_id('s')}-01" == ended.trace
+    assert f"00-{trace_id}-{operation_span_id('s', 'ok').hex()}-01" == asked.trace
+    assert f"00-{trace_id}-{root_id('s').hex()}-01" == ended.trace
 
 
 def _how(stay: Seen) -> tuple[object, object]:

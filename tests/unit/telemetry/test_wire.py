@@ -9,23 +9,32 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from actors import SystemClock
 from orchestrator.session.tracing import Span, SpanType
 from orchestrator.telemetry.otel import BATCH_SPANS_MAX, OtelTelemetry, open_telemetry
-from orchestrator.telemetry.wire import encoded
+from orchestrator.telemetry.wire import encoded, of_session
 
 NOON = datetime(2026, 6, 30, 12, tzinfo=UTC)
 TYPE = SpanType("step pay", "internal", (("orchestrator.operation", "pay"), ("orchestrator.epoch", 1)))
 TRACE_ID = "ab" * 16
+TRACE = f"00-{TRACE_ID}-{'cd' * 8}-01"
 
 
 def span(session_id: str = "s", *, ended_at: datetime = NOON) -> Span:
     """Return a span of a session."""
-    return Span(session_id, TYPE, "cd" * 8, "ef" * 8, NOON, ended_at, (("gen_ai.conversation.id", session_id),))
+    return Span(TYPE, b"\xcd" * 8, b"\xef" * 8, NOON, ended_at, (("gen_ai.conversation.id", session_id),))
+
+
+def read_back(told: Span, session_id: str = "s") -> WireSpan:
+    """Return what a collector makes of the span."""
+    shared = of_session(session_id, TRACE)
+    assert shared is not None
+    seen: WireSpan = WireSpan.FromString(encoded(shared, told))
+    return seen
 
 
 @pytest.mark.parametrize("length", [0, 1, 80, 127, 128, 300, 16_383, 16_384, 70_000])
 @pytest.mark.parametrize("letter", ["a", "ü", "語"])
 def test_texts_of_any_length_are_read_back(letter: str, length: int) -> None:
     """Lengths of messages take one byte more from 128, 16,384, … on."""
-    seen = WireSpan.FromString(encoded(TRACE_ID, span(letter * length)))
+    seen = read_back(span(letter * length), letter * length)
     said = {each.key: each.value.string_value for each in seen.attributes}
     assert letter * length == said["orchestrator.session.id"] == said["gen_ai.conversation.id"]
     assert ("pay", "step pay", bytes.fromhex(TRACE_ID)) == (said["orchestrator.operation"], seen.name, seen.trace_id)
@@ -34,7 +43,7 @@ def test_texts_of_any_length_are_read_back(letter: str, length: int) -> None:
 @pytest.mark.parametrize("microseconds", [0, 1, 999, 1_000, 86_400_000_001, 10**14 + 7])
 def test_instants_are_exact(microseconds: int) -> None:
     """In nanoseconds, which a float of today's seconds has no room for."""
-    seen = WireSpan.FromString(encoded(TRACE_ID, span(ended_at=NOON + timedelta(microseconds=microseconds))))
+    seen = read_back(span(ended_at=NOON + timedelta(microseconds=microseconds)))
     assert microseconds * 1_000 == seen.end_time_unix_nano - seen.start_time_unix_nano
     assert int(NOON.timestamp()) * 10**9 == seen.start_time_unix_nano
 
