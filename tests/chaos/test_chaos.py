@@ -9,7 +9,7 @@ from tests.chaos.run import run
 from tests.emulators import Emulator
 
 SEED: Final = 1
-SECONDS: Final = 25.0
+SECONDS: Final = 18.0
 SESSIONS_A_SECOND: Final = 2.0
 
 
