@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from bench import answers
 from orchestrator.aws.exchange import Exchange
 
 FIRST_POLL = "AmazonSQS.ReceiveMessage"
@@ -112,6 +113,7 @@ def main() -> None:
     """Be `orchestrator serve bench.app:app`."""
     if CORE in os.environ:
         os.sched_setaffinity(0, {int(os.environ[CORE])})
+    answers.install()
     Hooks().install()
     sys.argv = ["orchestrator", "serve", "bench.app:app"]
     from orchestrator.cli import main as orchestrator  # noqa: PLC0415 - after the hooks

@@ -211,7 +211,7 @@ class Rescuer:
             with self._keeping_on("limits"):
                 await self._ports.router.slots.refresh()
             with self._keeping_on("due"):
-                # One that is only to be ended needs no room, and nobody's share of the dead nodes' sessions to be met.
+                # What is only to be ended is taken on a full node too, and from a dead owner, whosever share that is.
                 is_full = self._ports.capacity.free() <= 0
                 until = ENDS_NOW if is_full else self._now()
                 due = _only(self._ports.heads.due(until), self._turns.look(self._ports.directory.takers))
