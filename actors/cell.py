@@ -231,8 +231,7 @@ class Cell(Generic[M]):
         return arrival
 
     async def _receive(self, actor: Actor[M], item: M | Delivery[M]) -> None:
-        delivery = item if isinstance(item, Delivery) else None
-        message = unwrap(item)
+        delivery, message = (item, item.message) if isinstance(item, Delivery) else (None, item)
         try:
             await actor.receive(message)
         except asyncio.CancelledError as error:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
 
 from orchestrator.session import messages as m
+
+_KEEPING_NOTHING: Final = nullcontext()
 
 
 class Admission:
@@ -31,18 +34,19 @@ class Admission:
         """The tasks that asked for those, while the gate is shut: they only wait for it to open."""
         return tuple(task for _, task in self._requests.values()) if self.is_shut else ()
 
-    @contextmanager
-    def asking(self, message: m.Message) -> Iterator[None]:
+    def asking(self, message: m.Message) -> AbstractContextManager[None]:
         """Keep the request, where it is one, for as long as the block lasts."""
-        if not isinstance(message, m.REQUESTS):
-            yield
-            return
-        self._requests[message.operation] = message, asyncio.current_task()
+        # Most messages are the outcomes of steps.
+        return self._keeping(message) if isinstance(message, m.REQUESTS) else _KEEPING_NOTHING
+
+    @contextmanager
+    def _keeping(self, request: m.Request) -> Iterator[None]:
+        self._requests[request.operation] = request, asyncio.current_task()
         try:
             yield
         finally:
-            self._requests.pop(message.operation, None)
-            self._refused.discard(message.operation)
+            self._requests.pop(request.operation, None)
+            self._refused.discard(request.operation)
 
     def refuse(self, operation: str) -> None:
         """Note that the session was asked for that while it is held, and has not begun it."""

@@ -65,16 +65,20 @@ class StepRuns:
         self._ports.began(self._session_id, operation)
         tell, trace = self._ports.tell, self._trace
         invocation = invocation_for(self._session_id, operation, attempt, tell, session_trace=trace)
-        limit = TimeLimit(self._ports.clock, call.timeout)
+        # Most steps have no limit, and pay for none.
+        limit = None if call.timeout is None else TimeLimit(self._ports.clock, call.timeout)
 
-        async def limited() -> object:
+        async def unlimited() -> object:
+            with InvocationScope(invocation):
+                return await self._ports.call(call.fn, call.args, call.kwargs, threads=self._ports.threads)
+
+        async def within(limit: TimeLimit) -> object:
             async with limit:
-                with InvocationScope(invocation):
-                    return await self._ports.call(call.fn, call.args, call.kwargs, threads=self._ports.threads)
+                return await unlimited()
 
         try:
             # The limit inside: one that runs out while the function winds up after a stop must not hide the stop.
-            result = await self._breakably(operation, limited())
+            result = await self._breakably(operation, unlimited() if limit is None else within(limit))
             sealed = await self._seal(operation, lambda most: result_type.dump(result, bytes_max=most))
             return m.StepSucceeded(operation, attempt, sealed)
         except _BrokenOff:
@@ -85,7 +89,7 @@ class StepRuns:
             # User code: what it raises is the attempt's outcome.
             if belongs_to_runtime(error):
                 raise
-            if limit.has_expired(error):
+            if limit is not None and limit.has_expired(error):
                 return failed(timed_out(call.timeout or 0), is_retryable=True)
             return failed(self._described(error), is_retryable=True)
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.session.frozen import quick
+from orchestrator.session.frozen import quick, replace
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import Json
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from heapq import nsmallest
 from typing import Final
@@ -42,6 +41,7 @@ from orchestrator.cluster.head_items import (
     update_of,
 )
 from orchestrator.payloads import parse_json
+from orchestrator.session.frozen import replace
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import Json, format_instant, instant_of
 

@@ -24,6 +24,8 @@ def trace_parent(*, xray_header: str | None, attributes: Mapping[str, str]) -> s
 
     A `traceparent` message attribute goes before the SQS system attribute `AWSTraceHeader`.
     """
+    if TRACEPARENT not in attributes and not xray_header:
+        return None
     context = _W3C.extract({TRACEPARENT: attributes[TRACEPARENT]}) if TRACEPARENT in attributes else Context()
     if not _is_valid(context) and xray_header:
         context = _XRAY.extract({TRACE_HEADER_KEY: xray_header})
