@@ -26,6 +26,7 @@ SpanKind: TypeAlias = Literal["consumer", "internal", "client"]
 SESSION_ID: Final = "orchestrator.session.id"
 OPERATION: Final = "orchestrator.operation"
 CONVERSATION_ID: Final = "gen_ai.conversation.id"
+_ODD: Final = frozenset("13579bdf")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 """Trace id, parent id and flags (W3C Trace Context, "traceparent header"); ids of zeros alone are none."""
 
@@ -43,15 +44,21 @@ class SpanType:
 
 
 class Span(NamedTuple):
-    """One span that has ended, of a session. Ids are 8 bytes; `links` are spans of its trace that came before it.
+    """One span that has ended, of a session that was accepted under the trace `trace`, a `traceparent`.
+
+    `which` of the session's spans it is, and which one is its parent, are names that `span_id` makes ids of: a hash
+    is better made in whoever exports it than between two events of a session. `parent` is `None` for whatever the trace
+    names. `links` are ids, of spans that came before it.
 
     `attributes` are what it has besides those of its type and its session's id. `error` is the stable code of what it
     failed with; its text may be payload, and stays in the journal.
     """
 
     type: SpanType
-    span_id: bytes
-    parent_id: bytes | None
+    session_id: str
+    trace: str
+    which: str
+    parent: str | None
     started_at: datetime
     ended_at: datetime
     attributes: Attributes = ()
@@ -59,24 +66,29 @@ class Span(NamedTuple):
     links: tuple[bytes, ...] = ()
 
 
+ROOT: Final = ""
+"""Which of a session's spans is its own; that of an operation is the operation's id."""
+
+
 def root_id(session_id: str) -> bytes:
     """Return the id of the session's own span."""
     return _digest_of(session_id)[:8]
 
 
+def span_id(session_id: str, which: str) -> bytes:
+    """Return the id of one of the session's spans, 8 bytes: the same on every node."""
+    # All zeros is no span id; no text is known to come to that.
+    return blake2b(f"{session_id}\n{which}".encode(), digest_size=8).digest() if which else root_id(session_id)
+
+
 def operation_span_id(session_id: str, operation: str) -> bytes:
     """Return the id of an operation's span."""
-    return _id_of(f"{session_id}\n{operation}")
+    return span_id(session_id, operation)
 
 
 def attempt_span_id(session_id: str, operation: str, attempt: int) -> bytes:
     """Return the id of the span of one attempt at an agent run."""
-    return _id_of(f"{session_id}\n{operation}\n{attempt}")
-
-
-def activation_span_id(session_id: str, seq: int) -> bytes:
-    """Return the id of the span of a session's stay in one node's memory that began with that event."""
-    return _id_of(f"{session_id}\n\n{seq}")
+    return span_id(session_id, _attempt_at(operation, attempt))
 
 
 def traceparent_of(trace: str | None, span_id: bytes) -> str | None:
@@ -90,14 +102,13 @@ def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
 
     The id begins with the time in seconds, as X-Ray wants it ("Tracing header", "trace ID format").
     """
-    digest = _digest_of(session_id)
-    return f"00-{int(at.timestamp()):08x}{digest[8:].hex()}-{digest[:8].hex()}-{int(sampled):02x}"
+    digest = _digest_of(session_id).hex()
+    return f"00-{int(at.timestamp()):08x}{digest[16:]}-{digest[:16]}-{int(sampled):02x}"
 
 
-def sampled_trace(trace: str | None) -> str | None:
-    """Return the trace's id if its spans are to be kept: decided once, when the session was accepted."""
-    parts = trace_parts(trace)
-    return parts[0] if parts is not None and int(parts[2], 16) % 2 == 1 else None
+def is_sampled(trace: str | None) -> bool:
+    """Return whether a session's spans are to be kept: decided once, when it was accepted, and the last bit of this."""
+    return trace is not None and trace[-1:] in _ODD
 
 
 @lru_cache(maxsize=4_096)
@@ -120,7 +131,7 @@ def operation_span(
     state: SessionState, operation: Operation, began_at: datetime | None = None, usage: JsonObject | None = None
 ) -> Span:
     """Return the span of an operation that has ended; `usage` is what a model call within an agent run used."""
-    operation_id, order = operation.operation_id, operation.order
+    operation_id, order, started = operation.operation_id, operation.order, state.started
     started_at, ended_at = operation.started_at, operation.changed_at
     if began_at is not None and began_at < started_at:
         started_at = began_at
@@ -130,48 +141,51 @@ def operation_span(
     elif isinstance(order, e.ChildStarted):
         calls = order.session_type
     return Span(
-        type=_operation_type(operation.kind, operation_id, operation.attempt, state.epoch, calls),
-        span_id=operation_span_id(state.session_id, operation_id),
-        parent_id=root_id(state.session_id) if operation.agent_run is None else _parent_of(state, operation.agent_run),
-        started_at=started_at,
+        _operation_type(operation.kind, operation_id, operation.attempt, state.epoch, calls),
+        state.session_id,
+        started.trace or "",
+        operation_id,
+        ROOT if operation.agent_run is None else _attempt_of(state, operation.agent_run),
+        started_at,
         # The clock of a node that came later may be behind: no span ends before it began.
-        ended_at=started_at if ended_at < started_at else ended_at,
-        attributes=() if usage is None else _usage_attributes(usage),
-        error=None if operation.error is None else operation.error.code,
+        started_at if ended_at < started_at else ended_at,
+        () if usage is None else _usage_attributes(usage),
+        None if operation.error is None else operation.error.code,
     )
 
 
 def activation_span(state: SessionState, how: str, at: datetime) -> Span:
     """Return the span of the session's latest stay in a node's memory, which ended `how`; it follows the one before."""
-    activation = state.activation
-    links = () if activation.previous is None else (activation_span_id(state.session_id, activation.previous),)
+    activation, session_id = state.activation, state.session_id
+    before = activation.previous
     return Span(
         type=_activation_type(how, activation.node, activation.epoch),
-        span_id=activation_span_id(state.session_id, activation.seq),
-        parent_id=root_id(state.session_id),
+        session_id=session_id,
+        trace=state.started.trace or "",
+        which=_activation_at(activation.seq),
+        parent=ROOT,
         started_at=activation.at,
         ended_at=max(at, activation.at),
-        links=links,
+        links=() if before is None else (span_id(session_id, _activation_at(before)),),
     )
 
 
 def session_span(state: SessionState) -> Span:
     """Return the span of a session that has ended."""
-    started = state.started
-    parts = trace_parts(started.trace)
-    parent = b"" if parts is None else bytes.fromhex(parts[1])
-    own, previous = root_id(state.session_id), previous_generation(state.session_id)
-    # What a session was cancelled with is no fault of its own.
-    error = _code(state.error) if state.status is SessionStatus.FAILED else None
+    started, session_id = state.started, state.session_id
+    previous = previous_generation(session_id)
     return Span(
-        type=_session_type(started.session_type, started.tenant, state.status, state.resumes),
-        span_id=own,
-        parent_id=None if parent in {own, b""} else parent,
-        started_at=state.started_at,
-        ended_at=max(state.updated_at, state.started_at),
-        attributes=((CONVERSATION_ID, state.session_id), *_usage_attributes(state.usage)),
-        error=error,
-        links=() if previous is None else (root_id(previous),),
+        _session_type(started.session_type, started.tenant, state.status, state.resumes),
+        session_id,
+        started.trace or "",
+        ROOT,
+        None,
+        state.started_at,
+        max(state.updated_at, state.started_at),
+        ((CONVERSATION_ID, session_id), *_usage_attributes(state.usage)),
+        # What a session was cancelled with is no fault of its own.
+        _code(state.error) if state.status is SessionStatus.FAILED else None,
+        () if previous is None else (root_id(previous),),
     )
 
 
@@ -184,8 +198,10 @@ def attempt_span(state: SessionState, was: Operation, event: AgentOutcome, at: d
     usage, error = (event.usage, None) if isinstance(event, e.AgentCompleted) else (None, event.error)
     return Span(
         type=_attempt_type(was.operation_id, was.attempt, agent),
-        span_id=attempt_span_id(state.session_id, was.operation_id, was.attempt),
-        parent_id=operation_span_id(state.session_id, was.operation_id),
+        session_id=state.session_id,
+        trace=state.started.trace or "",
+        which=_attempt_at(was.operation_id, was.attempt),
+        parent=was.operation_id,
         started_at=min(at, was.next_attempt_at or was.changed_at),
         ended_at=at,
         attributes=((CONVERSATION_ID, state.session_id), *_usage_attributes(usage)),
@@ -246,9 +262,17 @@ def _session_type(session_type: str, tenant: str, status: SessionStatus, resumes
     return SpanType(f"session {session_type}", "consumer", attributes)
 
 
-def _parent_of(state: SessionState, agent_run: str) -> bytes:
+def _attempt_at(operation: str, attempt: int) -> str:
+    return f"{operation}\n{attempt}"
+
+
+def _activation_at(seq: int) -> str:
+    return f"\n{seq}"
+
+
+def _attempt_of(state: SessionState, agent_run: str) -> str:
     run = state.operations[agent_run]
-    return attempt_span_id(state.session_id, run.operation_id, run.attempt)
+    return _attempt_at(run.operation_id, run.attempt)
 
 
 def _usage_attributes(usage: JsonObject | None) -> Attributes:
@@ -264,11 +288,6 @@ _TOKENS: Final = (("gen_ai.usage.input_tokens", INPUT_TOKENS), ("gen_ai.usage.ou
 
 def _code(error: ErrorRecord | None) -> str | None:
     return None if error is None else error.code
-
-
-def _id_of(text: str) -> bytes:
-    # All zeros is no span id; no text is known to come to that.
-    return blake2b(text.encode(), digest_size=8).digest()
 
 
 @lru_cache(maxsize=4_096)

@@ -37,6 +37,7 @@ from orchestrator.session.tracing import (
     Span,
     activation_span,
     attempt_span,
+    is_sampled,
     new_traceparent,
     operation_span,
     session_span,
@@ -49,7 +50,7 @@ from orchestrator.telemetry.histograms import Labels, Spread, WithHistograms
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.port import Telemetry
 from orchestrator.telemetry.wanted import METRICS, TRACES, endpoint_of
-from orchestrator.telemetry.wire import SessionSpanExporter, encoded, of_session
+from orchestrator.telemetry.wire import SessionSpanExporter, Told
 
 SCOPE: Final = "session-orchestrator"
 FLUSH_SECONDS_MAX: Final = 5.0
@@ -106,8 +107,7 @@ class OtelTelemetry(Telemetry):
         """See `Telemetry.trace_for`."""
         if self._spans is None:
             return trace
-        parts = trace_parts(trace)
-        given = None if parts is None else trace
+        given = None if trace is None or trace_parts(trace) is None else trace
         if self._tracers.sampler is DEFAULT_ON:
             # Everything but what the submitter does not keep: most nodes' sampler, and half the price of asking it.
             return given or new_traceparent(session_id, at, sampled=True)
@@ -131,23 +131,23 @@ class OtelTelemetry(Telemetry):
     ) -> None:
         """See `Telemetry.recorded`."""
         event = recorded.event
-        shared = self._shared(state)
         if operation is None:
-            self._recorded_of_session(before, state, recorded, shared)
+            self._recorded_of_session(before, state, recorded)
             return
+        is_traced = self._is_traced(state)
         if isinstance(event, _ATTEMPTS):
             was = None if before is None else before.operations.get(operation.operation_id)
             self._metrics.attempt(was, event, recorded.at)
-            if was is not None and shared is not None:
-                self._export(shared, attempt_span(state, was, event, recorded.at))
+            if was is not None and is_traced:
+                self._export(attempt_span(state, was, event, recorded.at))
         elif isinstance(event, e.StepRetrying):
             self._metrics.step_retried()
         if operation.is_settled and operation.kind is not OperationKind.PROGRESS:
             began_at = self._began_at(state.session_id, operation.operation_id)
             self._metrics.settled(operation, began_at, recorded.at)
-            if shared is not None:
+            if is_traced:
                 usage = event.usage if isinstance(event, e.StepCompleted) else None
-                self._export(shared, operation_span(state, operation, began_at, usage))
+                self._export(operation_span(state, operation, began_at, usage))
 
     def entered(self, state: SessionState) -> None:
         """See `Telemetry.entered`."""
@@ -160,21 +160,19 @@ class OtelTelemetry(Telemetry):
     def took_over(self, before: SessionState) -> None:
         """See `Telemetry.took_over`."""
         self._metrics.taken_over.add()
-        shared = self._shared(before)
-        if shared is not None:
+        if self._is_traced(before):
             # Whoever had it can tell no more: its stay ended, as far as anybody knows, with the last it recorded.
-            self._export(shared, activation_span(before, "lost", before.updated_at))
+            self._export(activation_span(before, "lost", before.updated_at))
             for span in spans_since(before, before.updated_at - timedelta(seconds=LOST_SECONDS)):
-                self._export(shared, span)
+                self._export(span)
 
     def left(self, state: SessionState, how: str, at: datetime) -> None:
         """See `Telemetry.left`."""
         self.forget(state.session_id)
         if how == "suspended":
             self._metrics.passivated.add()
-        shared = self._shared(state)
-        if shared is not None:
-            self._export(shared, activation_span(state, how, at))
+        if self._is_traced(state):
+            self._export(activation_span(state, how, at))
 
     def forget(self, session_id: str) -> None:
         """See `Telemetry.forget`."""
@@ -255,31 +253,29 @@ class OtelTelemetry(Telemetry):
         waiting = [since for since, until in self._undelivered.copy().values() if until > now]
         return {(): max((now - min(waiting)).total_seconds(), 0.0) if waiting else 0.0}
 
-    def _recorded_of_session(
-        self, before: SessionState | None, state: SessionState, recorded: e.Recorded, shared: bytes | None
-    ) -> None:
+    def _recorded_of_session(self, before: SessionState | None, state: SessionState, recorded: e.Recorded) -> None:
         self._metrics.session(before, state, recorded)
         if isinstance(recorded.event, _PAUSES):
             self.entered(state)
         if not state.has_ended:
             return
         self.forget(state.session_id)
-        if shared is not None:
+        if self._is_traced(state):
             if state.activation.previous is not None:
-                self._export(shared, activation_span(state, "ended", recorded.at))
-            self._export(shared, session_span(state))
+                self._export(activation_span(state, "ended", recorded.at))
+            self._export(session_span(state))
 
     def _began_at(self, session_id: str, operation: str) -> datetime | None:
         operations = self._began.get(session_id)
         return None if operations is None else operations.pop(operation, None)
 
-    def _shared(self, state: SessionState) -> bytes | None:
-        """Return what the session's spans share on the wire; `None` where they are not to be exported."""
-        return None if self._spans is None else of_session(state.session_id, state.started.trace)
+    def _is_traced(self, state: SessionState) -> bool:
+        """Return whether spans of the session are to be exported."""
+        return self._spans is not None and is_sampled(state.started.trace)
 
-    def _export(self, shared: bytes, span: Span) -> None:
+    def _export(self, span: Span) -> None:
         assert self._spans is not None, "asked for where spans are wanted"
-        self._spans.on_end(cast("ReadableSpan", encoded(shared, span)))
+        self._spans.on_end(cast("ReadableSpan", Told._make(span)))
 
 
 def open_telemetry(

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import TraceFlags
 
-from orchestrator.session.tracing import SESSION_ID, Attribute, Span, SpanType, sampled_trace
+from orchestrator.session.tracing import ROOT, SESSION_ID, Attribute, Span, SpanType, root_id, span_id, trace_parts
 
 _KINDS: Final = {
     "consumer": wire.Span.SPAN_KIND_CONSUMER,
@@ -41,10 +41,10 @@ class _Sampled:
     trace_flags = _Flags
 
 
-class Told(bytes):
-    """A span as it goes over the wire: what the SDK's batches carry for us in place of a `ReadableSpan`.
+class Told(Span):
+    """A span on its way to the exporter: what the SDK's batches carry for us in place of a `ReadableSpan`.
 
-    Bytes and nothing else, so that what waits for its export is small, and holds nothing of its session.
+    Small, and it holds neither the session's state nor a result, for thousands may wait.
     """
 
     __slots__ = ()
@@ -62,39 +62,54 @@ class SessionSpanExporter(OTLPSpanExporter):
         self._scope = wire.ScopeSpans(scope=InstrumentationScope(name=scope)).SerializeToString()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send one batch; returns when it was taken, or given up."""
-        of_scope = self._scope + b"".join([_within(_SPANS, told) for told in cast("Sequence[Told]", spans)])
+        """Send one batch; returns when it was taken, or given up.
+
+        Here, and not before, spans become bytes: the exporter's thread does it for a thousand at once.
+        """
+        of_scope = self._scope + b"".join([encoded(told) for told in cast("Sequence[Told]", spans)])
         of_resource = self._resource + _within(_SCOPE_SPANS, of_scope)
         answer = self._client.export(_within(_RESOURCE_SPANS, of_resource))
         return SpanExportResult.SUCCESS if answer.success else SpanExportResult.FAILURE
 
 
-@lru_cache(maxsize=4_096)
-def of_session(session_id: str, trace: str | None) -> bytes | None:
-    """Return the part of a message that all spans of a session have in common; `None` where none are to be kept."""
-    trace_id = sampled_trace(trace)
-    return None if trace_id is None else _TRACE_ID + bytes.fromhex(trace_id) + _attribute(SESSION_ID, session_id)
-
-
-def encoded(of: bytes, span: Span) -> Told:
-    """Return a span as a message of OTLP; `of` is what `of_session` returns for its session.
+def encoded(span: Span) -> bytes:
+    """Return a span as one of the spans of an OTLP message; nothing where its trace is no trace.
 
     Parts of a message may stand one behind the other (Protocol Buffers, "Encoding": merging), so what many spans share
     is encoded once; ids and instants, of fixed length, are written in place.
     """
-    times = _TIMES.pack(_START, _nanos(span.started_at), _END, _nanos(span.ended_at))
-    parts = [of, _SPAN_ID, span.span_id, times, _of_type(span.type)]
-    if span.parent_id is not None:
-        parts += (_PARENT_ID, span.parent_id)
-    if span.attributes:
-        parts += [_attribute(name, value) for name, value in span.attributes]
-    if span.error is not None:
-        parts.append(_failed(span.error))
-    if span.links:
-        trace_id = of[len(_TRACE_ID) :][:TRACE_ID_BYTES]
-        links = [wire.Span.Link(trace_id=trace_id, span_id=link, flags=_LOCAL) for link in span.links]
-        parts.append(wire.Span(links=links).SerializeToString())
-    return Told(b"".join(parts))
+    span_type, session_id, trace, which, parent, started_at, ended_at, attributes, error, links = span
+    of = _of_session(session_id, trace)
+    if of is None:
+        return b""
+    shared, below_root, below_sender = of
+    fixed = _FIXED.pack(_SPAN_ID, span_id(session_id, which), _START, _nanos(started_at), _END, _nanos(ended_at))
+    if parent == ROOT:
+        below = below_root
+    else:
+        below = below_sender if parent is None else _PARENT_ID + span_id(session_id, parent)
+    message = shared + fixed + below + _of_type(span_type)
+    if attributes:
+        message += b"".join([_attribute(name, value) for name, value in attributes])
+    if error is not None:
+        message += _failed(error)
+    if links:
+        trace_id = shared[len(_TRACE_ID) :][:TRACE_ID_BYTES]
+        wired = [wire.Span.Link(trace_id=trace_id, span_id=link, flags=_LOCAL) for link in links]
+        message += wire.Span(links=wired).SerializeToString()
+    return _head(_SPANS, len(message)) + message
+
+
+@lru_cache(maxsize=4_096)
+def _of_session(session_id: str, trace: str) -> tuple[bytes, bytes, bytes] | None:
+    """Return what all spans of a session share, what those below its own span do, and what that has of its sender."""
+    parts = trace_parts(trace)
+    if parts is None:
+        return None
+    parent, root = bytes.fromhex(parts[1]), root_id(session_id)
+    shared = _TRACE_ID + bytes.fromhex(parts[0]) + _attribute(SESSION_ID, session_id)
+    # A session that nobody else's trace led to names its own span there.
+    return shared, _PARENT_ID + root, b"" if parent == root else _PARENT_ID + parent
 
 
 # Tags of fields: their number and wire type, and for ids their length (`trace.proto`, `common.proto`).
@@ -104,7 +119,7 @@ _SPAN_ID: Final = b"\x12\x08"
 _PARENT_ID: Final = b"\x22\x08"
 _START: Final = 0x39
 _END: Final = 0x41
-_TIMES: Final = struct.Struct("<BQBQ")
+_FIXED: Final = struct.Struct("<2s8sBQBQ")
 _SPANS: Final = b"\x12"
 _SCOPE_SPANS: Final = b"\x12"
 _RESOURCE_SPANS: Final = b"\x0a"
@@ -151,18 +166,19 @@ def _failed(code: str) -> bytes:
 
 
 def _within(tag: bytes, message: bytes) -> bytes:
-    """Return a message as a field of the one around it: tag, length (seven bits a byte, the lowest first), bytes."""
-    left = len(message)
-    if left < 0x80:
-        return tag + _ONE_BYTE[left] + message
-    if left < 0x4000:
-        return tag + bytes((left & 0x7F | 0x80, left >> 7)) + message
+    """Return a message as a field of the one around it."""
+    return _head(tag, len(message)) + message
+
+
+@lru_cache(maxsize=1_024)
+def _head(tag: bytes, left: int) -> bytes:
+    """Return what stands before a field of so many bytes: its tag, its length (seven bits a byte, the lowest first)."""
     length = bytearray()
     while left > 0x7F:
         length.append(left & 0x7F | 0x80)
         left >>= 7
     length.append(left)
-    return tag + bytes(length) + message
+    return tag + bytes(length)
 
 
 def _key_value(name: str, value: Attribute) -> KeyValue:

@@ -10,7 +10,7 @@ from aiobotocore.session import get_session
 from orchestrator.aws.xray import signed_session
 from orchestrator.session import events as e
 from orchestrator.session.state import begin, evolve
-from orchestrator.session.tracing import Span, new_traceparent, operation_span, session_span
+from orchestrator.session.tracing import Span, new_traceparent, operation_span, session_span, span_id
 from tests.contract.stage import aws_environment
 from tests.emulators import REGION, Emulator, access_key
 
@@ -45,8 +45,8 @@ async def test_x_ray_takes_the_ids_of_a_session_that_nobody_elses_trace_led_to(m
         json.dumps(
             {
                 "trace_id": trace_id,
-                "id": span.span_id.hex(),
-                **({} if span.parent_id is None else {"parent_id": span.parent_id.hex()}),
+                "id": span_id("s", span.which).hex(),
+                **({} if span.parent is None else {"parent_id": span_id("s", span.parent).hex()}),
                 "name": span.type.name,
                 "start_time": span.started_at.timestamp(),
                 "end_time": span.ended_at.timestamp(),

@@ -9,7 +9,7 @@ from typing import cast
 
 from engine_world import World
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, NumberDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler
 
 from orchestrator.telemetry.histograms import Labels
 from orchestrator.telemetry.otel import OtelTelemetry
-from orchestrator.telemetry.wire import Told
+from orchestrator.telemetry.wire import Told, encoded
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Kept(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keep what the wire would carry."""
-        self.spans.append(Span.FromString(cast("Told", span)))
+        self.spans += ScopeSpans.FromString(encoded(cast("Told", span))).spans
 
 
 class Watched(World):
