@@ -76,10 +76,10 @@ class Turnstile:
         self._holds = 0
         self._handler: asyncio.Task[object] | None = None
         self._branches: Branches = set()
-        self._is_concurrent = False
         self.loop = asyncio.get_running_loop()
+        """The loop that the handler runs in: to ask for it each time costs a system call on Python 3.11."""
         self._settling = Settling(self.loop)
-        self._is_over = self._is_forced = self._has_struck = False
+        self._is_concurrent = self._is_over = self._is_forced = self._has_struck = False
 
     @property
     def is_replaying(self) -> bool:

@@ -20,6 +20,7 @@ from orchestrator.payloads import size_of
 from orchestrator.router import Accepted, IdempotencyConflict
 from orchestrator.schedules import ScheduleName, Schedules
 from orchestrator.session.values import format_instant, truncate_to_millis
+from orchestrator.telemetry.logs import frames_of
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -132,7 +133,7 @@ class Scheduler:
             except Exception as error:
                 # Supervision: one refusal of the table must not end the schedules.
                 said = f"{type(error).__name__}: {error}"[:300]
-                self._log.error("schedule_failed", error=said, **_known(schedule))
+                self._log.error("schedule_failed", error=said, frames=frames_of(error), **_known(schedule))
             await self._clock.sleep(RETRY_SECONDS)
 
 

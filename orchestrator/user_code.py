@@ -96,7 +96,6 @@ class TimeLimit:
         """Limit the block to `seconds`; `None` for no limit."""
         self._clock = clock
         self._seconds = seconds
-        # Most steps have no limit, and pay for none.
         self._limit = None if seconds is None else asyncio.timeout(None)
         self._timer: Cancellable | None = None
         self.has_rung = False

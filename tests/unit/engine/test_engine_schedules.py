@@ -145,7 +145,7 @@ async def test_a_crash_on_the_way_neither_loses_nor_repeats_an_occurrence(call: 
 
 
 async def test_what_came_due_while_the_table_did_not_answer_is_started_however_late() -> None:
-    """It was seen, so it is not missed; also where missed ones are skipped."""
+    """It was seen, so it is not missed; also where missed ones are skipped. Each refusal is logged with its place."""
     works = Clockwork()
     async with works.node(reports(missed="skip")) as node:
         for _ in range(2 * 12 * 3):
@@ -156,6 +156,9 @@ async def test_what_came_due_while_the_table_did_not_answer_is_started_however_l
         await works.world.pass_time(60)
     assert ["2026-01-01T12:30:00.000Z"] == await works.started_for()
     assert [] == works.world.logged("occurrences_missed")
+    refused = works.world.logged("schedule_failed")
+    assert refused
+    assert all("_start_one" in "".join(line["frames"]) for line in refused)
 
 
 @pytest.mark.parametrize(
