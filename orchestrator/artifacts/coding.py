@@ -25,6 +25,7 @@ from orchestrator.artifacts import (
     Content,
 )
 
+B = TypeVar("B", bytes, bytes | memoryview)
 T = TypeVar("T")
 
 PIECE_BYTES: Final = 1024 * 1024
@@ -118,7 +119,7 @@ async def encode(data: Content, encoder: Encoder) -> AsyncGenerator[bytes, None]
     length = 0
     async with aclosing(_pieces(data)) as pieces:
         async for piece in pieces:
-            out = await _aside(encoder.feed, piece)
+            out = await aside(encoder.feed, piece)
             part.append(out)
             length += len(out)
             if length >= PART_BYTES:
@@ -132,7 +133,7 @@ async def decode(raw: AsyncIterator[bytes], decoder: Decoder) -> AsyncGenerator[
     """Yield the content of the object's bytes. Raises `ArtifactAltered` as soon as that is known."""
     async for part in raw:
         for slice_ in _slices(part):
-            if piece := await _aside(decoder.feed, slice_):
+            if piece := await aside(decoder.feed, slice_):
                 yield piece
             while decoder.is_pending:
                 if piece := await asyncio.to_thread(decoder.feed, decoder.kept):
@@ -195,7 +196,7 @@ def _slices(data: bytes) -> Iterator[memoryview]:
     return (view[start : start + PIECE_BYTES] for start in range(0, len(view), PIECE_BYTES))
 
 
-async def _aside(work: Callable[[bytes | memoryview], T], piece: bytes | memoryview) -> T:
+async def aside(work: Callable[[B], T], piece: B) -> T:
     """Return what the work makes of the piece; a large one is done in a thread."""
     return work(piece) if len(piece) <= INLINE_BYTES else await asyncio.to_thread(work, piece)
 

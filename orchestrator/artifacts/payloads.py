@@ -6,7 +6,6 @@ read an object by sending us its name.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from orchestrator.artifacts import (
     enclosed,
     is_reference,
 )
+from orchestrator.artifacts.coding import aside
 from orchestrator.payloads import PayloadTooLarge, parse_json
 from orchestrator.session.values import Json, compact_json, is_valid_id
 
@@ -69,7 +69,7 @@ class PayloadStore:
         try:
             ref = await self._put(key, raw)
         except ArtifactConflict:
-            digest = (await asyncio.to_thread(hashlib.sha256, raw)).hexdigest()
+            digest = (await aside(hashlib.sha256, raw)).hexdigest()
             ref = await self._put(f"{key.removesuffix(SUFFIX)}!!{digest}{SUFFIX}", raw)
         return ref.to_json()
 
@@ -95,7 +95,7 @@ class PayloadStore:
         raw = await self._artifacts.get(ref)
         try:
             # Of 60 ms a megabyte 50 go into counting levels in Python, which lets others run meanwhile.
-            return await asyncio.to_thread(lambda: parse_json(raw.decode()))
+            return await aside(lambda whole: parse_json(whole.decode()), raw)
         except ValueError as unreadable:
             raise ArtifactAltered(f"{ref.artifact}: not the JSON of a payload: {unreadable}") from None
 

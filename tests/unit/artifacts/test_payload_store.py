@@ -20,6 +20,7 @@ from orchestrator.artifacts import (
 from orchestrator.artifacts.coding import INLINE_BYTES, Decoder, Encoder
 from orchestrator.artifacts.memory import MemoryArtifacts, StoredObject
 from orchestrator.artifacts.payloads import PayloadStore, payload_key
+from orchestrator.payloads import parse_json
 from orchestrator.session.values import Json, compact_json
 
 INLINE_MAX = 200
@@ -222,3 +223,19 @@ async def test_large_pieces_are_worked_on_beside_the_loop(
     ref = await artifacts.put("a/key", source(), compressed=False, content_type="x/y")
     assert ref.bytes == len(await artifacts.get(ref))
     assert {"in": {(True, True), (False, False)}, "out": {(True, True), (False, False)}} == seen
+
+
+@pytest.mark.parametrize(("length", "is_aside"), [(INLINE_MAX + 1, False), (INLINE_BYTES, True)])
+async def test_a_large_payload_is_read_beside_the_loop(
+    payloads: PayloadStore, monkeypatch: pytest.MonkeyPatch, length: int, *, is_aside: bool
+) -> None:
+    """Its levels are counted in Python, for 60 ms a megabyte; a small one is read sooner than handed over."""
+    seen: list[bool] = []
+
+    def watched(text: str) -> Json:
+        seen.append(threading.current_thread() is not threading.main_thread())
+        return parse_json(text)
+
+    monkeypatch.setattr("orchestrator.artifacts.payloads.parse_json", watched)
+    assert "x" * length == await payloads.open(await payloads.seal(KEY, "x" * length))
+    assert [is_aside] == seen
