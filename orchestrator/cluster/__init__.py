@@ -188,10 +188,11 @@ class Heads(Protocol):
     async def make_due(self, head: Head, *, at: datetime) -> Head:
         """Let whoever has room claim the session from `at` on, as soon as nobody owns it or its owner is dead.
 
-        Of one with an owner the inbox version moves on, so that giving it up takes that back.
+        Of one with an owner the inbox version moves on, so that giving it up takes that back. Of two who do it at once
+        the first counts, but `ENDS_NOW` goes before any other instant.
 
         Raises:
-            NotOwner: somebody else owns it now than when HEAD was read, or owned it since.
+            NotOwner: somebody else owns it now than when HEAD was read, or owned it since; or it was made due since.
         """
         ...
 

@@ -17,6 +17,7 @@ from orchestrator.aws.provision import BY_DUE, BY_OWNER, BY_STATE
 from orchestrator.aws.table import ConditionUnmet, Table
 from orchestrator.cluster import (
     DUE_SHARDS,
+    ENDS_NOW,
     STATE_SHARDS,
     Head,
     NodeFenced,
@@ -154,13 +155,18 @@ class DynamoDBHeads:
         """See `Heads.make_due`."""
         expected: Item = {"owner": head.owner, "epoch": head.epoch}
         due = due_attributes(head.session_id, at)
-        if head.owner is None:
-            return await self._write(head, replace(head, wake_at=at), due, expected)
-        update = Update(key=head_key(head.session_id), sets=due, adds={"inbox_version": 1}, expected=expected)
+        if at != ENDS_NOW:
+            expected["wake_at"] = due_attributes(head.session_id, head.wake_at)["wake_at"]
+        delivered = {} if head.owner is None else {"inbox_version": 1}
+        update = Update(key=head_key(head.session_id), sets=due, adds=delivered, expected=expected)
         try:
             item = await self._table.write(update)
         except ConditionUnmet as unmet:
-            raise NotOwner(f"HEAD of {head.session_id} moved on: {unmet.item}") from None
+            standing = None if unmet.item is None else head_of(unmet.item)
+            # A lost answer hid that it is due by then, or somebody else said the same.
+            if standing is None or (standing.owner, standing.epoch, standing.wake_at) != (head.owner, head.epoch, at):
+                raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}") from None
+            return standing
         assert item is not None, "an update that travels alone returns its item"
         return head_of(item)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from orchestrator.cluster import Head, NodeFenced, NodeRecord, NotOwner, Page, claimed, settled
+from orchestrator.cluster import ENDS_NOW, Head, NodeFenced, NodeRecord, NotOwner, Page, claimed, settled
 from orchestrator.session.transitions import ENDED, SessionStatus
 from orchestrator.session.values import Json
 
@@ -101,6 +101,8 @@ class MemoryHeads:
         standing = self._heads.get(head.session_id)
         if standing is None or (standing.owner, standing.epoch) != (head.owner, head.epoch):
             raise NotOwner(f"HEAD of {head.session_id} moved on: {standing}")
+        if at != ENDS_NOW and standing.wake_at not in {head.wake_at, at}:
+            raise NotOwner(f"HEAD of {head.session_id} was made due since: {standing}")
         delivered = standing.inbox_version + (standing.owner is not None)
         return self.put(replace(standing, wake_at=at, inbox_version=delivered))
 

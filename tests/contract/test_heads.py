@@ -432,6 +432,25 @@ async def test_a_session_that_is_due_can_be_made_due_at_another_time(heads: Head
     assert [SESSION] == await ids(heads.due(START))
 
 
+async def test_what_is_to_end_now_is_not_put_off_by_who_has_not_seen_that(heads: Heads) -> None:
+    """A signal and a kill at once: a full node would not take what is due like everything else."""
+    seen = await heads.create(head(owner=None, status=SessionStatus.SUSPENDED, wake_at=LATER))
+    killed = await heads.make_due(seen, at=ENDS_NOW)
+    with pytest.raises(NotOwner):
+        await heads.make_due(seen, at=START)
+    assert killed == await heads.get(SESSION)
+
+
+async def test_what_is_to_end_now_goes_before_what_was_made_due_at_once(heads: Heads) -> None:
+    """The other way round, the kill counts as well; of two others, the first."""
+    seen = await heads.create(head(owner=None, status=SessionStatus.SUSPENDED, wake_at=LATER))
+    woken = await heads.make_due(seen, at=START)
+    with pytest.raises(NotOwner):
+        await heads.make_due(seen, at=START + HOUR)
+    assert woken == await heads.get(SESSION)
+    assert replace(woken, wake_at=ENDS_NOW) == await heads.make_due(seen, at=ENDS_NOW) == await heads.get(SESSION)
+
+
 async def test_a_session_is_made_due_as_long_as_its_owner_has_it(heads: Heads) -> None:
     """Should that one be dead; but not where HEAD was read before it was claimed."""
     owned = await heads.create(head())

@@ -147,7 +147,7 @@ class Line:
 
 JOURNAL_WRITES = frozenset({"append"})
 HEAD_WRITES = frozenset(
-    {"create", "claim", "settle_takeovers", "end", "release", "settle_outbox", "bump_inbox", "annotate"}
+    {"create", "claim", "settle_takeovers", "end", "release", "settle_outbox", "bump_inbox", "make_due", "annotate"}
 )
 INBOX_WRITES = frozenset({"put", "delete"})
 QUOTA_WRITES = frozenset({"admit", "enqueue", "promote", "dismiss", "free"})
