@@ -1,7 +1,7 @@
 """What traces and metrics add to the CPU of a session of three steps: every span kept, all exported to a collector.
 
 Two workers side by side, on one core and from one queue, one with an endpoint and one without: whatever slows one of
-them slows the other one alike. Worker after worker, two that were the same differed by up to 20 %; so they differ by 1.
+them slows the other one alike. Rounds still differ by several percent: the median is the figure.
 What a process does only once, at its first sessions and its first export, is over before they are measured.
 """
 
@@ -19,6 +19,7 @@ from bench.rig import ENDED, LOOK_SECONDS, ROOT, SETTLE_SECONDS, Rig, Worker, ri
 
 ROUNDS = 5
 FIRST_SESSIONS = 1_000
+"""Meanwhile caches fill and the first export is made."""
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 

@@ -19,7 +19,7 @@ from orchestrator.errors import NoInvocation, OrchestratorError, storable
 from orchestrator.payloads import to_json
 from orchestrator.session import messages as m
 from orchestrator.session.frozen import quick
-from orchestrator.session.tracing import attempt_span_id, operation_span_id, traceparent_of
+from orchestrator.session.tracing import attempt_span_id, span_id, traceparent_of
 from orchestrator.session.values import Json, JsonObject
 from orchestrator.telemetry.context import context_below
 
@@ -119,12 +119,12 @@ class Invocation:
     def trace(self) -> str | None:
         """The W3C `traceparent` of its span, for others to become children of; `None` without a trace."""
         # Of an agent run each attempt is a span; of a step the operation is.
-        span_id = (
-            operation_span_id(self.session_id, self.operation)
+        parent_id = (
+            span_id(self.session_id, self.operation)
             if self.calls is None
             else attempt_span_id(self.session_id, self.operation, self.attempt)
         )
-        return traceparent_of(self.session_trace, span_id)
+        return traceparent_of(self.session_trace, parent_id)
 
     @property
     def idempotency_key(self) -> str:

@@ -20,7 +20,7 @@ from orchestrator.session.events import ChildStarted, SessionStarted
 from orchestrator.session.notices import FreeSlot, StartNext, child_ended
 from orchestrator.session.owed import Publish, StartChild
 from orchestrator.session.state import SessionState
-from orchestrator.session.tracing import operation_span_id, traceparent_of
+from orchestrator.session.tracing import span_id, traceparent_of
 from orchestrator.session.values import ID_LENGTH_MAX, ErrorRecord, Json
 from orchestrator.tenants import SLOT
 
@@ -130,7 +130,7 @@ def _start_of(parent: str, started: SessionStarted, order: ChildStarted, payload
         session_id=order.child_id,
         tenant=started.tenant,
         input=payload,
-        trace=traceparent_of(started.trace, operation_span_id(parent, order.operation)),
+        trace=traceparent_of(started.trace, span_id(parent, order.operation)),
         input_bytes=LARGE if payload is not order.input else 0,
         parent=parent,
         parent_operation=order.operation,

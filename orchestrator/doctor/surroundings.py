@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
-import aiohttp
+import requests
 
 from actors import Clock
 from orchestrator.aws.inspection import NO_ANSWER, SKEW_SECONDS_MAX, Inspection
+from orchestrator.aws.xray import XRAY, signed_session
 from orchestrator.cluster import NodeRecord, Nodes
 from orchestrator.doctor import Finding, error, warning, well
 from orchestrator.session.values import format_instant
+from orchestrator.telemetry.wanted import ENDPOINT, TRACES, endpoint_of
 
 SKEW_SECONDS_TOLD: Final = 5.0
 EXPORT_SECONDS_MAX: Final = 5.0
-OTLP_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
-OTLP_TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-_XRAY: Final = "xray."
-"""What the host of X-Ray's own endpoint begins with: it takes only what is signed."""
+FORBIDDEN: Final = 403
+MALFORMED: Final = 400
+"""What X-Ray may say of an export without spans, once it has taken the signature."""
 
 
 async def of_clock(found: Inspection, clock: Clock) -> AsyncIterator[Finding]:
@@ -80,29 +82,38 @@ async def of_outlets(found: Inspection) -> AsyncIterator[Finding]:
             yield well("approval topic", f"{topic} is there")
 
 
-async def of_traces() -> AsyncIterator[Finding]:
-    """Check that traces go somewhere: an empty export is sent."""
-    base, own = os.environ.get(OTLP_ENDPOINT), os.environ.get(OTLP_TRACES_ENDPOINT)
-    if not base and not own:
-        yield well("trace export", f"is off: {OTLP_ENDPOINT} is not set")
+async def of_traces(
+    environ: Mapping[str, str] = os.environ, status_of: Callable[[str], int] | None = None
+) -> AsyncIterator[Finding]:
+    """Check that traces go somewhere: an empty export is sent, signed where the exporter signs.
+
+    `status_of(url)` sends it and returns the answer's HTTP status; it may block, and raise `requests.RequestException`.
+    """
+    endpoint, own = endpoint_of(TRACES, environ), environ.get(TRACES[1])
+    if endpoint is None:
+        yield well("trace export", f"is off: {ENDPOINT} is not set, or traces are not wanted")
         return
-    url = own or f"{str(base).rstrip('/')}/v1/traces"
-    headers = {"Content-Type": "application/x-protobuf"}
-    mend = (
-        f"see {OTLP_TRACES_ENDPOINT if own else OTLP_ENDPOINT}, and whether the collector runs; sessions run without it"
-    )
+    url = own or f"{endpoint.rstrip('/')}/v1/traces"
+    mend = f"see {TRACES[1] if own else ENDPOINT}, and whether the collector runs; sessions run without it"
     try:
-        timeout = aiohttp.ClientTimeout(total=EXPORT_SECONDS_MAX)
-        # An ExportTraceServiceRequest without spans is a message of no bytes.
-        async with aiohttp.ClientSession(timeout=timeout) as http, http.post(url, data=b"", headers=headers) as answer:
-            status = answer.status
-    except (aiohttp.ClientError, TimeoutError, ValueError) as failed:
+        status = await asyncio.to_thread(status_of or _exported, url)
+    except requests.RequestException as failed:
         yield error("trace export", f"nothing answers at {url}: {type(failed).__name__}", mend)
         return
-    if status < 300 or (status in {400, 403} and _XRAY in url):
+    if status == FORBIDDEN and XRAY.fullmatch(url):
+        mend = "allow xray:PutTraceSegments, see the credentials, and whether Transaction Search is on in the account"
+        yield error("trace export", f"xray:PutTraceSegments is not allowed at {url}", mend)
+    elif status < 300 or (status == MALFORMED and XRAY.fullmatch(url)):
         yield well("trace export", f"{url} answers")
     else:
         yield error("trace export", f"{url} answers {status}", mend)
+
+
+def _exported(url: str) -> int:
+    with signed_session(url) or requests.Session() as session:
+        # An ExportTraceServiceRequest without spans is a message of no bytes.
+        headers = {"Content-Type": "application/x-protobuf"}
+        return session.post(url, data=b"", headers=headers, timeout=EXPORT_SECONDS_MAX).status_code
 
 
 async def of_nodes(nodes: Nodes, clock: Clock, *, heartbeat_seconds: float) -> AsyncIterator[Finding]:

@@ -16,7 +16,7 @@ from orchestrator.artifacts import disclosed
 from orchestrator.errors import OrchestratorError
 from orchestrator.session import events as e
 from orchestrator.session.state import SessionState
-from orchestrator.session.tracing import operation_span_id, root_id, traceparent_of
+from orchestrator.session.tracing import root_id, span_id, traceparent_of
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import ErrorRecord, Json
 
@@ -185,7 +185,7 @@ def approval_notice(state: SessionState, order: e.ApprovalRequested, *, url: str
         times_out_at=order.times_out_at,
         callback_id=order.callback_id,
         url=url,
-        trace=traceparent_of(state.started.trace, operation_span_id(state.session_id, order.operation)),
+        trace=traceparent_of(state.started.trace, span_id(state.session_id, order.operation)),
         token=token,
     )
 

@@ -43,12 +43,16 @@ class SpanType:
     attributes: Attributes
 
 
+ROOT: Final = "\n"
+"""Names a session's own span. That of an operation is named by the operation's id, in which no line feed is."""
+
+
 class Span(NamedTuple):
     """One span that has ended, of a session that was accepted under the trace `trace`, a `traceparent`.
 
-    `which` of the session's spans it is, and which one is its parent, are names that `span_id` makes ids of: a hash
-    is better made in whoever exports it than between two events of a session. `parent` is `None` for whatever the trace
-    names. `links` are ids, of spans that came before it.
+    `which` of the session's spans it is, and which one is its parent, are names that `span_id` makes ids of: an id is a
+    hash, and is made where the span is exported, not between two events of the session. `parent` is `None` for whatever
+    the trace names. `links` are ids, of spans that came before it.
 
     `attributes` are what it has besides those of its type and its session's id. `error` is the stable code of what it
     failed with; its text may be payload, and stays in the journal.
@@ -56,7 +60,7 @@ class Span(NamedTuple):
 
     type: SpanType
     session_id: str
-    trace: str
+    trace: str | None
     which: str
     parent: str | None
     started_at: datetime
@@ -66,35 +70,26 @@ class Span(NamedTuple):
     links: tuple[bytes, ...] = ()
 
 
-ROOT: Final = ""
-"""Which of a session's spans is its own; that of an operation is the operation's id."""
-
-
 def root_id(session_id: str) -> bytes:
     """Return the id of the session's own span."""
     return _digest_of(session_id)[:8]
 
 
 def span_id(session_id: str, which: str) -> bytes:
-    """Return the id of one of the session's spans, 8 bytes: the same on every node."""
+    """Return the id (8 bytes) of one of the session's spans, the same on every node; `which` may be an operation."""
     # All zeros is no span id; no text is known to come to that.
-    return blake2b(f"{session_id}\n{which}".encode(), digest_size=8).digest() if which else root_id(session_id)
-
-
-def operation_span_id(session_id: str, operation: str) -> bytes:
-    """Return the id of an operation's span."""
-    return span_id(session_id, operation)
+    return blake2b(f"{session_id}\n{which}".encode(), digest_size=8).digest() if which != ROOT else root_id(session_id)
 
 
 def attempt_span_id(session_id: str, operation: str, attempt: int) -> bytes:
     """Return the id of the span of one attempt at an agent run."""
-    return span_id(session_id, _attempt_at(operation, attempt))
+    return span_id(session_id, _name_of_attempt(operation, attempt))
 
 
-def traceparent_of(trace: str | None, span_id: bytes) -> str | None:
+def traceparent_of(trace: str | None, parent_id: bytes) -> str | None:
     """Return the W3C `traceparent` by which others become children of that span; `None` without a trace."""
     parts = trace_parts(trace)
-    return None if parts is None else f"00-{parts[0]}-{span_id.hex()}-{parts[2]}"
+    return None if parts is None else f"00-{parts[0]}-{parent_id.hex()}-{parts[2]}"
 
 
 def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
@@ -103,12 +98,14 @@ def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
     The id begins with the time in seconds, as X-Ray wants it ("Tracing header", "trace ID format").
     """
     digest = _digest_of(session_id).hex()
-    return f"00-{int(at.timestamp()):08x}{digest[16:]}-{digest[:16]}-{int(sampled):02x}"
+    # Eight digits, however wrong the clock is.
+    return f"00-{int(at.timestamp()) & 0xFFFFFFFF:08x}{digest[16:]}-{digest[:16]}-{int(sampled):02x}"
 
 
 def is_sampled(trace: str | None) -> bool:
-    """Return whether a session's spans are to be kept: decided once, when it was accepted, and the last bit of this."""
-    return trace is not None and trace[-1:] in _ODD
+    """Return whether a session's spans are to be kept: decided when it was accepted, and the last bit of its trace."""
+    parts = trace_parts(trace)
+    return parts is not None and parts[2][-1] in _ODD
 
 
 @lru_cache(maxsize=4_096)
@@ -140,12 +137,13 @@ def operation_span(
         calls = order.agent
     elif isinstance(order, e.ChildStarted):
         calls = order.session_type
+    # By place: by name takes longer, and this runs whenever an operation ends.
     return Span(
         _operation_type(operation.kind, operation_id, operation.attempt, state.epoch, calls),
         state.session_id,
-        started.trace or "",
+        started.trace,
         operation_id,
-        ROOT if operation.agent_run is None else _attempt_of(state, operation.agent_run),
+        ROOT if operation.agent_run is None else _name_of_caller(state, operation.agent_run),
         started_at,
         # The clock of a node that came later may be behind: no span ends before it began.
         started_at if ended_at < started_at else ended_at,
@@ -161,12 +159,12 @@ def activation_span(state: SessionState, how: str, at: datetime) -> Span:
     return Span(
         type=_activation_type(how, activation.node, activation.epoch),
         session_id=session_id,
-        trace=state.started.trace or "",
-        which=_activation_at(activation.seq),
+        trace=state.started.trace,
+        which=_name_of_activation(activation.seq),
         parent=ROOT,
         started_at=activation.at,
         ended_at=max(at, activation.at),
-        links=() if before is None else (span_id(session_id, _activation_at(before)),),
+        links=() if before is None else (span_id(session_id, _name_of_activation(before)),),
     )
 
 
@@ -175,17 +173,17 @@ def session_span(state: SessionState) -> Span:
     started, session_id = state.started, state.session_id
     previous = previous_generation(session_id)
     return Span(
-        _session_type(started.session_type, started.tenant, state.status, state.resumes),
-        session_id,
-        started.trace or "",
-        ROOT,
-        None,
-        state.started_at,
-        max(state.updated_at, state.started_at),
-        ((CONVERSATION_ID, session_id), *_usage_attributes(state.usage)),
+        type=_session_type(started.session_type, started.tenant, state.status, state.resumes),
+        session_id=session_id,
+        trace=started.trace,
+        which=ROOT,
+        parent=None,
+        started_at=state.started_at,
+        ended_at=max(state.updated_at, state.started_at),
+        attributes=((CONVERSATION_ID, session_id), *_usage_attributes(state.usage)),
         # What a session was cancelled with is no fault of its own.
-        _code(state.error) if state.status is SessionStatus.FAILED else None,
-        () if previous is None else (root_id(previous),),
+        error=_code(state.error) if state.status is SessionStatus.FAILED else None,
+        links=() if previous is None else (root_id(previous),),
     )
 
 
@@ -199,8 +197,8 @@ def attempt_span(state: SessionState, was: Operation, event: AgentOutcome, at: d
     return Span(
         type=_attempt_type(was.operation_id, was.attempt, agent),
         session_id=state.session_id,
-        trace=state.started.trace or "",
-        which=_attempt_at(was.operation_id, was.attempt),
+        trace=state.started.trace,
+        which=_name_of_attempt(was.operation_id, was.attempt),
         parent=was.operation_id,
         started_at=min(at, was.next_attempt_at or was.changed_at),
         ended_at=at,
@@ -262,17 +260,17 @@ def _session_type(session_type: str, tenant: str, status: SessionStatus, resumes
     return SpanType(f"session {session_type}", "consumer", attributes)
 
 
-def _attempt_at(operation: str, attempt: int) -> str:
+def _name_of_attempt(operation: str, attempt: int) -> str:
     return f"{operation}\n{attempt}"
 
 
-def _activation_at(seq: int) -> str:
+def _name_of_activation(seq: int) -> str:
     return f"\n{seq}"
 
 
-def _attempt_of(state: SessionState, agent_run: str) -> str:
+def _name_of_caller(state: SessionState, agent_run: str) -> str:
     run = state.operations[agent_run]
-    return _attempt_at(run.operation_id, run.attempt)
+    return _name_of_attempt(run.operation_id, run.attempt)
 
 
 def _usage_attributes(usage: JsonObject | None) -> Attributes:

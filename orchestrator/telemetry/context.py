@@ -11,6 +11,8 @@ from opentelemetry.propagators.aws.aws_xray_propagator import TRACE_HEADER_KEY, 
 from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from orchestrator.session.tracing import is_sampled
+
 TRACEPARENT: Final = "traceparent"
 _NOTHING: Final = Context()
 (_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, _NOTHING)
@@ -97,8 +99,8 @@ def xray_header(traceparent: str | None) -> str | None:
     parts = (traceparent or "").split("-")
     if len(parts) != 4:
         return None
-    trace_id, span_id, flags = parts[1:]
-    sampled = int(flags[-1:] in set("13579bdf"))
+    trace_id, span_id, _ = parts[1:]
+    sampled = int(is_sampled(traceparent))
     return f"Root=1-{trace_id[:8]}-{trace_id[8:]};Parent={span_id};Sampled={sampled}"
 
 

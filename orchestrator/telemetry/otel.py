@@ -270,7 +270,7 @@ class OtelTelemetry(Telemetry):
         return None if operations is None else operations.pop(operation, None)
 
     def _is_traced(self, state: SessionState) -> bool:
-        """Return whether spans of the session are to be exported."""
+        """Return whether spans of the session go to the exporter."""
         return self._spans is not None and is_sampled(state.started.trace)
 
     def _export(self, span: Span) -> None:
@@ -299,7 +299,7 @@ def open_telemetry(
     spans: SpanProcessor | None = None
     if traces_to:
         signed = session_for(traces_to)
-        # One request for a hundred sessions or for five hundred costs about the same.
+        # A request costs about the same for a hundred sessions as for five hundred, but for the encoding.
         queue, batch = (None, None) if any(name in environ for name in SIZES) else (QUEUED_SPANS_MAX, BATCH_SPANS_MAX)
         ours = SessionSpanExporter(resource, SCOPE, session=signed)
         spans = BatchSpanProcessor(ours, max_queue_size=queue, max_export_batch_size=batch)

@@ -37,7 +37,7 @@ from orchestrator.intake import Start
 from orchestrator.invocation import InvocationScope, invocation_for
 from orchestrator.remote import ANSWER_BYTES_MAX, AgentService, RemoteFault
 from orchestrator.session.events import AgentRetrying, Event, SessionCompleted, StepCompleted
-from orchestrator.session.tracing import attempt_span_id, operation_span_id, traceparent_of
+from orchestrator.session.tracing import attempt_span_id, span_id, traceparent_of
 from orchestrator.session.transitions import SessionStatus
 from orchestrator.session.values import Json
 from orchestrator.telemetry.context import xray_header
@@ -176,7 +176,7 @@ async def test_a_function_sees_whose_run_it_is(service: Service, lent: Connectio
         failure = await node.error("x")
 
     headers = service.asked[0].headers
-    assert headers["X-Amzn-Trace-Id"] == xray_header(traceparent_of(TRACE, operation_span_id("order-17", "score")))
+    assert headers["X-Amzn-Trace-Id"] == xray_header(traceparent_of(TRACE, span_id("order-17", "score")))
     context = json.loads(base64.b64decode(headers["X-Amz-Client-Context"]))
     expected = {"session_id": "order-17", "operation": "score", "attempt": 2, "idempotency_key": "order-17/score"}
     assert context == {"custom": expected}

@@ -121,8 +121,10 @@ PERMISSIONS: Final[list[tuple[Check, str, Fault, str, Level]]] = [
     (of_queues, "SendMessageBatch", denied_if(on_queue(DEAD)), "permission sqs:SendMessage", Level.ERROR),
     (of_queues, "SendMessageBatch", denied_if(on_queue(QUEUE)), "permission sqs:SendMessage", Level.WARNING),
     (of_bucket, "PUT", s3_denied, "permission s3:PutObject", Level.ERROR),
+    (of_bucket, "GET", s3_denied, "permission s3:GetObject", Level.ERROR),
     (of_bucket, "DELETE", s3_denied, "permission s3:DeleteObject", Level.WARNING),
     (of_outlets, "PutEvents", DENIED, "event bus", Level.ERROR),
+    (of_outlets, "DescribeEventBus", DENIED, "event bus", Level.ERROR),
 ]
 
 
@@ -335,6 +337,35 @@ async def test_without_a_collector_there_is_nothing_to_check(monkeypatch: pytest
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", raising=False)
     assert [Level.OK] == [each.level async for each in of_traces()]
+
+
+@pytest.mark.parametrize("off", [{"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_SDK_DISABLED": "true"}])
+async def test_where_traces_are_not_wanted_their_collector_is_not_asked(off: dict[str, str]) -> None:
+    """As the exporter itself reads the variables: metrics may go to that endpoint."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **off}
+    assert [Level.OK] == [each.level async for each in of_traces(environ)]
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "says"),
+    [
+        (200, Level.OK, "answers"),
+        (400, Level.OK, "answers"),
+        (403, Level.ERROR, "xray:PutTraceSegments is not allowed"),
+        (500, Level.ERROR, "answers 500"),
+    ],
+)
+async def test_x_ray_that_refuses_our_signature_is_found(status: int, level: Level, says: str) -> None:
+    """The probe is signed, as what the exporter sends; that it is empty is no fault of the deployment."""
+    url = "https://xray.eu-central-1.amazonaws.com/v1/traces"
+    asked: list[str] = []
+
+    def status_of(whom: str) -> int:
+        asked.append(whom)
+        return status
+
+    (found,) = [each async for each in of_traces({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url}, status_of)]
+    assert (level, True, [url]) == (found.level, says in found.says, asked)
 
 
 async def test_a_payload_key_is_tried_where_one_is_set(deployed: Operated, proxy: FaultProxy) -> None:

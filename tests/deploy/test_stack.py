@@ -65,7 +65,7 @@ def test_the_bucket_is_closed_encrypted_and_tidied(account: Account, stack: Stac
     assert "AES256" == rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"]
     rules = resources(parsed(MAIN), NEEDED)["Bucket"]["LifecycleConfiguration"]["Rules"]
     assert {"DaysAfterInitiation": 1} == rules[0]["AbortIncompleteMultipartUpload"]
-    assert {"sessions/": "500", "dead-letters/": "30"} == {
+    assert {"sessions/": "500", "dead-letters/": "30", "probes/": "1"} == {
         each["Prefix"]: str(each["ExpirationInDays"]) for each in rules[1:]
     }
     (statement,) = json.loads(s3.get_bucket_policy(Bucket=name)["Policy"])["Statement"]
@@ -218,14 +218,15 @@ def test_a_schedule_sends_what_starts_a_session(account: Account, stack: Stack) 
 def test_endpoints_are_those_of_the_services_that_a_task_calls(account: Account) -> None:
     """Each one open to its network, and asking for no stack: the tasks of one start only where the endpoints are."""
     route_table = account.client("ec2").create_route_table(VpcId=account.network["VpcId"])["RouteTable"]["RouteTableId"]
-    parameters = {"ClientCidr": "10.0.0.0/16", "RouteTableIds": route_table, "CallsKms": "yes", **account.network}
+    parameters = {"ClientCidr": "10.0.0.0/16", "RouteTableIds": route_table, **account.network}
+    parameters |= {"CallsKms": "yes", "CallsAgents": "yes"}
     endpoints = account.deploy("endpoints.yaml", parameters, "endpoints")
     found = account.client("ec2").describe_vpc_endpoints()["VpcEndpoints"]
     services = {each["ServiceName"].removeprefix("com.amazonaws.us-east-1."): each for each in found}
     needed = ["dynamodb", "s3", "sqs", "sns", "events", "states", "kms", "secretsmanager", "ecr.api", "ecr.dkr", "logs"]
-    assert {*needed, "xray"} == services.keys()
+    assert {*needed, "xray", "lambda", "bedrock-agentcore"} == services.keys()
     assert [route_table] == services["dynamodb"]["RouteTableIds"]
-    assert 13 == len(endpoints.resources)
+    assert 15 == len(endpoints.resources)
     group = endpoints.resources["EndpointSecurityGroup"]
     (rule,) = account.client("ec2").describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
     assert ["10.0.0.0/16"] == [each["CidrIp"] for each in rule["IpRanges"]]

@@ -43,14 +43,18 @@ class Seen:
 
 
 class Kept(SpanProcessor):
-    """Keeps the spans of sessions as a collector would get them."""
+    """Keeps the spans of sessions until they are asked for, as the SDK's queue does until the next export."""
 
     def __init__(self) -> None:
-        self.spans: list[Span] = []
+        self.told: list[Told] = []
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep what the wire would carry."""
-        self.spans += ScopeSpans.FromString(encoded(cast("Told", span))).spans
+        """Keep it."""
+        self.told.append(cast("Told", span))
+
+    def spans(self) -> list[Span]:
+        """Return them as a collector would get them."""
+        return [*ScopeSpans.FromString(b"".join(encoded(each) for each in self.told)).spans]
 
 
 class Watched(World):
@@ -69,7 +73,7 @@ class Watched(World):
 
     def spans(self) -> list[Seen]:
         """Return the sessions' spans, in the order of their ends, and then those that steps and agents began."""
-        wired = [*self.of_sessions.spans]
+        wired = self.of_sessions.spans()
         for batch in encode_spans(self.of_users.get_finished_spans()).resource_spans:
             wired += [span for scope in batch.scope_spans for span in scope.spans]
         names = {span.span_id: span.name for span in wired}
@@ -134,5 +138,5 @@ def _seen(span: Span, names: dict[bytes, str]) -> Seen:
         ended_at=span.end_time_unix_nano / 1e9,
         span_id=span.span_id.hex(),
         trace_id=span.trace_id.hex(),
-        links=tuple(names.get(link.span_id, "?") for link in span.links),
+        links=tuple(names.get(link.span_id, "?") for link in span.links if link.trace_id == span.trace_id),
     )

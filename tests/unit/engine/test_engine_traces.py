@@ -16,7 +16,7 @@ from orchestrator.intake import Start
 from orchestrator.invocation import CallResult
 from orchestrator.notifications.memory import MemoryNotifications
 from orchestrator.session.events import SessionCompleted, SessionFailed, SessionStarted
-from orchestrator.session.tracing import operation_span_id, root_id
+from orchestrator.session.tracing import root_id, span_id
 from orchestrator.session.values import Json
 
 SUBMITTER = "00-6a000000aaaaaaaaaaaaaaaaaaaaaaaa-bbbbbbbbbbbbbbbb-01"
@@ -200,7 +200,7 @@ async def test_who_takes_over_from_the_dead_tells_of_their_stay_and_of_what_they
         await submit(node)
         await settle()
         await world.pass_time(60)
-        world.of_sessions.spans.clear()
+        world.of_sessions.told.clear()
         node.crash()
         await live(world, successor, dead=("node-1",))
         await world.end()
@@ -336,9 +336,45 @@ async def test_whoever_hears_of_an_end_hears_of_its_trace() -> None:
         await settle()
     trace_id = SUBMITTER.split("-")[1]
     (asked,), (ended,) = world.notifications.approvals, world.notifications.ends
-    assert f"00-{trace_id}-{operation_span_id('s', 'ok').hex()}-01" == asked.trace
+    assert f"00-{trace_id}-{span_id('s', 'ok').hex()}-01" == asked.trace
     assert f"00-{trace_id}-{root_id('s').hex()}-01" == ended.trace
 
 
 def _how(stay: Seen) -> tuple[object, object]:
     return stay.attributes["orchestrator.activation.ended"], stay.attributes["orchestrator.node"]
+
+
+async def test_an_unsampled_session_has_no_attempts_and_no_stays_either() -> None:
+    """Whatever would be a span of it: agent runs, and what is told when it leaves memory."""
+    world = Watched(sampler=ParentBased(ALWAYS_OFF))
+
+    async def agent(_: object) -> Json:
+        return {}
+
+    async def handler(ctx: SessionContext) -> None:
+        await ctx.invoke_agent("agent", "go")
+        await ctx.sleep(3_600)
+
+    async with world.node(app_of(handler, agent=agent)) as node:
+        await submit(node, trace_context=f"{SUBMITTER[:-2]}00")
+        await until_suspended(world, node)
+        await world.pass_time(3_600)
+        assert await node.claim(only_unowned=True)
+        await world.end()
+    assert [] == world.spans()
+
+
+async def test_where_metrics_alone_are_wanted_a_sampled_trace_has_no_spans() -> None:
+    """Another node, or the submitter, keeps its own."""
+    world = Watched()
+    world.kept._spans = None
+
+    async def handler(ctx: SessionContext) -> object:
+        return await ctx.step("once", same, 1)
+
+    async with world.node(app_of(handler)) as node:
+        await submit(node, trace_context=SUBMITTER)
+        await world.end()
+    assert [] == world.spans()
+    assert [] == world.failures()
+    assert [1] == [*world.metric("orchestrator.sessions.ended").values()]
