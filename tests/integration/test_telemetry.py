@@ -83,5 +83,23 @@ async def test_a_collector_that_never_answers_slows_no_session_and_holds_no_drai
         assert [] == collector.spans
 
 
+async def test_a_collector_that_answers_late_gets_all_of_it_and_no_session_waits(deployment: Deployment) -> None:
+    """The sessions have all ended before it answers the first export."""
+    async with collecting() as collector:
+        collector.answers.clear()
+        worker = await deployment.start(
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="10", OTEL_METRIC_EXPORT_INTERVAL=NEVER
+        )
+        for number in range(5):
+            start = start_message("order", {"item": "tea", "amount": 1}, session_id=f"late{number}")
+            await deployment.send(start)
+        await worker.logged("session_ended", times=5, status="COMPLETED")
+        assert [] == collector.spans
+        collector.answers.set()
+        await collector.until(lambda seen: len(seen.named("session order")) == 5)
+        assert 0 == await deployment.stop(worker)
+    assert len(collector.spans) == len({span.span_id for span in collector.spans})
+
+
 def _seconds_between(first: Json, second: Json) -> float:
     return (datetime.fromisoformat(str(second)) - datetime.fromisoformat(str(first))).total_seconds()
