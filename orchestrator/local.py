@@ -15,7 +15,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -46,6 +46,8 @@ class Emulator:
     """A running emulator and what a client of it must have in its environment."""
 
     endpoint_url: str
+    wait: Callable[[], Awaitable[int]]
+    """Returns the exit code when its process has ended."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -112,7 +114,7 @@ async def _child(port: int, state: Path | None) -> AsyncIterator[Emulator]:
     )
     try:
         _remember(state, child.pid)
-        running = Emulator(f"http://127.0.0.1:{port}")
+        running = Emulator(f"http://127.0.0.1:{port}", child.wait)
         await _until_ready(child, running)
         yield running
     finally:

@@ -30,7 +30,7 @@ from orchestrator.intake import (
 from orchestrator.intake.formats import Reader
 from orchestrator.intake.triggering import together
 from orchestrator.objects import LatestWrites, is_older
-from orchestrator.router import FIRST_EPOCH, IdempotencyConflict, NotYetThere, Router
+from orchestrator.router import FIRST_EPOCH, Accepted, IdempotencyConflict, NotYetThere, Router
 from orchestrator.telemetry.context import trace_ids
 
 if TYPE_CHECKING:
@@ -110,11 +110,7 @@ class Reception:
 
     async def _start(self, request: Start, envelope: Envelope) -> None:
         accepted = await self._router.start(request)
-        known = {"session_id": accepted.session_id, "message_id": envelope.message_id, **trace_ids(request.trace)}
-        if accepted.is_new:
-            self._log.info("session_accepted", epoch=FIRST_EPOCH, session_type=request.session_type, **known)
-        else:
-            self._log.info("duplicate_absorbed", **known)
+        log_start(self._log, request, accepted, message_id=envelope.message_id)
 
     async def _deliver(self, request: Signal | Cancel | CallbackAnswer, envelope: Envelope) -> None:
         try:
@@ -145,3 +141,12 @@ class Reception:
                 return {"kind": "callback", "callback_id": callback_id}
             case _:
                 assert_never(request)
+
+
+def log_start(log: FilteringBoundLogger, start: Start, accepted: Accepted, **known: str) -> None:
+    """Say that a session was accepted, or that it was before."""
+    known |= {"session_id": accepted.session_id, **trace_ids(start.trace)}
+    if accepted.is_new:
+        log.info("session_accepted", epoch=FIRST_EPOCH, session_type=start.session_type, **known)
+    else:
+        log.info("duplicate_absorbed", **known)

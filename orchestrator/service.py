@@ -81,6 +81,8 @@ if TYPE_CHECKING:
 COLLECTOR_THRESHOLDS: Final = (50_000, 5, 2)
 """Seldom, for sessions leave no cycles; what handlers and agents leave is found after half a million objects."""
 INTAKE_STOP_SECONDS_MAX: Final = 10.0
+LEAVE_SECONDS_PATIENT: Final = 10.0
+"""How long a node tries to take its leave of a table that does not answer: others find it gone without, only later."""
 LEAVE_SECONDS_MAX: Final = 2.0
 """How long who insists on the end waits for a node to take its leave: of the table, and of a collector of spans."""
 
@@ -195,7 +197,7 @@ class Node:
                 watching.cancel()
                 await asyncio.wait({rescuing, scheduling, watching})
                 async with stop.unless_insisted(grace=LEAVE_SECONDS_MAX):
-                    await self.rescuer.leave()
+                    await self._leave()
                     await self.telemetry.flush()
                 log.info("node_stopped", node=self.http.node_id, stuck=list(stuck))
                 if stuck:
@@ -206,7 +208,8 @@ class Node:
 
     async def _drain(self, receiving: asyncio.Task[None], stop: Stop) -> tuple[str, ...]:
         """Stop taking, then stop working; return the sessions whose handler would not end."""
-        log.info("node_draining", node=self.http.node_id, sessions=len(self.system))
+        began_with = frozenset(self.system.ids())
+        log.info("node_draining", node=self.http.node_id, sessions=len(began_with))
         self.health.is_draining = True
         if self.protection is not None:
             self.protection.drain()
@@ -223,8 +226,17 @@ class Node:
             log.warning("drain_cut_short")
             report = await self.system.drain(0)
         receiving.cancel()
-        log.info("node_drained", finished=len(report.finished), handed_over=len(report.cut))
+        # Some have ended while the last poll of the queue ran out: the system's own drain began after that.
+        finished = began_with.union(report.finished).difference(report.cut)
+        log.info("node_drained", finished=len(finished), handed_over=len(report.cut))
         return report.stuck
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS_PATIENT):
+                await self.rescuer.leave()
+        except TimeoutError:
+            log.warning("node_not_signed_off", advice="others take it for dead after its timeout")
 
 
 async def build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from pathlib import Path
@@ -19,11 +20,12 @@ from orchestrator.cli.output import Exit, fail, tell
 from orchestrator.cli.process import leave, log_format, settings_of_process
 from orchestrator.cli.process import run as run_to_end
 from orchestrator.cli.streams import keep_streams_from_stopping_us
-from orchestrator.local import EMULATOR_PORT, emulator
+from orchestrator.errors import Unavailable
+from orchestrator.local import EMULATOR_PORT, Emulator, emulator
 from orchestrator.service import Ready, serve
 from orchestrator.session.values import compact_json
 from orchestrator.settings import ENV_PREFIX, Settings, unknown_variables
-from orchestrator.stopping import stop_signals
+from orchestrator.stopping import Stop, stop_signals
 from orchestrator.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -89,8 +91,23 @@ async def _develop(app: Orchestrator, settings: Settings, port: int) -> None:
             tell(f"  source {environment}")
             tell(f"  orchestrator submit {types[0]} --input '{example}' --wait")
 
-        await serve(app, settings, stop=stop, on_ready=show)
+        watching = asyncio.create_task(_end_with(local, stop), name="emulator")
+        try:
+            await serve(app, settings, stop=stop, on_ready=show)
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
+        if not watching.cancelled():
+            raise Unavailable("the emulator has ended; `orchestrator dev` goes on from what it saved last")
     leave()
+
+
+async def _end_with(local: Emulator, stop: Stop) -> None:
+    """End the node at once when the emulator has ended: its table and its queue are gone."""
+    log.error("emulator_ended", exit_code=await local.wait())
+    # Asked, and insisted upon.
+    stop.tell()
+    stop.tell()
 
 
 def _warn_of_misspelt() -> None:

@@ -44,6 +44,7 @@ from orchestrator.intake.parsing import checked
 from orchestrator.journal import Journal, UnreadableEvent
 from orchestrator.pokes import Doorbell
 from orchestrator.pokes.http import POKE_SCHEME
+from orchestrator.reception import log_start
 from orchestrator.router import Router
 from orchestrator.session.values import Json, JsonObject, compact_json, format_instant, is_valid_id
 from orchestrator.user_code import TimeLimit
@@ -185,7 +186,9 @@ class Endpoints:
         if key is not None:
             # After the body was found good as it is: a key in the header must not hide a bad one in there.
             wanted = validated({**body, "idempotency_key": key})
-        accepted = await self._ports.router.start(self._ports.reader.start(wanted, trace_of(request)))
+        start = self._ports.reader.start(wanted, trace_of(request))
+        accepted = await self._ports.router.start(start)
+        log_start(self._ports.log, start, accepted)
         return _accepted(accepted.session_id, HTTPStatus.ACCEPTED if accepted.is_new else HTTPStatus.OK)
 
     async def invoke(self, request: web.Request) -> web.StreamResponse:

@@ -14,7 +14,8 @@ import pytest
 from yarl import URL
 
 from orchestrator.aws.clients import connect
-from orchestrator.local import emulator, free_port
+from orchestrator.cli.output import Exit
+from orchestrator.local import HOLDER, emulator, free_port
 
 SECONDS_MAX = 40.0
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,17 @@ async def test_what_dev_holds_survives_a_restart_of_it_and_its_emulator(tmp_path
         assert (ended["session_id"], "COMPLETED") == (listed["session_id"], listed["state"])
         process.send_signal(signal.SIGTERM)
     assert 0 == process.returncode
+
+
+async def test_dev_ends_with_its_emulator_and_says_so(tmp_path: Path) -> None:
+    """At once, though nothing that it has to write can be written any more."""
+    ports = {"emulator": free_port(), "http": free_port()}
+    async with developing(tmp_path, ports) as (process, _):
+        submitted = ("submit", "never-returns", "--key", "k", "--json")
+        assert "session_id" in await _cli(tmp_path, *submitted)
+        identity = await asyncio.to_thread((tmp_path / ".orchestrator/emulator" / HOLDER).read_text)
+        os.kill(int(identity.split("/")[2]), signal.SIGKILL)
+    assert Exit.UNREACHABLE == process.returncode
 
 
 async def test_a_second_dev_in_a_folder_is_refused_and_does_the_first_no_harm(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ async def test_a_session_over_http_is_accepted_once(deployment: Deployment) -> N
     await worker.logged("session_ended", session_id=body["session_id"])
     async with deployment.http.post(url, json={"session_type": "echo", "input": 1}, headers=headers) as again:
         assert (200, body["session_id"]) == (again.status, (await again.json())["session_id"])
+    for told in ("session_accepted", "duplicate_absorbed"):
+        await worker.logged(told, session_id=body["session_id"])
     async with deployment.http.post(url, json={"session_type": "echo", "input": 2}, headers=headers) as other:
         problem = await other.json(content_type="application/problem+json")
         assert (409, "IDEMPOTENCY_CONFLICT") == (other.status, problem["code"])
@@ -101,6 +103,8 @@ async def test_a_draining_node_says_so_and_takes_nothing(deployment: Deployment,
     gate.touch()
     await worker.logged("session_ended", session_id="q-1", status="COMPLETED")
     assert 0 == await worker.ended()
+    (drained,) = await worker.logged("node_drained")
+    assert (1, 0) == (drained["finished"], drained["handed_over"])
 
 
 async def test_keys_guard_everything_but_health(deployment: Deployment) -> None:
