@@ -102,6 +102,7 @@ def new_traceparent(session_id: str, at: datetime, *, sampled: bool) -> str:
     return f"00-{int(at.timestamp()) & 0xFFFFFFFF:08x}{digest[16:]}-{digest[:16]}-{int(sampled):02x}"
 
 
+@lru_cache(maxsize=4_096)
 def is_sampled(trace: str | None) -> bool:
     """Return whether a session's spans are to be kept: decided when it was accepted, and the last bit of its trace."""
     parts = trace_parts(trace)

@@ -50,7 +50,7 @@ from orchestrator.telemetry.histograms import Labels, Spread, WithHistograms
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.port import Telemetry
 from orchestrator.telemetry.wanted import METRICS, TRACES, endpoint_of
-from orchestrator.telemetry.wire import SessionSpanExporter, Told
+from orchestrator.telemetry.wire import SessionSpanExporter, SessionSpanProcessor
 
 SCOPE: Final = "session-orchestrator"
 FLUSH_SECONDS_MAX: Final = 5.0
@@ -76,7 +76,7 @@ class OtelTelemetry(Telemetry):
     def __init__(
         self, tracers: TracerProvider, spans: SpanProcessor | None, meters: MeterProvider, clock: Clock
     ) -> None:
-        """`spans` takes those of sessions, as `Told`; `None` where only metrics are wanted."""
+        """`spans` takes those of sessions, as `Span`; `None` where only metrics are wanted."""
         self._tracers = tracers
         self._spans = spans
         self._meters = meters
@@ -275,7 +275,7 @@ class OtelTelemetry(Telemetry):
 
     def _export(self, span: Span) -> None:
         assert self._spans is not None, "asked for where spans are wanted"
-        self._spans.on_end(cast("ReadableSpan", Told._make(span)))
+        self._spans.on_end(cast("ReadableSpan", span))
 
 
 def open_telemetry(
@@ -302,7 +302,7 @@ def open_telemetry(
         # A request costs about the same for a hundred sessions as for five hundred, but for the encoding.
         queue, batch = (None, None) if any(name in environ for name in SIZES) else (QUEUED_SPANS_MAX, BATCH_SPANS_MAX)
         ours = SessionSpanExporter(resource, SCOPE, session=signed)
-        spans = BatchSpanProcessor(ours, max_queue_size=queue, max_export_batch_size=batch)
+        spans = SessionSpanProcessor(ours, max_queue_size=queue, max_export_batch_size=batch)
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=signed)))
     readers: list[MetricReader] = []
     histograms: WithHistograms | None = None

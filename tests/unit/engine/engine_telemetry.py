@@ -17,9 +17,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler
 
+from orchestrator.session.tracing import Span as Ended
 from orchestrator.telemetry.histograms import Labels
 from orchestrator.telemetry.otel import OtelTelemetry
-from orchestrator.telemetry.wire import Told, encoded
+from orchestrator.telemetry.wire import encoded
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Kept(SpanProcessor):
     """Keeps the spans of sessions until they are asked for, as the SDK's queue does until the next export."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.told: list[Ended] = []
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keep it."""
-        self.told.append(cast("Told", span))
+        self.told.append(cast("Ended", span))
 
     def spans(self) -> list[Span]:
         """Return them as a collector would get them."""

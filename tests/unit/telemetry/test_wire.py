@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from actors import SystemClock
 from orchestrator.session.tracing import ROOT, SESSION_ID, Span, SpanType, attempt_span_id, is_sampled, root_id, span_id
 from orchestrator.telemetry.otel import BATCH_SPANS_MAX, OtelTelemetry, open_telemetry
-from orchestrator.telemetry.wire import SessionSpanExporter, Told, encoded
+from orchestrator.telemetry.wire import SessionSpanExporter, encoded
 
 NOON = datetime(2026, 6, 30, 12, tzinfo=UTC)
 TYPE = SpanType("step pay", "internal", (("orchestrator.operation", "pay"), ("orchestrator.epoch", 1)))
@@ -102,7 +102,7 @@ def test_a_span_that_the_wire_has_no_room_for_costs_no_other_its_export(monkeypa
     early = span("early")._replace(started_at=datetime(1969, 1, 1, tzinfo=UTC))
     late = span("late", ended_at=datetime(2600, 1, 1, tzinfo=UTC))
     huge = span("huge")._replace(attributes=(("gen_ai.usage.input_tokens", 10**400),))
-    batch = [Told._make(each) for each in (span("a"), early, late, huge, span("b"))]
+    batch = [span("a"), early, late, huge, span("b")]
     with capture_logs() as lines:
         assert SpanExportResult.SUCCESS is exporter.export(cast("list[ReadableSpan]", batch))
         assert SpanExportResult.SUCCESS is exporter.export(cast("list[ReadableSpan]", batch[1:2]))
