@@ -249,6 +249,12 @@ async def generations(ctx: SessionContext, number: int) -> object:
     return await ctx.wait_for_signal("nudge", timeout=timedelta(hours=1))
 
 
+@app.session("branches-out")
+async def branches_out(ctx: SessionContext, seconds: float) -> None:
+    await ctx.gather(ctx.step("left", abs, -1), ctx.step("right", abs, -2), ctx.run_session("echo", 3, key="child"))
+    await ctx.sleep(seconds)
+
+
 @app.session("waits-for-everything")
 async def waits_for_everything(ctx: SessionContext) -> None:
     await ctx.gather(

@@ -59,6 +59,39 @@ async def test_a_session_that_outlives_its_node_is_one_trace_and_is_told_before_
     assert collector.sums["orchestrator.journal.append.batch_size"] >= 2
 
 
+async def test_branches_a_child_and_a_stay_out_of_memory_are_one_tree(deployment: Deployment) -> None:
+    """The child is below the operation that waits for it, and each stay in memory follows the one before."""
+    async with collecting() as collector:
+        worker = await deployment.start(
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+            OTEL_METRIC_EXPORT_INTERVAL=NEVER,
+            ORCHESTRATOR_PASSIVATE_AFTER_SECONDS="0.2",
+        )
+        start = start_message("branches-out", 1.5, session_id="tree")
+        await deployment.send(start, traceparent=TRACEPARENT)
+        await worker.logged("session_suspended", session_id="tree")
+        await worker.logged("session_ended", session_id="tree", status="COMPLETED")
+        assert 0 == await deployment.stop(worker)
+        await collector.until(lambda seen: seen.named("session branches-out"))
+    whole = "session branches-out"
+    below = ["run_session echo", "step left", "step right", "timer sleep"]
+    assert (
+        sorted(
+            [
+                *((name, whole) for name in ("activation", "activation", *below)),
+                ("session echo", "run_session echo"),
+                (whole, "bbbbbbbbbbbbbbbb"),
+            ]
+        )
+        == collector.tree()
+    )
+    first, second = sorted(collector.named("activation"), key=lambda span: span.start_time_unix_nano)
+    assert [first.span_id] == [link.span_id for link in second.links]
+    assert ("suspended", "ended") == tuple(
+        said(span.attributes)["orchestrator.activation.ended"] for span in (first, second)
+    )
+
+
 async def test_a_collector_that_never_answers_slows_no_session_and_holds_no_drain_for_long(
     deployment: Deployment,
 ) -> None:
