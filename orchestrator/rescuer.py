@@ -261,7 +261,8 @@ class Rescuer:
                 met = await self._ports.router.claim(session_id, owners=owners, due_before=due_before)
                 if met is not None:
                     dead_owner = None if met.owner == self._ports.node.node_id else met.owner
-                    self._ports.log.info("session_claimed", session_id=session_id, dead_owner=dead_owner)
+                    known = {"session_id": session_id, "epoch": met.epoch + 1}
+                    self._ports.log.info("session_claimed", dead_owner=dead_owner, **known)
         finally:
             self._claims.release()
 

@@ -74,7 +74,8 @@ class Slots:
                 # Each is refused where the other is not; a slot that comes or goes in between asks for one more turn.
                 standing = await self._quotas.admit(seated) or await self._quotas.enqueue(waiting)
         if standing.status is SessionStatus.QUEUED and standing.claim_nonce == head.claim_nonce:
-            self._ports.log.info("session_queued", session_id=head.session_id, tenant=head.tenant)
+            known = {"session_id": head.session_id, "epoch": standing.epoch, "tenant": head.tenant}
+            self._ports.log.info("session_queued", **known)
         return standing
 
     async def look_at(self, head: Head) -> bool:
@@ -146,7 +147,8 @@ class Slots:
                 return False
             promoted.add(head.session_id)
             waited = (self._now() - head.created_at).total_seconds()
-            self._ports.log.info("session_promoted", session_id=head.session_id, tenant=head.tenant, waited=waited)
+            known = {"session_id": head.session_id, "epoch": claimed.epoch, "tenant": head.tenant}
+            self._ports.log.info("session_promoted", waited=waited, **known)
             if takes_it:
                 await self._bring_up(claimed, None)
             return True

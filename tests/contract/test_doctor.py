@@ -140,6 +140,18 @@ async def test_each_permission_that_is_missing_is_named(deployed: Operated, prox
         assert (level is Level.ERROR) is bool(wrong(findings)), (operation, findings)
 
 
+async def test_the_probe_of_the_bucket_is_encrypted_as_the_bucket_says(deployed: Operated) -> None:
+    """Past the bucket's own key it would not see that this refuses us."""
+    asked: list[set[str]] = []
+
+    def note(params: dict[str, Any], **_: object) -> None:
+        asked.append({*params})
+
+    deployed.clients.s3.meta.events.register("provide-client-params.s3.PutObject", note)
+    assert [] == wrong(await deployed.found_by(of_bucket))
+    assert [{"Bucket", "Key", "Body"}] == asked
+
+
 # --- what is missing, or set up otherwise ----------------------------------------------------------------------------
 
 

@@ -24,13 +24,15 @@ async def test_sessions_past_a_tenants_limit_wait_their_turn_across_a_kill(
     assert ["QUEUED", "QUEUED", "RUNNING"] == await states(deployment)
 
     (tmp_path / "1").touch()
-    await first.logged("session_promoted", session_id="q-2")
+    await first.logged("session_queued", session_id="q-2", epoch=1)
+    await first.logged("session_promoted", session_id="q-2", epoch=2)
     first.signal(signal.SIGKILL)
     await first.ended()
     assert {"limit": 1, "used": 1, "queued": 1} == await quota(deployment)
 
     second = await deployment.start(ORCHESTRATOR_HEARTBEAT_SECONDS="0.2", ORCHESTRATOR_NODE_TIMEOUT_SECONDS="2")
-    await second.logged("session_claimed", session_id="q-2")
+    await second.logged("session_claimed", session_id="q-2", epoch=3)
+    await second.logged("session_resumed", session_id="q-2", epoch=3)
     assert "QUEUED" in await states(deployment)
     (tmp_path / "2").touch()
     await second.logged("session_promoted", session_id="q-3")
